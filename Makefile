@@ -1,0 +1,71 @@
+# Every target makes what it needs: a fresh clone, `make` and a Python >= 3.12 are enough. `make help` lists them.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.SUFFIXES:
+
+# Set these on the command line: make test PYTEST_ARGS='-k attention'.
+CONFIG := tiles.py
+SWEEP_ARGS :=
+WORKERS := 2
+PYTEST_ARGS :=
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --no-input
+MADE := $(VENV)/.made-for
+
+# An environment is kept only if its interpreter runs, it was made for this directory (an editable install holds
+# absolute paths), and no installation was cut short in it. Otherwise it is made afresh.
+VENV_OK := $(shell test "`cat $(MADE) 2>/dev/null`" = "$(CURDIR)" && test ! -e $(VENV)/.installing \
+	&& $(PY) -I -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && echo yes)
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo "Variables: CONFIG=$(CONFIG) SWEEP_ARGS= WORKERS=$(WORKERS) PYTEST_ARGS= PYTHON="
+
+.PHONY: sweep
+sweep: $(VENV)/.installed-plot ## run the tile sweep (CONFIG=, SWEEP_ARGS=)
+	$(PY) -m experiments.sweep --config=$(CONFIG) $(SWEEP_ARGS)
+
+.PHONY: test
+test: $(VENV)/.installed-test ## run the tests (WORKERS=, PYTEST_ARGS=)
+	$(PY) -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.installed-dev ## ruff check, ruff format --check, pyright
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(PY) -m pyright
+
+.PHONY: format
+format: $(VENV)/.installed-dev ## let ruff fix and format the sources
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+.PHONY: venv
+venv: $(VENV)/.installed-test,dev,plot ## only make .venv, with all that the other targets need
+
+.PHONY: clean
+clean: ## remove .venv, caches and build outputs
+	rm -rf $(VENV) build dist ./*.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# .installed-EXTRA: the package, editable, with that extra, at the versions of constraints.txt.
+$(VENV)/.installed-%: pyproject.toml constraints.txt $(MADE)
+	@echo "Installing .[$*] into $(VENV) (a few minutes the first time)"
+	@touch $(VENV)/.installing
+	@$(PIP) install -qq --constraint constraints.txt --editable '.[$*]'
+	@rm $(VENV)/.installing
+	@touch $@
+
+$(MADE): $(if $(VENV_OK),,FORCE)
+	@python=`sh .ci/find-python` || exit 1; \
+	echo "Making $(VENV) with $$python"; \
+	rm -rf $(VENV); \
+	"$$python" -m venv $(VENV) || { echo "error: $$python -m venv failed (see above)" >&2; exit 1; }
+	@printf '%s\n' "$(CURDIR)" > $@
+
+.PHONY: FORCE
+FORCE:

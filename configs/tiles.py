@@ -1,0 +1,60 @@
+"""Every tile of the fused decode kernels, checked and timed.
+
+    python -m experiments.sweep --config=tiles.py
+
+On one H200 (16 cores to compile with): about 10 minutes; on 2 cores without a GPU: under 4.
+
+Expected on a GPU: a row per tile in out/sweep-<device>.jsonl, a table of winners as microseconds, GB/s and percent of
+the read ceiling measured in the same run beside XLA's time, a heat map per op and a roofline in out/plots. Without a
+GPU: no kernel is timed. A reduced grid of tiles is checked in interpret mode, a sample is lowered for CUDA, feasible
+tiles are counted for four GPUs, and XLA's own implementation is timed on this processor.
+
+Any field is overridden on the command line, tuples with commas:
+
+    python -m experiments.sweep --config=tiles.py --config.ops=qkv,out --config.rows=1,8 --config.max_tiles=40
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+
+    # The cases: every combination. Contexts are attention's alone.
+    config.ops = ("qkv", "attention", "out", "gate_up", "down", "head")
+    config.models = ("llama-3.1-8b", "llama-3.2-1b")
+    config.rows = (1,)
+    config.dtypes = ("bf16",)
+    config.contexts = (1024, 8192)
+
+    # The tiles: values that each field may have; () leaves it as the op's search space has it.
+    config.block_n = ()
+    config.block_k = ()
+    config.block_s = ()
+    config.splits = ()
+    config.num_warps = ()
+    config.num_stages = ()
+    config.mma = ()
+    config.max_tiles = 64  # of each case, spread evenly, the tuned and the default tile among them; 0: all
+
+    # Timing on a GPU.
+    config.samples = 15  # of a tile within 15% of the best so far
+    config.quick_samples = 3  # of every tile, to see whether it is
+    config.calls = 0  # calls in one pass of a chain; 0: by the size of the case
+    config.passes = 0  # passes of a chain; 0: by the size of the case
+    config.compile_workers = 0  # threads that compile; 0: one a core
+    config.time_limit_s = 0.0  # stop after the tile at which this is reached; 0: never
+
+    # Without a GPU.
+    config.devices = ("a100", "h100", "h200", "b200")  # whose limits `feasible` is asked for
+    config.lower_tiles = 6  # of each case, lowered for CUDA; 0: all
+    config.interpret_model = "tiny"
+    config.interpret_rows = (1, 3)
+    config.interpret_context = 80
+    config.interpret_tiles = 6  # of each case, run in interpret mode against the reference; 0: all
+    config.cpu_models = ("llama-3.2-1b",)  # whose XLA implementation is timed on this processor
+
+    config.seed = 0
+    config.results = "out/sweep-{device}.jsonl"
+    config.plots = "out/plots"  # folder of the pictures; "" draws none
+    return config

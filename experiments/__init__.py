@@ -1,0 +1,1 @@
+"""Measurements: the tile sweep, the layer benchmark, the report made from their results."""

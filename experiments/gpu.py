@@ -1,0 +1,171 @@
+"""One tile on a GPU: compile it alone and in a chain of calls, check it, time it cold."""
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+
+from experiments import measure
+from experiments.cases import Case
+from experiments.measure import Timing
+from experiments.numerics import Oracle, Verdict
+
+Tree = Any
+COLD_BYTES = 256 << 20
+"""What a chain streams before it reads anything again: more than four times the L2 of an H200."""
+MOST_BYTES = 24 << 30
+PASS_US, CHAIN_US = 1000.0, 20000.0
+"""What one pass and a whole chain should last, so that the host's share of starting them stays behind the device."""
+LAUNCH_US = 3.0
+FEWEST_CALLS, MOST_CALLS, MOST_COPIES = 4, 64, 512
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What measures: the real thing, or in the tests something quick.
+
+    Attributes:
+        implementation: of the kernels that are timed.
+        ceiling_gbps: measures the read ceiling.
+        time_calls: as `measure.time_calls`.
+    """
+
+    implementation: str = "triton"
+    ceiling_gbps: Callable[[], float] = measure.gpu_read_ceiling_gbps
+    time_calls: Callable[..., Timing] = measure.time_calls
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a case is chained: `calls` calls, over `copies` of what they stream in turn, `passes` times over."""
+
+    calls: int
+    copies: int
+    passes: int
+
+
+def streamed_bytes(case: Case) -> int:
+    """Of one call."""
+    leaves = jax.tree.leaves(jax.eval_shape(case.streamed, jax.random.key(0)))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+
+def plan(case: Case, calls: int = 0, passes: int = 0) -> Plan:
+    """Enough copies to be cold, enough calls to be long; numbers other than 0 are taken as they are."""
+    one = streamed_bytes(case)
+    copies = min(max(2, math.ceil(COLD_BYTES / one)), max(1, MOST_BYTES // one), MOST_COPIES)
+    call_us = case.cost.floor_us(4000) + LAUNCH_US
+    if not calls:
+        calls = max(copies, min(MOST_CALLS, max(FEWEST_CALLS, math.ceil(PASS_US / call_us))))
+    if not passes:
+        passes = max(2, math.ceil(CHAIN_US / (calls * call_us)))
+    return Plan(calls, min(copies, calls), passes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A tile, compiled as one call and as a chain of them, or the reason why it is not."""
+
+    once: Callable[[Tree, Tree], Tree] | None
+    chain: Callable[[Tree, list[Tree]], Tree] | None
+    compile_s: float | None
+    reason: str = ""
+
+
+def reason_of(error: Exception) -> str:
+    """One line of at most 200 characters."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:200]
+
+
+def compile_case(case: Case, tiles: Any, implementation: str, how: Plan | None = None) -> Program:
+    """The programs of one tile, without a plan only the single call, whose compile time is kept.
+
+    Never raises: a kernel that does not compile has its reason.
+    """
+
+    def once(state, streamed):
+        return case.call(state, streamed, tiles, implementation)
+
+    def chain(state, copies):
+        run = case.chain(tiles, implementation, how.passes)
+        return run(state, [copies[i % how.copies] for i in range(how.calls)])
+
+    begin = time.perf_counter()
+    try:
+        key = jax.random.key(0)
+        state, streamed = jax.eval_shape(case.state, key), jax.eval_shape(case.streamed, key)
+        lowered = jax.jit(once).lower(state, streamed)
+        begin = time.perf_counter()
+        single = lowered.compile()
+        compile_s = time.perf_counter() - begin
+        if how is None:
+            return Program(single, None, compile_s)
+        chained = jax.jit(chain).lower(state, [streamed] * how.copies).compile()
+        return Program(single, chained, compile_s)
+    except Exception as error:
+        return Program(None, None, time.perf_counter() - begin, f"compile failed: {reason_of(error)}")
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def compile_all(thunks: Iterable[Callable[[], Program]], workers: int) -> list[Program]:
+    """Runs them in threads (XLA compiles without holding Python's lock) and waits for all."""
+    pool = ThreadPoolExecutor(workers or cores())
+    futures: list[Future] = []
+    try:
+        futures = [pool.submit(thunk) for thunk in thunks]
+        return [future.result() for future in futures]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+class DeviceLost(Exception):
+    """The device does not answer any more, after a kernel that failed."""
+
+
+class Bench:
+    """One case with its operands on the device."""
+
+    def __init__(self, case: Case, how: Plan, machine: Machine, seed: int):
+        self.case, self.plan, self.machine = case, how, machine
+        self._state = jax.jit(case.state)
+        self._key = jax.random.key(seed)
+        make = jax.jit(case.streamed)
+        self.copies = [make(key) for key in jax.random.split(jax.random.fold_in(self._key, 0), how.copies)]
+        self.oracle = Oracle(case)
+
+    def state(self, draw: int) -> Tree:
+        """Activations of their own for every draw."""
+        return self._state(jax.random.fold_in(self._key, 1 + draw))
+
+    def check(self, program: Program, draw: int) -> Verdict:
+        """Runs one call on a new draw and judges it."""
+        state, streamed = self.state(draw), self.copies[draw % len(self.copies)]
+        return self.oracle.judge(program.once(state, streamed), state, streamed)
+
+    def time(self, program: Program, samples: int, sample_seconds: float) -> Timing:
+        """Of one call, in the chain."""
+        state = self.state(0)
+        return self.machine.time_calls(
+            lambda: program.chain(state, self.copies),
+            calls=self.plan.calls * self.plan.passes,
+            samples=samples,
+            sample_seconds=sample_seconds,
+        )
+
+
+def probe_device() -> None:
+    """Raises DeviceLost where nothing runs any more: a kernel's illegal access takes the whole context with it."""
+    try:
+        jax.block_until_ready(jax.jit(lambda x: x + 1)(jax.numpy.zeros((8,))))
+    except Exception as error:
+        raise DeviceLost(reason_of(error)) from None

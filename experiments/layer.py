@@ -1,0 +1,215 @@
+"""The launches of a decoder layer, chained over all layers of a model: what an op costs among its neighbours.
+
+    python -m experiments.layer --models=llama-3.1-8b,llama-3.2-1b --context=1024
+
+needs an NVIDIA GPU and takes about 20 seconds a model. The weights are random and cold (each layer has its own), the
+tiles those that the kernels choose by themselves, the calls dependent, in command buffers, launch gaps included. A row
+per model and implementation is appended to the results, with the read ceiling measured in the same run.
+"""
+
+import json
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags
+from jax import lax
+
+import pallas_kernels as pk
+from experiments import cases, measure, provenance
+from experiments.models import MODELS
+
+OPS = ("qkv", "attention", "out", "gate_up", "down")
+STEPS = 40
+"""Passes over all layers in one timed call: the host's share of starting a call is then below 1%."""
+KIB = 1024
+
+_MODELS = flags.DEFINE_list("models", ["llama-3.1-8b", "llama-3.2-1b"], "which models' layers")
+_CONTEXT = flags.DEFINE_integer("context", 1024, "positions in the KV cache")
+_DTYPE = flags.DEFINE_enum("dtype", "bf16", list(cases.DTYPES), "of weights, activations and cache")
+_PREFETCH = flags.DEFINE_list(
+    "prefetch_kib", ["0", "2048"], "KiB of the next weight that each kernel asks for early; a row for each value"
+)
+_RESULTS = flags.DEFINE_string("results", "out/layer-{device}.jsonl", "JSON lines that rows are appended to")
+
+
+def weights(model: str, key: jax.Array, dtype: str, context: int, rows: int = 1) -> dict:
+    """One layer's weights and its contiguous cache of `context` positions, random."""
+    m = MODELS[model]
+    keys = jax.random.split(key, len(OPS))
+    streamed = {
+        op: cases.make(op, model, rows=rows, context=context, dtype=dtype).streamed(k)
+        for op, k in zip(OPS, keys, strict=True)
+    }
+    norms = {name: jnp.ones((m.d_model,), cases.DTYPES[dtype]) for name in ("attention_norm", "mlp_norm")}
+    return streamed | norms
+
+
+def state(model: str, key: jax.Array, dtype: str, context: int, rows: int = 1) -> dict:
+    """What the layers share and pass on: the residual stream, positions (the cache's last), rotation tables, counters."""
+    m = MODELS[model]
+    angles = jax.random.uniform(key, (context, m.head_dim // 2), maxval=6.3)
+    return dict(
+        x=jax.random.normal(key, (rows, m.d_model), jnp.float32).astype(cases.DTYPES[dtype]),
+        positions=jnp.full((rows,), context - 1, jnp.int32),
+        rope=(jnp.cos(angles), jnp.sin(angles)),
+        counters=pk.attention_counters(rows, m.num_kv_heads),
+    )
+
+
+def forward(
+    state: dict, layer: dict, following: dict, implementation: str | None, tiles: dict | None = None, prefetch: int = 0
+) -> tuple[dict, pk.KVCache]:
+    """One decoder layer on `state`.
+
+    Args:
+        following: the layer after this one, whose weights the last kernel may ask for.
+        tiles: by op; absent ones are chosen by the kernels.
+        prefetch: bytes of the next weight that a kernel asks for; 0 for none.
+    """
+    tiles = tiles or {}
+
+    def how(op, upcoming=None):
+        early = dict(prefetch=upcoming, prefetch_bytes=prefetch) if prefetch and upcoming is not None else {}
+        return dict(implementation=implementation, tiles=tiles.get(op)) | early
+
+    x, positions, norms = state["x"], state["positions"], (layer["attention_norm"], layer["mlp_norm"])
+    q, cache = pk.qkv(
+        x, norms[0], layer["qkv"], layer["attention"], positions=positions, rope=state["rope"], **how("qkv")
+    )
+    mixed, counters = pk.attention(
+        q, cache, lengths=positions + 1, counters=state["counters"], **how("attention", layer["out"])
+    )
+    x = pk.out(mixed, layer["out"], residual=x, **how("out", layer["gate_up"]))
+    product = pk.gate_up(x, norms[1], layer["gate_up"], **how("gate_up", layer["down"]))
+    x = pk.down(product, layer["down"], residual=x, **how("down", following["qkv"]))
+    return state | dict(x=x, counters=counters), cache
+
+
+def chain(state, layers, caches, implementation, tiles=None, prefetch=0, steps=1):
+    """All layers in order, `steps` times over: (the residual stream at the end, the caches)."""
+
+    def step(_, carry):
+        carried, caches = carry
+        filled = [layer | dict(attention=cache) for layer, cache in zip(layers, caches, strict=True)]
+        new = []
+        for i, layer in enumerate(filled):
+            following = filled[(i + 1) % len(filled)]
+            carried, cache = forward(carried, layer, following, implementation, tiles, prefetch)
+            new.append(cache)
+        # Every step starts from the same scale, so that random weights make nothing overflow.
+        x = carried["x"].astype(jnp.float32)
+        x = x * lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6)
+        return carried | dict(x=x.astype(carried["x"].dtype)), new
+
+    carried, caches = lax.fori_loop(0, steps, step, (state, caches))
+    return carried["x"], caches
+
+
+def layer_bytes(model: str, context: int, rows: int, dtype: str) -> int:
+    """Bytes that one layer must move."""
+    return sum(cases.make(op, model, rows=rows, context=context, dtype=dtype).cost.bytes for op in OPS)
+
+
+class Layers:
+    """The layers of a model on the device, and the time that one of them takes."""
+
+    def __init__(self, model: str, dtype: str = "bf16", context: int = 1024):
+        self.model, self.dtype, self.context = model, dtype, context
+        make = jax.jit(lambda key: weights(model, key, dtype, context))
+        layers = [make(key) for key in jax.random.split(jax.random.key(0), MODELS[model].layers)]
+        self.caches = [layer.pop("attention") for layer in layers]
+        self.layers = layers
+        self.state = jax.jit(lambda key: state(model, key, dtype, context))(jax.random.key(1))
+
+    def result(self, implementation: str, tiles: dict | None = None, prefetch: int = 0) -> jax.Array:
+        """The residual stream after one pass, the caches left as they are."""
+
+        def once(state, layers, caches):
+            return chain(state, layers, caches, implementation, tiles, prefetch)[0]
+
+        return jax.jit(once)(self.state, self.layers, self.caches)
+
+    def time(self, implementation: str, tiles=None, prefetch: int = 0, samples: int = 7, steps: int = STEPS):
+        """Microseconds of one layer."""
+
+        def run(state, layers, caches):
+            return chain(state, layers, caches, implementation, tiles, prefetch, steps)
+
+        program = jax.jit(run, donate_argnums=2).lower(self.state, self.layers, self.caches).compile()
+
+        def call():
+            x, self.caches = program(self.state, self.layers, self.caches)
+            return x
+
+        return measure.time_calls(call, calls=steps * len(self.layers), samples=samples)
+
+
+def row_of(layers: Layers, implementation: str, prefetch: int, ceiling_gbps: float) -> dict:
+    """Times one implementation and says what it means."""
+    timing = layers.time(implementation, prefetch=prefetch)
+    moved = layer_bytes(layers.model, layers.context, 1, layers.dtype)
+    launches = len(OPS) if implementation == "triton" else None
+    beyond = timing.median_us - moved / ceiling_gbps / 1e3
+    return dict(
+        op="layer",
+        model=layers.model,
+        rows=1,
+        context=layers.context,
+        dtype=layers.dtype,
+        implementation=implementation,
+        prefetch_bytes=prefetch,
+        launches=launches,
+        status="ok",
+        median_us=round(timing.median_us, 3),
+        p10_us=round(timing.p10_us, 3),
+        p90_us=round(timing.p90_us, 3),
+        samples=timing.samples,
+        bytes=moved,
+        achieved_gbps=round(moved / timing.median_us / 1e3, 1),
+        ceiling_gbps=round(ceiling_gbps, 1),
+        percent_of_ceiling=round(100 * moved / ceiling_gbps / 1e3 / timing.median_us, 2),
+        beyond_bytes_us_per_launch=round(beyond / launches, 3) if launches else None,
+    )
+
+
+def relative_difference(x: jax.Array, y: jax.Array) -> float:
+    """RMS of x - y over RMS of y."""
+    x, y = x.astype(jnp.float32), y.astype(jnp.float32)
+    return float(jnp.sqrt(jnp.mean((x - y) ** 2) / jnp.mean(y**2)))
+
+
+def main(argv) -> None:
+    if jax.default_backend() != "gpu":
+        raise app.UsageError("the layer benchmark needs an NVIDIA GPU")
+    origin = provenance.collect(["python", "-m", "experiments.layer", *argv[1:]])
+    path = pathlib.Path(_RESULTS.value.format(device=origin["device"].split()[-1].lower()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ceiling = measure.gpu_read_ceiling_gbps()
+    print(f"read ceiling measured now: {ceiling:.0f} GB/s")
+    for model in _MODELS.value:
+        if model not in MODELS:
+            raise app.UsageError(f"models: expected some of {', '.join(MODELS)}, got {model!r}")
+        layers = Layers(model, _DTYPE.value, _CONTEXT.value)
+        plain = layers.result("xla")
+        for implementation, kib in [("triton", int(k)) for k in _PREFETCH.value] + [("xla", 0)]:
+            difference = relative_difference(layers.result(implementation, prefetch=kib * KIB), plain)
+            row = (
+                row_of(layers, implementation, kib * KIB, ceiling)
+                | dict(difference_from_xla=difference, date=provenance.now())
+                | origin
+            )
+            with path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(
+                f"{model} {implementation} prefetch {kib} KiB: {row['median_us']:.2f} us a layer, "
+                f"{row['percent_of_ceiling']:.1f}% of the ceiling, beyond bytes a launch: "
+                f"{row['beyond_bytes_us_per_launch']} us; differs from XLA by {difference:.2g}",
+                flush=True,
+            )
+    print(f"rows appended to {path}")
+
+
+if __name__ == "__main__":
+    app.run(main, argv=sys.argv)

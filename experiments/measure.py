@@ -1,0 +1,94 @@
+"""How time is measured: cold, chained, many samples; and the read ceiling that every figure is held against."""
+
+import dataclasses
+import functools
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plt
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Microseconds of one call: the median and the 10th and 90th percentile of the samples."""
+
+    median_us: float
+    p10_us: float
+    p90_us: float
+    samples: int
+
+    @property
+    def spread(self) -> float:
+        """(p90 - p10) / median."""
+        return (self.p90_us - self.p10_us) / self.median_us
+
+
+def time_calls(run: Callable[[], object], *, calls: int, samples: int = 15, sample_seconds: float = 0.01) -> Timing:
+    """Times `run`, which starts `calls` dependent calls on the device and returns arrays without waiting.
+
+    A sample starts `run` often enough to last `sample_seconds` and waits once, so that the host's share of the time
+    passes while the device works. One run and one sample are not counted.
+    """
+    jax.block_until_ready(run())
+    begin = time.perf_counter()
+    jax.block_until_ready(run())
+    repeats = max(1, round(sample_seconds / max(time.perf_counter() - begin, 1e-6)))
+    microseconds = []
+    for _ in range(samples + 1):
+        begin = time.perf_counter()
+        for _ in range(repeats):
+            result = run()
+        jax.block_until_ready(result)
+        microseconds.append((time.perf_counter() - begin) * 1e6 / repeats / calls)
+    kept = microseconds[1:]
+    p10, p90 = np.percentile(kept, [10, 90])
+    return Timing(statistics.median(kept), float(p10), float(p90), len(kept))
+
+
+def gpu_read_ceiling_gbps(gibibytes: int = 4, passes: int = 10) -> float:
+    """GB/s at which a Pallas kernel reads device memory: the best of a few plain streaming reads, each the median of 5.
+
+    One launch reads `gibibytes` GiB `passes` times and adds up what it reads, so launch and ramp do not count.
+    """
+    data = jax.jit(lambda key: jax.random.normal(key, (gibibytes * 2**29,), jnp.bfloat16))(jax.random.key(0))
+    best = 0.0
+    for block, num_warps, occupancy in ((4096, 4, 8), (2048, 4, 8), (8192, 8, 4)):
+        programs = 132 * occupancy
+        steps = data.size // block // programs
+
+        def kernel(data_ref, sum_ref, block=block, programs=programs, steps=steps):
+            program = pl.program_id(0)
+
+            def body(j, total):
+                start = (lax.rem(j, steps) * programs + program) * block
+                return total + plt.load(data_ref.at[pl.ds(start, block)], eviction_policy="evict_first").astype(
+                    jnp.float32
+                )
+
+            total = lax.fori_loop(0, steps * passes, body, jnp.zeros((block,), jnp.float32))
+            sum_ref[program] = jnp.sum(total)
+
+        read = pl.pallas_call(
+            kernel,
+            grid=(programs,),
+            in_specs=[pl.BlockSpec(memory_space=pl.ANY)],
+            out_specs=pl.BlockSpec(memory_space=pl.ANY),
+            out_shape=jax.ShapeDtypeStruct((programs,), jnp.float32),
+            compiler_params=plt.CompilerParams(num_warps=num_warps, num_stages=1),
+        )
+        timing = time_calls(functools.partial(jax.jit(read), data), calls=1, samples=5)
+        best = max(best, steps * passes * programs * block * 2 / timing.median_us / 1e3)
+    return best
+
+
+def cpu_read_ceiling_gbps(mebibytes: int = 256) -> float:
+    """GB/s at which XLA on this machine's processor reads memory: the median of 7 sums over a float32 array."""
+    data = jnp.ones((mebibytes * 2**18,), jnp.float32)
+    timing = time_calls(functools.partial(jax.jit(jnp.sum), data), calls=1, samples=7)
+    return data.nbytes / timing.median_us / 1e3

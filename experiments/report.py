@@ -1,0 +1,152 @@
+"""Writes the tables of the README from the committed results.
+
+    python -m experiments.report [--check]
+
+Reads experiments/results/*.jsonl and rewrites what stands between `<!-- results:begin -->` and `<!-- results:end -->`
+in README.md. With --check nothing is written: the exit status is 1 where the README is not what would be written.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments import results, tables
+from experiments.options import fail
+from experiments.promote import newest
+from experiments.results import ResultsError, Row
+from experiments.rows import GPU
+from experiments.tables import number
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "experiments" / "results"
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+NOTE = "<!-- Written by `python -m experiments.report` from experiments/results/. -->"
+OP_HEADER = (
+    "op", "model", "rows", "context", "µs (p10 to p90)", "GB/s", "% of ceiling", "XLA µs", "times XLA",
+    "error (XLA's)", "tile",
+)  # fmt: skip
+LAYER_HEADER = (
+    "model", "rows", "context", "implementation", "µs a layer (p10 to p90)", "GB/s", "% of ceiling", "launches",
+    "µs beyond bytes, a launch",
+)  # fmt: skip
+
+
+def render(rows: Sequence[Row]) -> str:
+    """The tables of all devices, in Markdown."""
+    by_device: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["op"] == "layer" or row.get("mode") == GPU:
+            by_device.setdefault(row.get("device") or "unknown device", []).append(row)
+    parts = [_device(device, members) for device, members in sorted(by_device.items())]
+    return "\n\n".join([NOTE, *parts]) if parts else f"{NOTE}\n\nNo results of a GPU are committed yet."
+
+
+def _device(device: str, rows: Sequence[Row]) -> str:
+    winners, layers, tried, ran = [], [], 0, 0
+    for (op, *_), members in tables.by_case(rows).items():
+        members = newest(members)
+        if op == "layer":
+            last = {(row.get("implementation"), str(row.get("tiles"))): row for row in members}
+            layers += [row for row in last.values() if row.get("median_us") is not None]
+            continue
+        ok = tables.timed(members)
+        tried += len({str(row["tiles"]) for row in members})
+        ran += len(ok)
+        winners += ok[:1]
+    shown = [*winners, *layers]
+    parts = [f"### {device}"]
+    if shown:
+        parts.append(f"Batch rows as given, weights and cache cold, calls chained on the device. {_origin(shown)}")
+    if winners:
+        parts.append(tables.markdown(OP_HEADER, [_op_line(row) for row in winners]))
+        parts.append(f"The fastest tile of each case; {tried} were tried, {ran} of them ran and were right.")
+    if layers:
+        parts.append(tables.markdown(LAYER_HEADER, [_layer_line(row) for row in layers]))
+    return "\n\n".join(parts)
+
+
+def _origin(rows: Sequence[Row]) -> str:
+    """Where the rows come from, in a sentence or two."""
+
+    def all_of(field: str) -> list[str]:
+        return sorted({str(row[field]) for row in rows if row.get(field) is not None})
+
+    ceilings = sorted(row["ceiling_gbps"] for row in rows if row.get("ceiling_gbps"))
+    parts = []
+    if ceilings:
+        low, high = f"{ceilings[0]:.0f}", f"{ceilings[-1]:.0f}"
+        parts.append(f"read ceiling measured in the same run {low if low == high else f'{low} to {high}'} GB/s")
+    parts += [f"{name} {', '.join(all_of(name))}" for name in ("driver", "jax") if all_of(name)]
+    if all_of("commit"):
+        parts.append(f"commit {', '.join(commit[:12] for commit in all_of('commit'))}")
+    if dates := sorted({date[:10] for date in all_of("date")}):
+        parts.append(dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}")
+    text = "; ".join(parts)
+    commands = "".join(f" `{command}`" for command in all_of("command"))
+    return f"{text[:1].upper()}{text[1:]}.{' Command:' if commands else ''}{commands}"
+
+
+def _time(row: Row) -> str:
+    spread = "" if row.get("p10_us") is None else f" ({row['p10_us']:.2f} to {row['p90_us']:.2f})"
+    return f"{row['median_us']:.2f}{spread}"
+
+
+def _op_line(row: Row) -> list[Any]:
+    xla = row.get("xla_us")
+    return [
+        row["op"], row["model"], row["rows"], row["context"] or "", _time(row), number(row["achieved_gbps"], ".0f"),
+        number(row["percent_of_ceiling"], ".1f"), number(xla), number(xla and xla / row["median_us"]),
+        f"{row['error']:.1e} ({row['error_xla']:.1e})", tables.tiles_text(row["tiles"]),
+    ]  # fmt: skip
+
+
+def _layer_line(row: Row) -> list[Any]:
+    gbps = row["bytes"] / row["median_us"] / 1e3
+    ceiling = row.get("ceiling_gbps")
+    return [
+        row["model"], row["rows"], row["context"], row.get("implementation") or "", _time(row), number(gbps, ".0f"),
+        number(ceiling and 100 * gbps / ceiling, ".1f"), row.get("launches") or "",
+        number(row.get("beyond_bytes_us_per_launch")),
+    ]  # fmt: skip
+
+
+def replaced(readme: str, tables_text: str) -> str:
+    """The README with the part between the markers replaced."""
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ResultsError(f"README: expected the lines {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n{tables_text}\n{END}{after}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where the README is out of date")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="a folder of JSONL files")
+    arguments = parser.parse_args(argv)
+    try:
+        rows = [row for path in sorted(arguments.results.glob("*.jsonl")) for row in results.read(path)]
+        if not arguments.readme.is_file():
+            raise ResultsError(f"readme: no file {arguments.readme}")
+        old = arguments.readme.read_text()
+        new = replaced(old, render(rows))
+    except ResultsError as error:
+        return fail(error)
+    if arguments.check:
+        if new != old:
+            print(
+                f"{arguments.readme.name}: its results are out of date; run python -m experiments.report",
+                file=sys.stderr,
+            )
+        return int(new != old)
+    if new != old:
+        arguments.readme.write_text(new)
+    print(f"{arguments.readme.name}: {'written' if new != old else 'already up to date'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Decode attention over a paged or contiguous KV cache, split over keys."""

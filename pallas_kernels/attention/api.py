@@ -1,0 +1,136 @@
+"""attention: decode attention over the KV cache, split over keys and combined in one launch."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from pallas_kernels.attention import reference, triton
+from pallas_kernels.attention import tiles as attention_tiles
+from pallas_kernels.attention.tiles import AttentionShape, Tiles
+from pallas_kernels.common import checks
+from pallas_kernels.common import implementation as impl
+from pallas_kernels.common.kv_cache import KVCache
+from pallas_kernels.common.prefetch import PREFETCH_BYTES
+from pallas_kernels.common.weights import DenseWeight
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is static in a call."""
+
+    scale: float
+    soft_cap: float | None
+    window: int | None
+    shape: AttentionShape
+    tiles: Tiles
+    interpret: bool
+    prefetch_bytes: int
+
+
+def attention_counters(rows: int, kv_heads: int) -> jax.Array:
+    """The counters that `attention` takes and returns: int32 zeros [B, K]."""
+    return jnp.zeros((rows, kv_heads), jnp.int32)
+
+
+def attention(
+    q: jax.Array,
+    cache: KVCache,
+    *,
+    lengths: jax.Array,
+    sequence: jax.Array | None = None,
+    page_table: jax.Array | None = None,
+    scale: float | None = None,
+    soft_cap: float | None = None,
+    window: int | None = None,
+    counters: jax.Array | None = None,
+    prefetch: DenseWeight | None = None,
+    prefetch_bytes: int = PREFETCH_BYTES,
+    implementation: str | None = None,
+    tiles: Tiles | None = None,
+):
+    """Attention of a few query rows over their sequences' cached keys and values.
+
+    A row is one (sequence, position); several rows may belong to one sequence, each with its own length. Sizes: B rows
+    (1 to 16), N query heads, K kv heads (N a multiple of K), H head dimension, P pages of Z positions.
+
+    Args:
+        q: [B, N, H], bfloat16, float16 or float32, rotated.
+        cache: k and v [P, K, Z, H] of q's dtype; what lies beyond the lengths may hold anything, NaN too.
+        lengths: int32 [B], the keys each row attends to (its position + 1), read at run time; 0 gives zeros. Lengths
+            beyond the cache are an error where they are known, and cut to the cache under jit.
+        sequence: int32 [B], the sequence of each row; None for row i of sequence i.
+        page_table: int32 [sequences, pages of a sequence], -1 where there is no page yet, or None for a contiguous
+            cache (page = sequence).
+        scale: of the scores; None for 1 / sqrt(H).
+        soft_cap: scores become soft_cap * tanh(scores / soft_cap) before the softmax (Gemma 2), or None.
+        window: only the last `window` keys count (sliding window), or None.
+        counters: int32 zeros [B, K] from `attention_counters`, with which the combining of the splits needs no memory
+            cleared: they come back zero, to be passed to the next call (donate them). None makes them anew.
+        prefetch: the weight that the next kernel streams: this kernel's programs, when their own loads are done, ask
+            for its first `prefetch_bytes` to be in L2, so that memory has work between the two. None asks for nothing.
+        implementation: 'triton', 'xla', 'interpret', or None to choose by device.
+        tiles: how to cut the kernel; None takes the tuned ones or the heuristic.
+
+    Returns:
+        [B, N, H] of q's dtype; with `counters` given, (that, counters). Softmax and sums are float32; the split over
+        keys is that of Flash-Decoding (Dao et al. 2023). The order of the sums is fixed: equal calls give equal bits.
+
+    Raises:
+        ValueError, TypeError: an argument's shape, dtype or value is wrong; the message names it.
+
+    Gradients go through the reference. Works under jit, vmap and shard_map (pass `check_vma=False`).
+    """
+    checks.shape("q", q, ("B", "N", "H"))
+    checks.rows("q", q)
+    dtype = checks.float_dtype("q", q)
+    batch, heads, head_dim = q.shape
+    checks.shape("cache.k", cache.k, ("P", "K", "Z", head_dim))
+    checks.shape("cache.v", cache.v, cache.k.shape)
+    checks.same_dtype("cache.k", cache.k, "q", q)
+    checks.same_dtype("cache.v", cache.v, "q", q)
+    pages, kv_heads, page_size, _ = cache.k.shape
+    if heads % kv_heads:
+        raise ValueError(f"q: expected a multiple of the cache's {kv_heads} kv heads, got {heads} heads")
+    sequences = pages
+    if page_table is not None:
+        checks.indices("page_table", page_table, ("sequences", "pages of a sequence"), -1, pages)
+        sequences = page_table.shape[0]
+    checks.indices("lengths", lengths, (batch,), 0, cache.capacity(page_table) + 1)
+    checks.owners(sequence, batch, sequences)
+    checks.positive("scale", scale)
+    checks.positive("soft_cap", soft_cap)
+    checks.positive("window", window)
+    if counters is not None:
+        checks.indices("counters", counters, (batch, kv_heads), 0, 1)
+    chosen = impl.resolve(implementation)
+    shape = AttentionShape(
+        rows=batch,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        context=cache.capacity(page_table),
+        page_size=page_size,
+        dtype=dtype,
+    )
+    options = Options(
+        scale=head_dim**-0.5 if scale is None else scale,
+        soft_cap=soft_cap,
+        window=window,
+        shape=shape,
+        tiles=attention_tiles.resolve(tiles, shape),
+        interpret=chosen == "interpret",
+        prefetch_bytes=prefetch_bytes,
+    )
+    operands = dict(
+        q=q,
+        cache=cache,
+        lengths=lengths,
+        sequence=sequence,
+        page_table=page_table,
+        counters=counters,
+        prefetch=prefetch,
+    )
+    kernel = reference.attention if chosen == "xla" else triton.attention
+    result, counters_out = impl.call(kernel, reference.attention, options, operands)
+    return result if counters is None else (result, counters_out)

@@ -1,0 +1,154 @@
+"""Tiles of attention, the search space of them, and which a device can run."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from pallas_kernels.common import tuned
+from pallas_kernels.common.devices import Device
+from pallas_kernels.common.tiles import MAX_THREADS, MMA_ROWS, Verdict, is_power_of_two, power_of_two_at_least
+
+COMBINED_A_THREAD = 64
+"""Elements of partials that a thread of the combining program reads in one go."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttentionShape:
+    """The problem of one attention call.
+
+    Attributes:
+        rows: query rows, 1 to 16.
+        heads, kv_heads, head_dim: N, K, H.
+        context: positions a sequence's cache can hold (lengths are read at run time).
+        page_size: Z; equal to context for a contiguous cache.
+        dtype: of the queries and the cache.
+    """
+
+    rows: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    context: int
+    page_size: int
+    dtype: str = "bfloat16"
+
+    @property
+    def itemsize(self) -> int:
+        return jnp.dtype(self.dtype).itemsize
+
+    @property
+    def group_rows(self) -> int:
+        """Query heads of one kv head, padded to what a product takes."""
+        return max(MMA_ROWS, power_of_two_at_least(self.heads // self.kv_heads))
+
+    @property
+    def kept_rows(self) -> int:
+        """Those of the group_rows that partials are kept of."""
+        return power_of_two_at_least(self.heads // self.kv_heads)
+
+    @property
+    def padded_head_dim(self) -> int:
+        return max(16, power_of_two_at_least(self.head_dim))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tiles:
+    """How attention is cut.
+
+    Attributes:
+        block_s: keys read at a time; a power of two of 16 or more.
+        splits: programs that share the keys of one (row, kv head); a power of two.
+        num_warps: warps (32 threads) of one program.
+        num_stages: blocks of keys and values in flight.
+    """
+
+    block_s: int
+    splits: int
+    num_warps: int = 4
+    num_stages: int = 2
+
+
+def combined_at_once(tiles: Tiles, shape: AttentionShape) -> int:
+    """How many splits' partials the combining program reads in one go."""
+    partial = shape.kept_rows * shape.padded_head_dim
+    return min(tiles.splits, power_of_two_at_least(COMBINED_A_THREAD * 32 * tiles.num_warps // partial + 1) // 2 or 1)
+
+
+def shared_memory_bytes(tiles: Tiles, shape: AttentionShape) -> int:
+    """Shared memory of one program, from what XLA asks for on Ampere, Hopper and Blackwell: at most this, nearly exact.
+
+    The queries, a block of weights, and a block of values once they are masked; and the ring of key and value blocks.
+    A loop of `num_stages` keeps one block less than that in flight, and half as many where it must first look up the
+    page.
+    """
+    queries = shape.group_rows * shape.padded_head_dim * shape.itemsize
+    weights = shape.group_rows * tiles.block_s * shape.itemsize
+    block = tiles.block_s * shape.padded_head_dim * shape.itemsize
+    if tiles.num_stages == 1:  # keys and values pass through it one after the other, or together in float32
+        return (2 if shape.itemsize == 4 else 1) * block + queries + weights
+    paged = shape.page_size < shape.context
+    ahead = max(1, (tiles.num_stages - 1) // 2) if paged else tiles.num_stages - 1
+    return (2 * ahead + 1) * block + queries + weights + (16 * tiles.block_s if paged else 0) + 256
+
+
+def registers_per_thread(tiles: Tiles, shape: AttentionShape) -> float:
+    """Registers that a program needs at least, per thread; there are 255, and beyond them it spills to memory.
+
+    Of the loop over keys: the weighted values, the scores and the weights, and a block of keys. Of the combining
+    program: the partials that it reads in one go, and their sum.
+    """
+    threads = 32 * tiles.num_warps
+    width = shape.padded_head_dim
+    keys = tiles.block_s * width * shape.itemsize / (4 if tiles.num_stages == 1 else 8)
+    loop = shape.group_rows * width + 2 * shape.group_rows * tiles.block_s + keys
+    at_once = combined_at_once(tiles, shape) if tiles.splits > 1 else 0
+    combine = (at_once + 1) * shape.kept_rows * width
+    return max(loop, combine) / threads
+
+
+def feasible(tiles: Tiles, shape: AttentionShape, device: Device) -> Verdict:
+    """Whether `tiles` compile for `shape` on `device`; the verdicts are tested against real compilations."""
+    for field in ("block_s", "splits", "num_warps"):
+        if not is_power_of_two(getattr(tiles, field)):
+            return Verdict(False, f"{field}: expected a power of two, got {getattr(tiles, field)}")
+    if tiles.block_s < 16:
+        return Verdict(False, f"block_s: expected 16 or more, got {tiles.block_s}")
+    if tiles.num_stages < 1:
+        return Verdict(False, f"num_stages: expected 1 or more, got {tiles.num_stages}")
+    if 32 * tiles.num_warps > MAX_THREADS:
+        return Verdict(False, f"num_warps: expected at most {MAX_THREADS // 32}, got {tiles.num_warps}")
+    need, limit = shared_memory_bytes(tiles, shape), device.shared_memory_bytes
+    if need > limit:
+        return Verdict(False, f"shared memory: needs {need} bytes, {device.name} has {limit} for a block")
+    registers = registers_per_thread(tiles, shape)
+    if registers > 255:
+        return Verdict(False, f"registers: needs about {registers:.0f} a thread, there are 255")
+    return Verdict(True)
+
+
+def search_space(shape: AttentionShape) -> list[Tiles]:
+    """The tiles worth trying for `shape` on any device, before `feasible`."""
+    return [
+        Tiles(block_s=block_s, splits=splits, num_warps=num_warps, num_stages=num_stages)
+        for block_s in (16, 32, 64, 128, 256)
+        for splits in (1, 4, 8, 16, 32, 64)
+        for num_warps in (2, 4, 8)
+        for num_stages in (1, 2, 3, 4)
+        if splits * block_s <= max(2 * shape.context, 16)
+        # With a block for each split there is no loop, hence nothing to keep in flight.
+        and (num_stages == 1) == (splits * block_s >= shape.context)
+    ]
+
+
+def default(shape: AttentionShape, device: Device) -> Tiles:
+    """The heuristic: about one program a multiprocessor, no program with less than one block of keys."""
+    block_s = 64 if shape.padded_head_dim <= 128 else 32
+    programs = max(1, device.num_sms // (shape.rows * shape.kv_heads))
+    blocks = max(1, -(-shape.context // block_s))
+    splits = 1 << (min(programs, blocks).bit_length() - 1)
+    return Tiles(block_s=block_s, splits=splits, num_stages=1 if splits >= blocks else 3)
+
+
+def resolve(tiles: Tiles | None, shape: AttentionShape) -> Tiles:
+    """The argument, else the tuned tile, else the heuristic."""
+    return tuned.resolve("attention", tiles, shape, kind=Tiles, default=default, feasible=feasible)

@@ -1,0 +1,1 @@
+"""What the kernels share: the weight-streaming loop, launches, tiles, devices, checks."""

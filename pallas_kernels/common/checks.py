@@ -1,0 +1,59 @@
+"""One-line errors for arguments: what they are called, what was expected, what came."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+DTYPES = ("bfloat16", "float16", "float32")
+MAX_ROWS = 16
+
+
+def shape(name: str, array, expected: tuple) -> None:
+    """Raises unless `array` has the expected shape; a string in `expected` stands for any size."""
+    got = tuple(jnp.shape(array))
+    if len(got) != len(expected) or any(isinstance(e, int) and e != g for e, g in zip(expected, got, strict=True)):
+        wanted = ", ".join(str(e) for e in expected)
+        raise ValueError(f"{name}: expected shape [{wanted}], got {list(got)}")
+
+
+def rows(name: str, array) -> None:
+    """Raises unless `array` has 1 to 16 rows."""
+    if not 1 <= array.shape[0] <= MAX_ROWS:
+        raise ValueError(f"{name}: expected 1 to {MAX_ROWS} rows, got {array.shape[0]}")
+
+
+def float_dtype(name: str, array) -> str:
+    """Returns the dtype's name, or raises unless it is one that the kernels take."""
+    dtype = str(array.dtype)
+    if dtype not in DTYPES:
+        raise TypeError(f"{name}: expected dtype {', '.join(DTYPES)}, got {dtype}")
+    return dtype
+
+
+def same_dtype(name: str, array, other_name: str, other) -> None:
+    if array.dtype != other.dtype:
+        raise TypeError(f"{name}: expected the dtype of {other_name}, {other.dtype}, got {array.dtype}")
+
+
+def indices(name: str, array, expected: tuple, low: int, high: int) -> None:
+    """Raises unless `array` is int32 of the expected shape and, where its values are known, in [low, high)."""
+    shape(name, array, expected)
+    if array.dtype != jnp.int32:
+        raise TypeError(f"{name}: expected dtype int32, got {array.dtype}")
+    if not isinstance(array, jax.core.Tracer):
+        values = np.asarray(array)
+        if values.size and (values.min() < low or values.max() >= high):
+            raise ValueError(f"{name}: expected values in [{low}, {high}), got {values.min()} to {values.max()}")
+
+
+def owners(sequence, batch: int, sequences: int) -> None:
+    """Raises unless `sequence` says of each row which sequence it belongs to; None is row i of sequence i."""
+    if sequence is not None:
+        indices("sequence", sequence, (batch,), 0, sequences)
+    elif batch > sequences:
+        raise ValueError(f"sequence: needed where there are more rows ({batch}) than sequences ({sequences})")
+
+
+def positive(name: str, value) -> None:
+    if value is not None and not value > 0:
+        raise ValueError(f"{name}: expected a positive number or None, got {value}")

@@ -1,0 +1,54 @@
+"""Facts of the GPUs that tiles are judged for. Sources: the vendor's datasheets and the CUDA programming guide."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Device:
+    """One GPU model.
+
+    Attributes:
+        name: what jax calls its `device_kind`.
+        key: the short name used on the command line and for the folder of tuned tiles.
+        num_sms: streaming multiprocessors.
+        shared_memory_bytes: the most that one thread block may use.
+        datasheet_gbps: memory bandwidth by the datasheet, GB/s (1e9 bytes).
+        compute_capability: (major, minor).
+    """
+
+    name: str
+    key: str
+    num_sms: int
+    shared_memory_bytes: int
+    datasheet_gbps: float
+    compute_capability: tuple[int, int]
+
+
+_ALL = (
+    Device(name="NVIDIA A100", key="a100", num_sms=108, shared_memory_bytes=166912, datasheet_gbps=2039,
+           compute_capability=(8, 0)),
+    Device(name="NVIDIA H100", key="h100", num_sms=132, shared_memory_bytes=232448, datasheet_gbps=3352,
+           compute_capability=(9, 0)),
+    Device(name="NVIDIA H200", key="h200", num_sms=132, shared_memory_bytes=232448, datasheet_gbps=4800,
+           compute_capability=(9, 0)),
+    Device(name="NVIDIA B200", key="b200", num_sms=148, shared_memory_bytes=232448, datasheet_gbps=8000,
+           compute_capability=(10, 0)),
+)  # fmt: skip
+DEVICES = {device.key: device for device in _ALL}
+DEFAULT = DEVICES["h100"]
+
+
+def find(kind: str) -> Device | None:
+    """The device for a key ('h200') or a jax `device_kind` ('NVIDIA H200', 'NVIDIA H100 80GB HBM3'), or None."""
+    for device in _ALL:
+        if kind == device.key or kind.startswith(device.name):
+            return device
+    return None
+
+
+def named(kind: str) -> Device:
+    """As `find`, but a name that is not known is an error."""
+    device = find(kind)
+    if device is None:
+        raise ValueError(f"device: expected one of {', '.join(DEVICES)}, got {kind!r}")
+    return device

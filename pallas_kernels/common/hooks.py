@@ -1,0 +1,109 @@
+"""The one file that reaches into JAX's internals.
+
+Each hook is a Pallas primitive that adds something the Triton backend cannot say in public terms. Each has a plain
+fallback: in interpret mode, and on a JAX whose internals have moved, it does nothing, and the kernels stay right (only
+slower). `tests/common/test_hooks.py` fails by name when a new JAX breaks one.
+"""
+
+from jax._src import core as jax_core
+from jax._src import effects, state, tree_util
+from jax._src.lib.mlir import ir
+from jax._src.lib.triton import dialect as tt_dialect
+from jax._src.pallas import core as pallas_core
+from jax._src.pallas.triton import gpu_info, lowering
+from jax._src.state import primitives as state_primitives
+from jaxlib.triton import _triton_ops_gen as triton_ops
+
+
+class _LoopEffect(effects.Effect):
+    """Keeps a primitive without results alive inside a kernel."""
+
+
+_loop_effect = _LoopEffect()
+pallas_core.kernel_local_effects.add_type(_LoopEffect)
+effects.control_flow_allowed_effects.add_type(_LoopEffect)
+
+_pipeline_p = jax_core.Primitive("pipeline_loop")
+_pipeline_p.multiple_results = True
+
+
+@_pipeline_p.def_effectful_abstract_eval
+def _pipeline_abstract_eval(*, num_stages):
+    del num_stages
+    return (), {_loop_effect}
+
+
+@lowering.register_lowering(_pipeline_p)
+def _pipeline_lowering(ctx, *, num_stages):
+    del ctx
+    loop = ir.InsertionPoint.current.block.owner
+    loop.attributes["tt.num_stages"] = ir.IntegerAttr.get(ir.IntegerType.get_signless(32), num_stages)
+    return []
+
+
+def pipeline_loop(num_stages: int) -> None:
+    """Called in the body of a `fori_loop`: its loads become `num_stages` deep asynchronous copies to shared memory.
+
+    The backend pipelines only loads that feed a `dot`; the loop attribute `tt.num_stages` asks for it elsewhere.
+    """
+    _pipeline_p.bind(num_stages=num_stages)
+
+
+_prefetch_p = jax_core.Primitive("prefetch_l2")
+_prefetch_p.multiple_results = True
+
+
+@_prefetch_p.def_effectful_abstract_eval
+def _prefetch_abstract_eval(*avals, args_tree):
+    del avals, args_tree
+    return (), {state.ReadEffect(0), _loop_effect}
+
+
+@lowering.register_lowering(_prefetch_p)
+def _prefetch_lowering(ctx, *args, args_tree):
+    pointer, transforms = args_tree.unflatten(args)
+    pointers = lowering._compute_pointers_from_indices(pointer, ctx.block_infos[0], transforms[0])
+    shape = ir.RankedTensorType(pointers.type).shape
+    result = ir.RankedTensorType.get(shape, ir.IntegerType.get_signless(32))
+    tt_dialect.elementwise_inline_asm(
+        [result],
+        "prefetch.global.L2 [$1]; mov.u32 $0, 0;",
+        constraints="=r,l",
+        pure=False,
+        packed_element=1,
+        args=[pointers],
+    )
+    return []
+
+
+def prefetch_l2(ref) -> None:
+    """Requests the cache lines of every element of `ref` (a ref or `ref.at[...]`) into L2 and does not wait."""
+    root, transforms = state_primitives.get_ref_and_transforms(ref, None, "prefetch_l2")
+    flat, tree = tree_util.tree_flatten((root, transforms))
+    _prefetch_p.bind(*flat, args_tree=tree)
+
+
+_dependents_p = jax_core.Primitive("launch_dependents")
+_dependents_p.multiple_results = True
+
+
+@_dependents_p.def_effectful_abstract_eval
+def _dependents_abstract_eval():
+    return (), {_loop_effect}
+
+
+@lowering.register_lowering(_dependents_p)
+def _dependents_lowering(ctx):
+    del ctx
+    if gpu_info.get_gpu_info().compute_capability >= 90:
+        triton_ops.grid_dependency_launch_dependents()
+    return []
+
+
+def launch_dependents() -> None:
+    """Lets the next kernel's programs start, and wait, once every program of this one has come here (Hopper and later).
+
+    XLA launches Pallas Triton kernels with programmatic dependencies, in command buffers too, and makes each wait at
+    its entry for the one before it; without this call the next kernel starts only when this one has ended.
+    """
+    _dependents_p.bind()

@@ -1,0 +1,78 @@
+"""Which implementation runs, and how it is differentiated."""
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from pallas_kernels.common import launch
+
+IMPLEMENTATIONS = ("triton", "xla", "interpret")
+
+
+@functools.cache
+def _has_nvidia_gpu() -> bool:
+    try:
+        return jax.default_backend() == "gpu" and "NVIDIA" in jax.devices()[0].device_kind
+    except RuntimeError:
+        return False
+
+
+def _lowering_for_nvidia() -> bool:
+    mesh = jax.sharding.get_abstract_mesh()
+    device = None if mesh.empty else mesh.abstract_device
+    return device is not None and "NVIDIA" in device.device_kind
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    warnings.warn(message, stacklevel=4)
+
+
+def resolve(implementation: str | None) -> str:
+    """The implementation to run: a named one or an error; None picks triton on an NVIDIA GPU and xla elsewhere."""
+    available = _has_nvidia_gpu() or _lowering_for_nvidia()
+    if implementation is None:
+        if not available:
+            _say_once("pallas_kernels: no NVIDIA GPU here, so the XLA implementation runs")
+        return "triton" if available else "xla"
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"implementation: expected None or one of {', '.join(IMPLEMENTATIONS)}, got {implementation!r}"
+        )
+    if implementation == "triton" and not available:
+        raise ValueError("implementation: 'triton' needs an NVIDIA GPU; here 'xla' and 'interpret' run")
+    return implementation
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _differentiable(kernel, reference, options, operands):
+    del reference
+    return kernel(options, **operands)
+
+
+def _forward(kernel, reference, options, operands):
+    del reference
+    return kernel(options, **operands), operands
+
+
+def _backward(kernel, reference, options, operands, cotangent):
+    del kernel
+    _, vjp = jax.vjp(lambda o: reference(options, **o), operands)
+    return vjp(cotangent)
+
+
+_differentiable.defvjp(_forward, _backward)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _call(kernel, reference, options, guarded, operands):
+    del guarded  # only a part of the cache key
+    return _differentiable(kernel, reference, options, operands)
+
+
+def call(kernel: Callable, reference: Callable, options: Any, operands: dict[str, Any]):
+    """Calls `kernel(options, **operands)`, compiled once per options and shapes; gradients are the reference's."""
+    return _call(kernel, reference, options, launch.is_guarded(), operands)

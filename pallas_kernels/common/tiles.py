@@ -1,0 +1,183 @@
+"""Tiles of the weight-streaming kernels, the search space of them, and which a device can run."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from pallas_kernels.common.devices import Device
+
+MAX_THREADS = 1024
+MMA_ROWS = 16
+"""Rows of x in one tensor-core instruction; fewer are padded."""
+MAX_BLOCK_ELEMENTS = 2**20
+"""The backend's limit on the elements of one block."""
+
+
+class Verdict(NamedTuple):
+    """Whether a tile can be compiled for a device, and the reason where not."""
+
+    ok: bool
+    reason: str = ""
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StreamShape:
+    """The problem of one weight-streaming kernel: y[rows, outputs, groups] = x[rows, inputs] . w[outputs, groups, inputs].
+
+    Attributes:
+        rows: rows of x, 1 to 16.
+        outputs: rows of the packed weight.
+        inputs: the reduction axis.
+        groups: weights per packed row: 2 for qkv (the halves of a rotation) and gate_up (gate and up), else 1.
+        dtype: of x and the weight: 'bfloat16', 'float16' or 'float32'.
+        norm: whether RMSNorm is fused in front.
+    """
+
+    rows: int
+    outputs: int
+    inputs: int
+    groups: int = 1
+    dtype: str = "bfloat16"
+    norm: bool = False
+
+    @property
+    def itemsize(self) -> int:
+        return jnp.dtype(self.dtype).itemsize
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.outputs * self.groups * self.inputs * self.itemsize
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tiles:
+    """How a weight-streaming kernel is cut.
+
+    Attributes:
+        block_n: packed weight rows of one program; a power of two.
+        block_k: elements of the reduction axis read at a time; a power of two.
+        num_warps: warps (32 threads) of one program.
+        num_stages: 1 loads weights into registers; more keep that many blocks in flight through shared memory.
+        mma: tensor cores (rows padded to 16) instead of multiply-and-add on vectors, one row of x at a time.
+    """
+
+    block_n: int
+    block_k: int
+    num_warps: int = 4
+    num_stages: int = 1
+    mma: bool = False
+
+
+def is_power_of_two(value: int) -> bool:
+    return value > 0 and value & (value - 1) == 0
+
+
+def power_of_two_at_least(value: int) -> int:
+    return 1 << (value - 1).bit_length()
+
+
+def shared_memory_bytes(tiles: Tiles, shape: StreamShape) -> int:
+    """Shared memory of one program, from what XLA asks for on Ampere, Hopper and Blackwell: at most this, nearly exact.
+
+    A loop of `num_stages` keeps one block less than that in flight, of the weights, of x and of the norm. A product's
+    operands otherwise pass through it one after the other, and so do normed activations but for one bfloat16 product.
+    """
+    weights = shape.groups * tiles.block_n * tiles.block_k * shape.itemsize
+    norm = tiles.block_k * shape.itemsize if shape.norm else 0
+    x = (MMA_ROWS if tiles.mma else shape.rows) * tiles.block_k * shape.itemsize
+    loops = shape.inputs >= 2 * tiles.block_k
+    ring = (tiles.num_stages - 1) * (weights + x + norm) if loops else 0
+    if not tiles.mma:
+        return max(ring, 4 * tiles.block_k)
+    at_once = weights if shape.itemsize == 4 else weights // shape.groups
+    normed = x if shape.norm and (shape.groups > 1 or shape.dtype != "bfloat16") else 0
+    return max(ring + normed if ring else x + at_once, 4 * MMA_ROWS * tiles.block_n)
+
+
+def registers_per_thread(tiles: Tiles, shape: StreamShape) -> float:
+    """Registers that a program needs at least, per thread; there are 255, and beyond them it spills to memory.
+
+    Those of the sums; of half a block of weights, unless it comes through shared memory; and, in the tensor-core form, of
+    normed activations, which every warp holds whole where two products share them.
+    """
+    if shape.inputs < 2 * tiles.block_k:
+        return 0.0  # nothing is carried from block to block
+    threads = 32 * tiles.num_warps
+    if tiles.mma:
+        sums = MMA_ROWS * tiles.block_n * shape.groups / threads
+        if not shape.norm or shape.itemsize == 4:  # float32 products take their operands piece by piece
+            return sums
+        return sums + shape.groups * MMA_ROWS * tiles.block_k / threads + (tiles.block_k / 2 if shape.groups > 1 else 0)
+    block = tiles.block_n * tiles.block_k * shape.groups / threads
+    return block * shape.rows + (block * shape.itemsize / 8 if tiles.num_stages == 1 else 0.0)
+
+
+def feasible(tiles: Tiles, shape: StreamShape, device: Device) -> Verdict:
+    """Whether `tiles` compile for `shape` on `device`; the verdicts are tested against real compilations."""
+    for field in ("block_n", "block_k", "num_warps"):
+        if not is_power_of_two(getattr(tiles, field)):
+            return Verdict(False, f"{field}: expected a power of two, got {getattr(tiles, field)}")
+    if tiles.num_stages < 1:
+        return Verdict(False, f"num_stages: expected 1 or more, got {tiles.num_stages}")
+    if 32 * tiles.num_warps > MAX_THREADS:
+        return Verdict(False, f"num_warps: expected at most {MAX_THREADS // 32}, got {tiles.num_warps}")
+    if tiles.mma and (tiles.block_k < 16 or tiles.block_n < 16):
+        return Verdict(False, f"mma: needs block_n and block_k >= 16, got {tiles.block_n} and {tiles.block_k}")
+    if tiles.block_n * tiles.block_k > MAX_BLOCK_ELEMENTS:
+        return Verdict(False, f"block_n * block_k: at most {MAX_BLOCK_ELEMENTS} elements in a block")
+    need, limit = shared_memory_bytes(tiles, shape), device.shared_memory_bytes
+    if need > limit:
+        return Verdict(False, f"shared memory: needs {need} bytes, {device.name} has {limit} for a block")
+    registers = registers_per_thread(tiles, shape)
+    if registers > 255:
+        return Verdict(False, f"registers: needs about {registers:.0f} a thread, there are 255")
+    return Verdict(True)
+
+
+def search_space(shape: StreamShape) -> list[Tiles]:
+    """The tiles worth trying for `shape` on any device, before `feasible`.
+
+    Vectors for few rows, with 16 to 64 weights a thread in a block; tensor cores from 3 rows on, and a few of them
+    below for comparison.
+    """
+    spaces = []
+    if shape.rows <= 4:
+        spaces = [
+            Tiles(block_n=block_n, block_k=block_k, num_warps=num_warps, num_stages=num_stages)
+            for block_n in (1, 2, 4, 8, 16)
+            for block_k in (256, 512, 1024, 2048)
+            for num_warps in (2, 4, 8)
+            for num_stages in (1, 3, 4, 6)
+            if 16 <= shape.groups * block_n * block_k // (32 * num_warps) <= 64
+            and block_k <= power_of_two_at_least(shape.inputs)
+        ]
+    few = shape.rows <= 2
+    spaces += [
+        Tiles(block_n=block_n, block_k=block_k, num_warps=num_warps, num_stages=num_stages, mma=True)
+        for block_n in ((16,) if few else (16, 32, 64))
+        for block_k in ((128, 256) if few else (64, 128, 256, 512))
+        for num_warps in ((4,) if few else (2, 4, 8))
+        for num_stages in ((4,) if few else (3, 4, 6))
+    ]
+    return spaces
+
+
+FEW_BYTES_A_MULTIPROCESSOR = 128 << 10
+
+
+def default(shape: StreamShape, device: Device) -> Tiles:
+    """The heuristic for every weight-streaming op.
+
+    Weights that the register files can hold at once are loaded in one go, by many small programs; longer streams go
+    through shared memory, a few blocks ahead; from 3 rows on, tensor cores.
+    """
+    if shape.rows > 2:
+        return Tiles(block_n=16, block_k=256 // shape.groups, num_warps=4, num_stages=4, mma=True)
+    most = power_of_two_at_least(shape.inputs)
+    if shape.weight_bytes < FEW_BYTES_A_MULTIPROCESSOR * device.num_sms:
+        return Tiles(block_n=2 // shape.groups, block_k=min(1024, most), num_warps=2)
+    return Tiles(block_n=8 // shape.groups, block_k=min(512, most), num_warps=4, num_stages=4)

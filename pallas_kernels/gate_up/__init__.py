@@ -1,0 +1,1 @@
+"""RMSNorm, gate and up projections, activation and product in one launch."""

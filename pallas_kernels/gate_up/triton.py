@@ -1,0 +1,45 @@
+"""The Triton kernel of gate_up: a gate row and its up row stream together, so the product needs no second pass."""
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+from pallas_kernels.common.arithmetic import activate
+from pallas_kernels.common.blocks import gather, scatter
+from pallas_kernels.common.launch import launch
+from pallas_kernels.common.prefetch import flat_rows
+from pallas_kernels.common.stream import Norm, Stream
+
+
+def gate_up(options, *, x, norm, weight, prefetch):
+    """As `api.gate_up`."""
+    shape, tiles = options.shape, options.tiles
+    ragged = shape.outputs % tiles.block_n != 0
+
+    def kernel(refs, y_ref):
+        first = pl.program_id(0) * tiles.block_n
+        stream = Stream(
+            x_ref=refs.x, norm_ref=refs.norm, w_ref=refs.w, first_row=first, limit=shape.outputs if ragged else None,
+            shape=shape, tiles=tiles, norm=Norm(eps=options.eps, offset=options.norm_offset),
+            interpret=options.interpret, prefetch_ref=refs.prefetch, prefetch_bytes=options.prefetch_bytes,
+        )  # fmt: skip
+        columns = first + jnp.arange(tiles.block_n, dtype=jnp.int32)
+        for (rows, valid), (gate, up) in zip(stream.row_groups(), stream.sums(), strict=True):
+            mask = valid[:, None] & (columns < shape.outputs)[None, :]
+            if refs.bias is not None:
+                gate += gather(refs.bias, columns[None, :], 0, mask=mask)
+                up += gather(refs.bias, columns[None, :], 1, mask=mask)
+            y = activate(options.activation, gate) * up
+            scatter(y_ref, rows[:, None], columns[None, :], value=y, mask=mask, interpret=options.interpret)
+
+    (y,) = launch(
+        kernel,
+        name="gate_up",
+        grid=(pl.cdiv(shape.outputs, tiles.block_n),),
+        inputs=dict(x=x, norm=norm, w=weight.rows, bias=weight.bias, prefetch=flat_rows(prefetch)),
+        outputs=[jax.ShapeDtypeStruct((shape.rows, shape.outputs), x.dtype)],
+        num_warps=tiles.num_warps,
+        num_stages=tiles.num_stages,
+        interpret=options.interpret,
+    )
+    return y

@@ -1,0 +1,1 @@
+"""Final RMSNorm, vocabulary projection, and the argmax or the logits."""

@@ -1,0 +1,20 @@
+"""The obvious head: the XLA implementation, the oracle (on float32 input) and the source of gradients."""
+
+import jax.numpy as jnp
+
+from pallas_kernels.common.arithmetic import cap, project, rms_norm
+
+
+def head_logits(options, *, x, norm, weight):
+    """As `api.head_logits`."""
+    logits = project(rms_norm(x, norm, options.eps, options.norm_offset), weight.rows)
+    if weight.bias is not None:
+        logits = logits + weight.bias.astype(jnp.float32)
+    return cap(logits, options.soft_cap)
+
+
+def head(options, *, x, norm, weight):
+    """As `api.head`."""
+    logits = head_logits(options, x=x, norm=norm, weight=weight)
+    token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return token, jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]

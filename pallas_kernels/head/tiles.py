@@ -1,0 +1,17 @@
+"""Tiles of head."""
+
+from pallas_kernels.common import tiles as stream_tiles
+from pallas_kernels.common import tuned
+from pallas_kernels.common.tiles import StreamShape, Tiles, feasible, search_space
+
+__all__ = ["Tiles", "default", "feasible", "resolve", "search_space"]
+
+
+def default(shape: StreamShape, device) -> Tiles:
+    """The heuristic."""
+    return stream_tiles.default(shape, device)
+
+
+def resolve(tiles: Tiles | None, shape: StreamShape) -> Tiles:
+    """The argument, else the tuned tile, else the heuristic."""
+    return tuned.resolve("head", tiles, shape, kind=Tiles, default=default, feasible=feasible)

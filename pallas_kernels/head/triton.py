@@ -1,0 +1,122 @@
+"""The Triton kernels of the head: stream the vocabulary; keep each program's best token, then the best of those."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+
+from pallas_kernels.common.arithmetic import cap
+from pallas_kernels.common.blocks import Span, gather, load, scatter
+from pallas_kernels.common.launch import launch
+from pallas_kernels.common.stream import Norm, Stream
+from pallas_kernels.common.tiles import power_of_two_at_least
+
+NO_TOKEN = 2**31 - 1
+ARGMAX_BLOCK = 8192
+
+
+def head_logits(options, *, x, norm, weight):
+    """As `api.head_logits`."""
+    shape = options.shape
+
+    def finish(rows, mask, columns, logits, y_ref):
+        scatter(y_ref, rows[:, None], columns[None, :], value=logits, mask=mask, interpret=options.interpret)
+
+    outputs = [jax.ShapeDtypeStruct((shape.rows, shape.outputs), jnp.float32)]
+    return _vocabulary(options, "head_logits", finish, outputs, x, norm, weight)[0]
+
+
+def head(options, *, x, norm, weight):
+    """As `api.head`."""
+    shape = options.shape
+    programs = pl.cdiv(shape.outputs, options.tiles.block_n)
+
+    def finish(rows, mask, columns, logits, value_ref, token_ref):
+        token, value = _best(logits, columns[None, :], mask)
+        for ref, best in ((value_ref, value), (token_ref, token)):
+            scatter(ref, rows, pl.program_id(0), value=best, mask=rows < shape.rows, interpret=options.interpret)
+
+    outputs = [jax.ShapeDtypeStruct((shape.rows, programs), dtype) for dtype in (jnp.float32, jnp.int32)]
+    values, tokens = _vocabulary(options, "head", finish, outputs, x, norm, weight)
+    return _argmax(values, tokens, interpret=options.interpret)
+
+
+def _best(logits, tokens, mask):
+    """Per row the token of the largest logit, the lowest among equals, and the logit; NaN counts as the largest."""
+    keys = jnp.where(mask, jnp.where(logits != logits, jnp.inf, logits), -jnp.inf)
+    best = jnp.max(keys, axis=1)
+    tokens = jnp.broadcast_to(tokens, keys.shape)
+    token = jnp.min(jnp.where(mask & (keys == best[:, None]), tokens, NO_TOKEN), axis=1)
+    value = jnp.sum(jnp.where(mask & (tokens == token[:, None]), logits, 0.0), axis=1)
+    return token, value
+
+
+def _vocabulary(options, name, finish, outputs, x, norm, weight):
+    shape, tiles = options.shape, options.tiles
+    ragged = shape.outputs % tiles.block_n != 0
+
+    def kernel(refs, *out_refs):
+        first = pl.program_id(0) * tiles.block_n
+        stream = Stream(
+            x_ref=refs.x, norm_ref=refs.norm, w_ref=refs.w, first_row=first, limit=shape.outputs if ragged else None,
+            shape=shape, tiles=tiles, norm=Norm(eps=options.eps, offset=options.norm_offset),
+            interpret=options.interpret,
+        )  # fmt: skip
+        columns = first + jnp.arange(tiles.block_n, dtype=jnp.int32)
+        for (rows, valid), (logits,) in zip(stream.row_groups(), stream.sums(), strict=True):
+            mask = valid[:, None] & (columns < shape.outputs)[None, :]
+            if refs.bias is not None:
+                logits += gather(refs.bias, columns[None, :], mask=mask)
+            finish(rows, mask, columns, cap(logits, options.soft_cap), *out_refs)
+
+    return launch(
+        kernel,
+        name=name,
+        grid=(pl.cdiv(shape.outputs, tiles.block_n),),
+        inputs=dict(x=x, norm=norm, w=weight.rows, bias=weight.bias),
+        outputs=outputs,
+        num_warps=tiles.num_warps,
+        num_stages=tiles.num_stages,
+        interpret=options.interpret,
+    )
+
+
+def _argmax(values, tokens, *, interpret):
+    """The best of the programs' bests: values, tokens [B, programs] to (token [B], value [B])."""
+    batch, programs = values.shape
+    block = max(16, min(power_of_two_at_least(programs), ARGMAX_BLOCK))
+
+    def kernel(refs, token_ref, value_ref):
+        row = pl.program_id(0)
+
+        def step(j, carry):
+            best_key, best_token, best_value = carry
+            span = Span(j * block, block, programs)
+            inside = span.indices() < programs
+            value = load(refs.values, row, span, interpret=interpret)
+            token = jnp.where(inside, load(refs.tokens, row, span, interpret=interpret), NO_TOKEN)
+            key = jnp.where(inside, jnp.where(value != value, jnp.inf, value), -jnp.inf)
+            better = (key > best_key) | ((key == best_key) & (token < best_token))
+            return (
+                jnp.where(better, key, best_key),
+                jnp.where(better, token, best_token),
+                jnp.where(better, value, best_value),
+            )
+
+        carry = (jnp.full((block,), -jnp.inf), jnp.full((block,), NO_TOKEN, jnp.int32), jnp.zeros((block,)))
+        key, token, value = lax.fori_loop(0, pl.cdiv(programs, block), step, carry)
+        best = jnp.min(jnp.where(key == jnp.max(key), token, NO_TOKEN))
+        token_ref[row] = best
+        value_ref[row] = jnp.sum(jnp.where(token == best, value, 0.0))
+
+    token, value = launch(
+        kernel,
+        name="head_argmax",
+        grid=(batch,),
+        inputs=dict(values=values, tokens=tokens),
+        outputs=[jax.ShapeDtypeStruct((batch,), jnp.int32), jax.ShapeDtypeStruct((batch,), jnp.float32)],
+        num_warps=8,
+        num_stages=1,
+        interpret=interpret,
+    )
+    return token, value

@@ -1,0 +1,104 @@
+"""out and down: a projection + optional bias + optional residual add, one launch."""
+
+import dataclasses
+
+import jax
+
+from pallas_kernels.common import checks
+from pallas_kernels.common import implementation as impl
+from pallas_kernels.common.prefetch import PREFETCH_BYTES
+from pallas_kernels.common.tiles import StreamShape, Tiles
+from pallas_kernels.common.weights import DenseWeight
+from pallas_kernels.projection import reference, triton
+from pallas_kernels.projection import tiles as projection_tiles
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is static in a call."""
+
+    op: str
+    shape: StreamShape
+    tiles: Tiles
+    interpret: bool
+    prefetch_bytes: int
+
+
+def out(
+    x: jax.Array,
+    weight: DenseWeight,
+    *,
+    residual: jax.Array | None = None,
+    prefetch: DenseWeight | None = None,
+    prefetch_bytes: int = PREFETCH_BYTES,
+    implementation: str | None = None,
+    tiles: Tiles | None = None,
+) -> jax.Array:
+    """The attention's output projection: x W^T + bias + residual.
+
+    Sizes: B rows (1 to 16), N query heads, H head dimension, D model.
+
+    Args:
+        x: [B, N, H] or [B, N * H], bfloat16, float16 or float32: what attention returned.
+        weight: rows [D, N * H] of x's dtype, from `pack_linear`, with or without a bias [D].
+        residual: [B, D] of x's dtype, added in float32, or None.
+        prefetch: the weight that the next kernel streams: this kernel's programs, when their own loads are done, ask
+            for its first `prefetch_bytes` to be in L2, so that memory has work between the two. None asks for nothing.
+        implementation: 'triton', 'xla', 'interpret', or None to choose by device.
+        tiles: how to cut the kernel; None takes the tuned ones or the heuristic.
+
+    Returns:
+        [B, D] of x's dtype; sums are float32.
+
+    Raises:
+        ValueError, TypeError: an argument's shape, dtype or value is wrong; the message names it.
+
+    Gradients go through the reference. Works under jit, vmap and shard_map (pass `check_vma=False`).
+    """
+    if x.ndim == 3:
+        x = x.reshape(x.shape[0], -1)
+    return _projection("out", x, weight, residual, prefetch, prefetch_bytes, implementation, tiles)
+
+
+def down(
+    x: jax.Array,
+    weight: DenseWeight,
+    *,
+    residual: jax.Array | None = None,
+    prefetch: DenseWeight | None = None,
+    prefetch_bytes: int = PREFETCH_BYTES,
+    implementation: str | None = None,
+    tiles: Tiles | None = None,
+) -> jax.Array:
+    """The MLP's down projection: x W^T + bias + residual.
+
+    As `out`, with x [B, F] (what `gate_up` returned), weight rows [D, F], and [B, D] back.
+    """
+    return _projection("down", x, weight, residual, prefetch, prefetch_bytes, implementation, tiles)
+
+
+def _projection(op, x, weight, residual, prefetch, prefetch_bytes, implementation, tiles):
+    checks.shape("x", x, ("B", "I"))
+    checks.rows("x", x)
+    dtype = checks.float_dtype("x", x)
+    checks.shape("weight.rows", weight.rows, ("D", x.shape[1]))
+    checks.same_dtype("weight.rows", weight.rows, "x", x)
+    outputs = weight.rows.shape[0]
+    if weight.bias is not None:
+        checks.shape("weight.bias", weight.bias, (outputs,))
+    if residual is not None:
+        checks.shape("residual", residual, (x.shape[0], outputs))
+        checks.same_dtype("residual", residual, "x", x)
+    chosen = impl.resolve(implementation)
+    shape = StreamShape(rows=x.shape[0], outputs=outputs, inputs=x.shape[1], dtype=dtype)
+    options = Options(
+        op=op,
+        shape=shape,
+        tiles=projection_tiles.resolve(op, tiles, shape),
+        interpret=chosen == "interpret",
+        prefetch_bytes=prefetch_bytes,
+    )
+    kernel = reference.projection if chosen == "xla" else triton.projection
+    return impl.call(
+        kernel, reference.projection, options, dict(x=x, weight=weight, residual=residual, prefetch=prefetch)
+    )

@@ -1,0 +1,1 @@
+"""RMSNorm, QKV projection, RoPE and the KV-cache write in one launch."""

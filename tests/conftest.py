@@ -1,0 +1,19 @@
+"""What all tests share: two virtual CPU devices, and hypothesis without surprises in time or in its draws."""
+
+import hypothesis
+import jax
+
+# For shard_map; before anything asks jax for a device. A GPU, if there is one, stays the default backend.
+jax.config.update("jax_num_cpu_devices", 2)
+
+# Each example compiles a kernel (about a second), so examples are few, and the same ones every time.
+hypothesis.settings.register_profile(
+    "tests",
+    max_examples=20,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
+    phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+)
+hypothesis.settings.load_profile("tests")

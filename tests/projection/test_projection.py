@@ -1,0 +1,46 @@
+"""out and down."""
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+
+import pallas_kernels as pk
+from pallas_kernels.common.tiles import Tiles
+from tests import inputs
+from tests.compare import assert_right, assert_same_bits
+from tests.strategies import SEEDS, dtypes, ragged, rows_for, stream_tiles
+
+
+@hypothesis.given(st.data())
+def test_ragged(data):
+    tiles = data.draw(stream_tiles())
+    call = inputs.projection(
+        inputs.Values(data.draw(SEEDS)),
+        function=data.draw(st.sampled_from((pk.out, pk.down))),
+        rows=data.draw(rows_for(tiles)),
+        outputs=data.draw(ragged),
+        inputs=data.draw(ragged),
+        dtype=data.draw(dtypes),
+        bias=data.draw(st.booleans()),
+        residual=data.draw(st.booleans()),
+    )
+    assert_right(call, tiles)
+
+
+@pytest.mark.parametrize("mma", [False, True])
+def test_sizes_that_tiles_divide(mma):
+    call = inputs.projection(inputs.Values(0), rows=16, outputs=32, inputs=64)
+    assert_right(call, Tiles(block_n=16, block_k=32, mma=mma))
+
+
+def test_out_takes_heads():
+    call = inputs.projection(inputs.Values(0), pk.out, rows=2, outputs=24, inputs=60)
+    heads = call.replace(x=call.arrays["x"].reshape(2, 5, 12))
+    assert_same_bits(heads("interpret"), call("interpret"))
+
+
+@pytest.mark.parametrize("tiles", [Tiles(block_n=16, block_k=32, mma=True), Tiles(block_n=4, block_k=32)], ids=str)
+def test_a_row_does_not_depend_on_the_others(tiles):
+    call = inputs.projection(inputs.Values(0), rows=3, outputs=40, inputs=100)
+    alone = call.replace(x=call.arrays["x"][:1], residual=call.arrays["residual"][:1])
+    assert_same_bits(alone("interpret", tiles), call("interpret", tiles)[:1])
