@@ -112,7 +112,10 @@ def _qkv(model: ModelShape, rows: int, context: int, dtype: str) -> dict[str, An
         )  # fmt: skip
         return q, state | dict(cache=cache)
 
-    return dict(shape=shape, tiles=qkv_tiles, cost=qkv_cost.cost(shape), state=state, streamed=streamed, call=call)
+    cost = qkv_cost.cost(shape)
+    return dict(
+        shape=shape, tiles=qkv_tiles, cost=cost, state=state, streamed=streamed, call=call, feeds_back=False
+    )
 
 
 def _attention(model: ModelShape, rows: int, context: int, dtype: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pallas_kernels.common.devices import Device
 NEAR_BEST = 1.15
 """A tile gets the full number of samples when its first few are within this factor of the best so far."""
 QUICK_SECONDS, FULL_SECONDS = 0.004, 0.01
-BATCH_PER_WORKER = 2
+BATCH_PER_WORKER = 3
 
 
 def progress(total: int, unit: str = "tile") -> tqdm:

@@ -19,6 +19,7 @@ from jax import lax
 import pallas_kernels as pk
 from experiments import cases, measure, provenance
 from experiments.models import MODELS
+from pallas_kernels.common import devices
 
 OPS = ("qkv", "attention", "out", "gate_up", "down")
 STEPS = 40
@@ -184,7 +185,8 @@ def main(argv) -> None:
     if jax.default_backend() != "gpu":
         raise app.UsageError("the layer benchmark needs an NVIDIA GPU")
     origin = provenance.collect(["python", "-m", "experiments.layer", *argv[1:]])
-    path = pathlib.Path(_RESULTS.value.format(device=origin["device"].split()[-1].lower()))
+    device = devices.named(origin["device"])
+    path = pathlib.Path(_RESULTS.value.format(device=device.key))
     path.parent.mkdir(parents=True, exist_ok=True)
     ceiling = measure.gpu_read_ceiling_gbps()
     print(f"read ceiling measured now: {ceiling:.0f} GB/s")

@@ -43,7 +43,7 @@ class Options:
     mma: tuple[bool, ...] = ()
     max_tiles: int = 0
     samples: int = 15
-    quick_samples: int = 5
+    quick_samples: int = 3
     calls: int = 0
     passes: int = 0
     compile_workers: int = 0

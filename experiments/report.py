@@ -28,8 +28,8 @@ OP_HEADER = (
     "error (XLA's)", "tile",
 )  # fmt: skip
 LAYER_HEADER = (
-    "model", "rows", "context", "implementation", "µs a layer (p10 to p90)", "GB/s", "% of ceiling", "launches",
-    "µs beyond bytes, a launch",
+    "model", "rows", "context", "implementation", "prefetch KiB", "µs a layer (p10 to p90)", "GB/s", "% of ceiling",
+    "launches", "µs beyond bytes, a launch",
 )  # fmt: skip
 
 
@@ -48,7 +48,7 @@ def _device(device: str, rows: Sequence[Row]) -> str:
     for (op, *_), members in tables.by_case(rows).items():
         members = newest(members)
         if op == "layer":
-            last = {(row.get("implementation"), str(row.get("tiles"))): row for row in members}
+            last = {(row.get("implementation"), row.get("prefetch_bytes")): row for row in members}
             layers += [row for row in last.values() if row.get("median_us") is not None]
             continue
         ok = tables.timed(members)
@@ -106,7 +106,8 @@ def _layer_line(row: Row) -> list[Any]:
     gbps = row["bytes"] / row["median_us"] / 1e3
     ceiling = row.get("ceiling_gbps")
     return [
-        row["model"], row["rows"], row["context"], row.get("implementation") or "", _time(row), number(gbps, ".0f"),
+        row["model"], row["rows"], row["context"], row.get("implementation") or "",
+        (row.get("prefetch_bytes") or 0) // 1024 or "", _time(row), number(gbps, ".0f"),
         number(ceiling and 100 * gbps / ceiling, ".1f"), row.get("launches") or "",
         number(row.get("beyond_bytes_us_per_launch")),
     ]  # fmt: skip

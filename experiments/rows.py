@@ -1,4 +1,16 @@
-"""A row of results before anything is known but what it is about."""
+"""The fields of a row of results.
+
+mode, status: what was done and how it came out. `ok` alone is the status of a kernel that was right and timed on a GPU;
+    everything else says in words what it is, or why there is no time.
+op, model, rows, context, dtype, tiles: the case and the tile. Only attention has a context.
+error, error_xla: relative RMS error of the kernel and of XLA, both against the reference on float32 operands.
+median_us, p10_us, p90_us, samples, calls: of one call of the kernel, and how many samples of how many chained calls.
+bytes, achieved_gbps, ceiling_gbps, percent_of_ceiling: what must move, how fast it did, how fast the device can read.
+xla_us: XLA's time for the same. compile_s: seconds to compile a single call.
+feasible: on a machine without a GPU, what GPUs can run.
+device, driver, clocks, jax, kernels, commit, dirty, date, command: where the row comes from; `kernels` is a digest over
+    the sources of the kernels and of what times them.
+"""
 
 import dataclasses
 from typing import Any

@@ -15,6 +15,7 @@ import jax
 from absl import flags
 
 from experiments import cpu_sweep, grid, plots, promote, provenance, tables
+from experiments.cases import OPS
 from experiments.gpu import DeviceLost, Machine
 from experiments.gpu_sweep import Sweep
 from experiments.options import Options, UsageError, fail, parse
@@ -88,7 +89,7 @@ def run(
 
 def _same_run(row: Row, origin: Row) -> bool:
     """Whether a run of this origin would reuse the row."""
-    return all(row.get(field) == origin[field] for field in SOFTWARE)
+    return row["op"] in OPS and all(row.get(field) == origin[field] for field in SOFTWARE)
 
 
 def finish(options: Options, rows: list[Row], device: Device | None) -> None:

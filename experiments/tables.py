@@ -1,5 +1,6 @@
 """Plain-text and Markdown tables of results."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -95,7 +96,8 @@ def failures(rows: Sequence[Row]) -> str:
     counts: dict[str, int] = {}
     for row in rows:
         if row.get("mode") == "gpu" and row["status"] != "ok":
-            kind = ": ".join(row["status"].split(": ")[:2])[:100]
+            numbers = r"(?<![\w.])[\d.]+(e-?\d+)?(?!\w)"  # those of the tile apart, two reasons are one
+            kind = re.sub(numbers, "N", row["status"])[:100]
             counts[kind] = counts.get(kind, 0) + 1
     lines = [f"  {count:5d}  {kind}" for kind, count in sorted(counts.items(), key=lambda item: -item[1])[:12]]
     return "\n".join(["Tiles without a time:", *lines]) if lines else ""

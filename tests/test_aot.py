@@ -46,6 +46,11 @@ def chosen(op, shape, device):
     The limit is approached through the search space with more stages than are worth trying.
     """
     module = tiles_of(op)
+    limit = device.shared_memory_bytes
+
+    def fits(tile):
+        return module.shared_memory_bytes(tile, shape) <= limit
+
     space = [
         dataclasses.replace(tile, num_stages=stages)
         for tile in module.search_space(shape)
@@ -53,16 +58,15 @@ def chosen(op, shape, device):
     ]
     space = [tile for tile in dict.fromkeys(space) if module.registers_per_thread(tile, shape) < 128]
     need = {tile: module.shared_memory_bytes(tile, shape) for tile in space}
-    limit = device.shared_memory_bytes
     yield "default", module.default(shape, device)
     for form in {getattr(tile, "mma", None) for tile in space}:
         tiles = [tile for tile in space if getattr(tile, "mma", None) == form]
-        yield "below the limit", max((t for t in tiles if need[t] <= limit), key=need.get)
+        yield "below the limit", max((t for t in tiles if fits(t)), key=need.get)
         above = [t for t in tiles if need[t] > 1.05 * limit]  # the estimate is an upper bound
         if above:
             yield "above the limit", min(above, key=need.get)
-    hungry = [tile for tile in module.search_space(shape) if module.registers_per_thread(tile, shape) > 255]
-    hungry = [tile for tile in hungry if module.shared_memory_bytes(tile, shape) <= limit]
+    hungry = [dataclasses.replace(tile, num_warps=1) for tile in module.search_space(shape)]
+    hungry = [tile for tile in hungry if module.registers_per_thread(tile, shape) > 255 and fits(tile)]
     if hungry:
         yield "registers", min(hungry, key=lambda tile: module.registers_per_thread(tile, shape))
 

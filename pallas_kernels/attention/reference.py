@@ -27,8 +27,9 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
     inside = keys < lengths[:, None]
     if options.window is not None:
         inside &= keys >= lengths[:, None] - options.window
-    # What lies outside may be anything, NaN too: it is taken out of the values, not only out of the weights.
-    v = jnp.where(inside[:, None, :, None], v, 0)
+    # What lies outside may be anything, NaN too: it is taken out of the values, not only out of the weights, and out of
+    # the keys for the sake of gradients.
+    k, v = (jnp.where(inside[:, None, :, None], x, 0) for x in (k, v))
     scores = jnp.einsum("bkgh,bksh->bkgs", grouped, k, precision=precision, preferred_element_type=jnp.float32)
     scores = cap(scores * options.scale, options.soft_cap)
     # A finite floor: a row of length 0 has no key inside, and gets zeros instead of NaN.

@@ -77,18 +77,18 @@ def combined_at_once(tiles: Tiles, shape: AttentionShape) -> int:
 def shared_memory_bytes(tiles: Tiles, shape: AttentionShape) -> int:
     """Shared memory of one program, from what XLA asks for on Ampere, Hopper and Blackwell: at most this, nearly exact.
 
-    The queries, a block of weights, and a block of values once they are masked; and the ring of key and value blocks.
-    A loop of `num_stages` keeps one block less than that in flight, and half as many where it must first look up the
-    page.
+    The queries, a block of weights, and the ring of key and value blocks. A loop of `num_stages` keeps one block less
+    than that in flight, and half as many where it must first look up the page.
     """
     queries = shape.group_rows * shape.padded_head_dim * shape.itemsize
     weights = shape.group_rows * tiles.block_s * shape.itemsize
     block = tiles.block_s * shape.padded_head_dim * shape.itemsize
-    if tiles.num_stages == 1:  # keys and values pass through it one after the other, or together in float32
+    if tiles.num_stages == 1 or tiles.splits * tiles.block_s >= shape.context:
+        # Nothing is in flight: keys and values pass through it one after the other, or together in float32.
         return (2 if shape.itemsize == 4 else 1) * block + queries + weights
     paged = shape.page_size < shape.context
     ahead = max(1, (tiles.num_stages - 1) // 2) if paged else tiles.num_stages - 1
-    return (2 * ahead + 1) * block + queries + weights + (16 * tiles.block_s if paged else 0) + 256
+    return 2 * ahead * block + queries + weights + (16 * tiles.block_s if paged else 0) + 256
 
 
 def registers_per_thread(tiles: Tiles, shape: AttentionShape) -> float:

@@ -36,8 +36,11 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
     last_block = pl.cdiv(shape.context, block_s) - 1
     one_block_each = splits > last_block
 
-    def load_blocks(refs, owner, kv_head, j):
-        """Keys and values of block j, [block_s, padded_dim] each. What is past the capacity or the head reads as zero."""
+    def load_blocks(refs, owner, kv_head, j, inside):
+        """Keys and values of block j, [block_s, padded_dim] each; what is not inside reads as zero.
+
+        Without `inside` (bool [block_s]), only what is past the capacity or the head does.
+        """
         slots = j * block_s + jnp.arange(block_s, dtype=jnp.int32)
         within = slots < shape.context
         full, dims = (block_s, padded_dim), jnp.arange(padded_dim, dtype=jnp.int32)
@@ -49,8 +52,9 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
             at = jnp.full((block_s,), owner), jnp.minimum(slots // page_size, pages - 1)
             page = jnp.maximum(plt.load(refs.page_table.at[at]), 0)[:, None]
         mask = None
-        if dim_limit is not None or shape.context % block_s:
-            mask = jnp.broadcast_to(within[:, None] & (dims < head_dim)[None, :], full)
+        if inside is not None or dim_limit is not None or shape.context % block_s:
+            counted = within if inside is None else inside
+            mask = jnp.broadcast_to(counted[:, None] & (dims < head_dim)[None, :], full)
         if block_in_page and not interpret:
             index = page, kv_head, pl.ds(j * block_s % page_size, block_s), pl.ds(0, padded_dim)
         else:
@@ -60,19 +64,17 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
         return [plt.load(ref.at[index], mask=mask, other=other) for ref in (refs.k, refs.v)]
 
     def kernel(refs, out_ref, *scratch):
+        let_next_start(interpret)
         split, kv_head, row = pl.program_id(0), pl.program_id(1), pl.program_id(2)
         owner = row if sequence is None else refs.sequence[row]
         heads, dims = Span(0, group_rows, group_limit), Span(0, padded_dim, dim_limit)
 
-        def step(j, blocks, carry):
-            peak, total, values = carry
-            k, v = blocks
+        def counts(j):
             position = j * block_s + jnp.arange(block_s, dtype=jnp.int32)
-            inside = position < length
-            if window is not None:
-                inside &= position >= oldest
-            # Outside may be anything, NaN too: scores are replaced, and values, since 0 * NaN is NaN.
-            v = jnp.where(inside[:, None], v, jnp.zeros_like(v))
+            return (position < length) & (position >= oldest)
+
+        def step(k, v, inside, carry):
+            peak, total, values = carry
             scores = plt.dot(query, k, trans_b=True, precision=precision) * options.scale
             if options.soft_cap is not None:
                 scores = options.soft_cap * jnp.tanh(scores / options.soft_cap)
@@ -86,7 +88,7 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
 
         # Where a block for each split covers the cache, which block is a split's depends on no length: its keys and
         # values are under way before the length has come. Else the splits share what the length leaves them.
-        only = load_blocks(refs, owner, kv_head, jnp.minimum(split, last_block)) if one_block_each else None
+        only = load_blocks(refs, owner, kv_head, jnp.minimum(split, last_block), None) if one_block_each else None
         query = load(refs.q, row, kv_head, heads, dims, interpret=interpret)
         length = jnp.minimum(refs.lengths[row], shape.context)
         oldest = jnp.int32(0) if window is None else jnp.maximum(length - window, 0)
@@ -95,22 +97,27 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
         total = jnp.zeros((group_rows,), jnp.float32)
         values = jnp.zeros((group_rows, padded_dim), jnp.float32)
         if only is not None:
-            peak, total, values = step(split, only, (peak, total, values))
+            k, v = only
+            # Outside may be anything, NaN too: scores are replaced, and values, since 0 * NaN is NaN.
+            v = jnp.where(counts(split)[:, None], v, jnp.zeros_like(v))
+            peak, total, values = step(k, v, counts(split), (peak, total, values))
         else:
             first = oldest // block_s
             blocks = pl.cdiv(length, block_s) - first
             share = pl.cdiv(blocks, splits)
             begin = first + split * share
             end = jnp.minimum(begin + share, first + blocks)
-            peak, total, values = lax.fori_loop(
-                begin, end, lambda j, carry: step(j, load_blocks(refs, owner, kv_head, j), carry), (peak, total, values)
-            )
+
+            def next_block(j, carry):
+                inside = counts(j)
+                return step(*load_blocks(refs, owner, kv_head, j, inside), inside, carry)
+
+            peak, total, values = lax.fori_loop(begin, end, next_block, (peak, total, values))
         if refs.prefetch is not None and not interpret:
             ask_for(
                 refs.prefetch, (row * shape.kv_heads + kv_head) * splits + split, threads=32 * tiles.num_warps,
                 programs=shape.rows * shape.kv_heads * splits, limit_bytes=options.prefetch_bytes,
             )  # fmt: skip
-        let_next_start(interpret)
 
         def finish(heads, total, values):
             # A row of length 0 attends to nothing and gets zeros.

@@ -37,7 +37,11 @@ def is_guarded() -> bool:
 
 
 def let_next_start(interpret: bool) -> None:
-    """Called where a program has its last loads under way: the next kernel's programs may take their places."""
+    """From here on the next kernel's programs may take the places that this one's leave; they wait for its end.
+
+    Called at the start by kernels of few programs, and by those of many when a program's own loads are done: there the
+    next kernel's would crowd in among those that still have work to do.
+    """
     if not interpret:
         hooks.launch_dependents()
 

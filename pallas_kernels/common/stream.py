@@ -41,6 +41,7 @@ class Stream:
         first_row: the program's first row of the weight (traced).
         limit: the first row that is not the program's (traced), or None when all of its block_n are.
         prefetch_ref: [elements] of a later kernel's weight, or None; prefetch_bytes of it are asked for.
+        early: whether the next kernel's programs may start at once, or only when this one's loads are done.
     """
 
     x_ref: Any
@@ -54,6 +55,7 @@ class Stream:
     interpret: bool
     prefetch_ref: Any = None
     prefetch_bytes: int = 0
+    early: bool = False
 
     def row_groups(self) -> list[tuple[jax.Array, jax.Array]]:
         """How x's rows are grouped: (rows int32 [m], which of them are valid bool [m]); one group of 16 in the
@@ -65,16 +67,20 @@ class Stream:
 
     def sums(self) -> list[tuple[jax.Array, ...]]:
         """Streams the weight past x: for each group of rows a tuple of C float32 [m, block_n]."""
+        if self.early:
+            let_next_start(self.interpret)
         return _sums_mma(self) if self.tiles.mma else _sums_fma(self)
 
-    def prefetch(self):
-        """The last programs to start, their own loads done, ask for what the next kernel reads first."""
+    def loaded(self):
+        """All loads are done: the last programs to start ask for what the next kernel reads first."""
         if self.prefetch_ref is not None and not self.interpret:
             threads = 32 * self.tiles.num_warps
             programs = pl.cdiv(self.shape.outputs, self.tiles.block_n)
             last = min(programs, self.prefetch_bytes // (LINE_BYTES * threads))
             program = pl.program_id(0) - (programs - last)
             prefetch(self.prefetch_ref, program, programs=last, threads=threads, limit_bytes=self.prefetch_bytes)
+        if not self.early:
+            let_next_start(self.interpret)
 
     def span(self, k, ragged):
         return Span(k, self.tiles.block_k, self.shape.inputs if ragged else None)
@@ -127,8 +133,7 @@ def _sums_fma(reader: Stream):
     zeros = jnp.zeros((tiles.block_n, tiles.block_k), jnp.float32)
     squares = (jnp.zeros((tiles.block_k,), jnp.float32),) * (shape.rows if norm is not None else 0)
     sums, squares = reader.blocks(body, (((zeros,) * shape.groups,) * shape.rows, squares), tiles.num_stages > 1)
-    reader.prefetch()
-    let_next_start(reader.interpret)
+    reader.loaded()
     out = []
     for m in range(shape.rows):
         scale = reader.inverse_rms(jnp.sum(squares[m])) if norm is not None else 1.0
@@ -170,8 +175,7 @@ def _sums_mma(reader: Stream):
 
     zeros = jnp.zeros((MMA_ROWS, tiles.block_n), jnp.float32)
     sums, squares = reader.blocks(body, ((zeros,) * shape.groups, no_squares if scale_last else ()))
-    reader.prefetch()
-    let_next_start(reader.interpret)
+    reader.loaded()
     if scale_last:
         scale = reader.inverse_rms(jnp.sum(squares, axis=1))
         sums = tuple(s * scale[:, None] for s in sums)

@@ -101,8 +101,8 @@ def shared_memory_bytes(tiles: Tiles, shape: StreamShape) -> int:
 def registers_per_thread(tiles: Tiles, shape: StreamShape) -> float:
     """Registers that a program needs at least, per thread; there are 255, and beyond them it spills to memory.
 
-    Those of the sums; of half a block of weights, unless it comes through shared memory; and, in the tensor-core form, of
-    normed activations, which every warp holds whole where two products share them.
+    Those of the sums; of half a block of weights, unless it comes through shared memory; and, in the tensor-core form,
+    of normed activations, which every warp holds whole where two products share them.
     """
     if shape.inputs < 2 * tiles.block_k:
         return 0.0  # nothing is carried from block to block
@@ -179,5 +179,7 @@ def default(shape: StreamShape, device: Device) -> Tiles:
         return Tiles(block_n=16, block_k=256 // shape.groups, num_warps=4, num_stages=4, mma=True)
     most = power_of_two_at_least(shape.inputs)
     if shape.weight_bytes < FEW_BYTES_A_MULTIPROCESSOR * device.num_sms:
-        return Tiles(block_n=2 // shape.groups, block_k=min(1024, most), num_warps=2)
-    return Tiles(block_n=8 // shape.groups, block_k=min(512, most), num_warps=4, num_stages=4)
+        return Tiles(block_n=2 // shape.groups, block_k=min(2048, most), num_warps=4 // shape.groups)
+    if shape.inputs <= 2048:
+        return Tiles(block_n=8 // shape.groups, block_k=min(256, most), num_warps=2, num_stages=4)
+    return Tiles(block_n=8 // shape.groups, block_k=512, num_warps=4, num_stages=4)

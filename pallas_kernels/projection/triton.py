@@ -20,7 +20,7 @@ def projection(options, *, x, weight, residual, prefetch):
         stream = Stream(
             x_ref=refs.x, norm_ref=None, w_ref=refs.w, first_row=first, limit=shape.outputs if ragged else None,
             shape=shape, tiles=tiles, norm=None, interpret=options.interpret,
-            prefetch_ref=refs.prefetch, prefetch_bytes=options.prefetch_bytes,
+            prefetch_ref=refs.prefetch, prefetch_bytes=options.prefetch_bytes, early=True,
         )  # fmt: skip
         columns = first + jnp.arange(tiles.block_n, dtype=jnp.int32)
         # What is added at the end is loaded at the start, while the weights are on their way.

@@ -72,6 +72,7 @@ def qkv(
     Two rows with one (sequence, position) are undefined. Gradients go through the reference. Works under jit, vmap
     and shard_map (pass `check_vma=False`); under vmap an unbatched cache comes back once per batch entry.
     """
+    checks.shape("x", x, ("B", "D"))
     checks.rows("x", x)
     dtype = checks.float_dtype("x", x)
     batch, width = x.shape

@@ -27,14 +27,16 @@ def test_without_a_gpu_xla_runs_and_says_so_once():
 
 @no_gpu
 def test_a_named_implementation_never_falls_back():
-    with pytest.raises(ValueError, match="^implementation: 'triton' needs an NVIDIA GPU"):
+    with pytest.raises(ValueError, match=r"^implementation: 'triton' needs an NVIDIA GPU"):
         implementation.resolve("triton")
     assert implementation.resolve("interpret") == "interpret"
     assert implementation.resolve("xla") == "xla"
 
 
 def test_an_unknown_implementation():
-    with pytest.raises(ValueError, match="^implementation: expected None or one of triton, xla, interpret, got 'cuda'"):
+    with pytest.raises(
+        ValueError, match=r"^implementation: expected None or one of triton, xla, interpret, got 'cuda'"
+    ):
         implementation.resolve("cuda")
 
 
@@ -53,7 +55,7 @@ def test_devices_by_kind(kind, key):
 
 
 def test_an_unknown_device_by_name():
-    with pytest.raises(ValueError, match="^device: expected one of a100, h100, h200, b200, got 'tpu'"):
+    with pytest.raises(ValueError, match=r"^device: expected one of a100, h100, h200, b200, got 'tpu'"):
         devices.named("tpu")
 
 
@@ -91,7 +93,7 @@ def test_tiles_from_the_argument_then_the_file_then_the_heuristic(tuned_file):
 
 def test_a_broken_tuned_file_is_named(tuned_file):
     tuned_file("{")
-    with pytest.raises(ValueError, match="^tuned/h200/op.json: "):
+    with pytest.raises(ValueError, match=r"^tuned/h200/op.json: "):
         resolve()
 
 

@@ -69,8 +69,8 @@ def make_row():
         row = dict(
             mode="gpu", op="out", model="tiny", rows=1, context=None, dtype="bf16",
             tiles=dict(block_n=4, block_k=256, num_warps=4, num_stages=1, mma=False),
-            status="ok", error=0.001, error_xla=0.001, feasible=None, median_us=10.0, p10_us=9.5, p90_us=10.5, samples=15,
-            calls=64, bytes=10_000_000, achieved_gbps=1000.0, ceiling_gbps=4000.0, percent_of_ceiling=25.0,
+            status="ok", error=0.001, error_xla=0.001, feasible=None, median_us=10.0, p10_us=9.5, p90_us=10.5,
+            samples=15, calls=64, bytes=10_000_000, achieved_gbps=1000.0, ceiling_gbps=4000.0, percent_of_ceiling=25.0,
             xla_us=20.0, compile_s=1.0, device="NVIDIA H200", driver="580.1", clocks=None, jax="0.11.2",
             kernels="0123456789ab", commit="c" * 40, dirty=False, command="python -m experiments.sweep",
             date="2026-01-02T03:04:05Z",

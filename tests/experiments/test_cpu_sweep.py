@@ -1,15 +1,24 @@
 """The sweep without a GPU, end to end on a small grid."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 
 from experiments import cases, cpu_sweep, results, sweep
 from experiments.rows import FEASIBLE, INTERPRET, LOWER, XLA_CPU
 
+ROOT = Path(__file__).resolve().parents[2]
 TIMES = ("median_us", "p10_us", "p90_us", "achieved_gbps", "percent_of_ceiling")
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
+    monkeypatch.setattr(sweep, "gpu_here", lambda: None)
     monkeypatch.setattr(cpu_sweep, "CPU_SECONDS", 0.001)
     monkeypatch.setattr(cpu_sweep.measure, "cpu_read_ceiling_gbps", lambda: 20.0)
 
@@ -88,3 +97,28 @@ def test_lowering_makes_a_triton_call(op, device):
     case = cases.make(op, "llama-3.2-1b")
     text = cpu_sweep.lower(case, case.tiles.default(case.shape, device), device)
     assert "triton" in text
+
+
+@pytest.mark.slow
+def test_control_c(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    command = [
+        sys.executable, "-m", "experiments.sweep", "--config=tiles.py", "--config.models=tiny", "--config.ops=out",
+        "--config.cpu_models=", "--config.interpret_tiles=0", f"--config.results={path}", "--config.plots=",
+    ]  # fmt: skip
+    environment = os.environ | dict(JAX_PLATFORMS="cpu")
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        for _ in range(600):
+            if path.exists() and len(path.read_text().splitlines()) >= 3:
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert "Interrupted" in out and "feasible" in out and "Traceback" not in err
+    assert len(results.read(path)) >= 3

@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -99,7 +100,15 @@ def test_tiles_that_no_search_space_has(make_options, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_promoting_needs_a_gpu(make_options, tmp_path):
+def test_a_gpu_that_is_not_known(monkeypatch):
+    monkeypatch.setattr(sweep.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(sweep.jax, "devices", lambda: [types.SimpleNamespace(device_kind="NVIDIA T4")])
+    with pytest.raises(UsageError, match="device: unknown GPU 'NVIDIA T4'; expected one of a100, h100"):
+        sweep.gpu_here()
+
+
+def test_promoting_needs_a_gpu(make_options, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "gpu_here", lambda: None)
     with pytest.raises(UsageError, match="promote: needs times of a GPU"):
         sweep.run(make_options(), ["sweep"], True)
     assert list(tmp_path.iterdir()) == []

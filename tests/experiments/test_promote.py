@@ -6,12 +6,12 @@ import json
 import pytest
 
 from experiments import cases, promote
-from pallas_kernels.common import tuned
+from pallas_kernels.common import devices, tuned
 
 CASE = cases.make("out", "tiny")
-HEURISTIC = dataclasses.asdict(CASE.tiles.default(CASE.shape, None))
-FAST = dict(HEURISTIC, block_n=8)
-FASTER = dict(HEURISTIC, block_n=16)
+HEURISTIC = dataclasses.asdict(CASE.tiles.default(CASE.shape, devices.DEVICES["h200"]))
+FAST = dict(HEURISTIC, num_warps=8)
+FASTER = dict(HEURISTIC, num_warps=16)
 
 
 @pytest.fixture

@@ -26,7 +26,14 @@ def files(tmp_path):
 
 def layer_row(make_row, **fields):
     row = make_row(op="layer", model="llama-3.1-8b", context=1024, median_us=110.0, p10_us=109.0, p90_us=111.0)
-    row = row | dict(bytes=440_000_000, implementation="triton", launches=5, beyond_bytes_us_per_launch=1.25, **fields)
+    row = row | dict(
+        bytes=440_000_000,
+        implementation="triton",
+        launches=5,
+        prefetch_bytes=8192,
+        beyond_bytes_us_per_launch=1.25,
+        **fields,
+    )
     del row["mode"], row["tiles"], row["status"]
     return row
 
@@ -57,7 +64,7 @@ def test_tables(files, make_row, capsys):
     assert "| out | tiny | 1 |  | 10.00 (9.50 to 10.50) | 1000 | 25.0 | 20.00 | 2.00 | 1.0e-03 (1.0e-03) |" in text
     assert "| attention | tiny | 1 | 1024 |" in text and "block_s=32 splits=8" in text
     assert "12.00" not in text and "4 were tried, 3 of them ran" in text
-    assert "| llama-3.1-8b | 1 | 1024 | triton | 110.00 (109.00 to 111.00) | 4000 | 100.0 | 5 | 1.25 |" in text
+    assert "| llama-3.1-8b | 1 | 1024 | triton | 8 | 110.00 (109.00 to 111.00) | 4000 | 100.0 | 5 | 1.25 |" in text
     for part in ("driver 580.1", "jax 0.11.2", "commit cccccccccccc", "2026-01-02", "`python -m experiments.sweep`"):
         assert part in text
     assert run("--check") == 0

@@ -1,0 +1,116 @@
+"""Which axis order of the KV cache reads faster: heads before positions, or positions before heads.
+
+    python -m experiments.cache_layout
+
+needs an NVIDIA GPU and takes about 20 seconds. A kernel with the grid and the blocks of decode attention only reads
+keys and values, from caches [P, K, Z, H] (one head's positions are contiguous) and [P, Z, K, H] (one position's heads
+are), in pages of 16 and 256 positions and in one page: cold, in a chain of dependent calls.
+"""
+
+import functools
+import json
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags
+from jax import lax
+from jax.experimental import pallas as pl
+
+from experiments import measure, provenance
+from experiments.models import MODELS
+from pallas_kernels.common import devices
+from pallas_kernels.common.launch import launch, let_next_start
+
+BLOCK_S, SPLITS, COLD_BYTES, STEPS_US = 64, 16, 300e6, 20_000
+LAYOUTS = ("PKZH", "PZKH")
+
+_RESULTS = flags.DEFINE_string("layout_results", "out/cache-layout-{device}.jsonl", "JSON lines that rows go to")
+
+
+def read(before: jax.Array, k: jax.Array, v: jax.Array, layout: str) -> jax.Array:
+    """Sums of the keys and values that each program reads, plus `before`: float32 [programs, H]."""
+    pages, kv_heads, page_size, head_dim = k.shape if layout == "PKZH" else (k.shape[i] for i in (0, 2, 1, 3))
+    rows = min(BLOCK_S, page_size)
+    blocks = pages * page_size // rows
+    each = blocks // SPLITS
+
+    def kernel(refs, sums_ref):
+        let_next_start(interpret=False)
+        split, head = pl.program_id(0), pl.program_id(1)
+
+        def step(j, total):
+            block = split * each + j
+            page, slots = block * rows // page_size, pl.ds(block * rows % page_size, rows)
+            where = (page, head, slots) if layout == "PKZH" else (page, slots, head)
+            return total + refs.k[where].astype(jnp.float32) + refs.v[where].astype(jnp.float32)
+
+        total = lax.fori_loop(0, each, step, jnp.zeros((rows, head_dim), jnp.float32))
+        program = head * SPLITS + split
+        sums_ref[program] = jnp.sum(total, axis=0) + refs.before[program]
+
+    return launch(
+        kernel,
+        name=f"read_{layout}",
+        grid=(SPLITS, kv_heads),
+        inputs=dict(before=before, k=k, v=v),
+        outputs=[jax.ShapeDtypeStruct(before.shape, jnp.float32)],
+        num_warps=4,
+        num_stages=1,
+    )[0]
+
+
+def time_layout(model: str, context: int, page_size: int, layout: str) -> tuple[measure.Timing, int]:
+    """Microseconds of one call, and the bytes that it reads."""
+    m = MODELS[model]
+    sizes = dict(P=context // page_size, K=m.num_kv_heads, Z=page_size, H=m.head_dim)
+    shape = tuple(sizes[axis] for axis in layout)
+    moved = 2 * 2 * context * m.num_kv_heads * m.head_dim
+    count = int(COLD_BYTES // moved) + 1
+    passes = int(STEPS_US / count / (moved / 4e6 + 3)) + 1
+    make = jax.jit(lambda key: jax.random.normal(key, shape, jnp.bfloat16))
+    caches = [tuple(make(k) for k in jax.random.split(key)) for key in jax.random.split(jax.random.key(0), count)]
+
+    def chain(before, caches):
+        def once(_, before):
+            return functools.reduce(lambda before, cache: read(before, *cache, layout), caches, before)
+
+        return lax.fori_loop(0, passes, once, before)
+
+    before = jnp.zeros((m.num_kv_heads * SPLITS, m.head_dim), jnp.float32)
+    program = jax.jit(chain).lower(before, caches).compile()
+    return measure.time_calls(lambda: program(before, caches), calls=count * passes, samples=7), moved
+
+
+def main(argv) -> None:
+    if jax.default_backend() != "gpu":
+        raise app.UsageError("the comparison of cache layouts needs an NVIDIA GPU")
+    origin = provenance.collect(["python", "-m", "experiments.cache_layout", *argv[1:]])
+    path = pathlib.Path(_RESULTS.value.format(device=devices.named(origin["device"]).key))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for model in ("llama-3.1-8b", "llama-3.2-1b"):
+        for context in (1024, 8192):
+            for page_size in (16, 256, context):
+                for layout in LAYOUTS:
+                    timing, moved = time_layout(model, context, page_size, layout)
+                    row = dict(
+                        op="cache_layout",
+                        model=model,
+                        context=context,
+                        page_size=page_size,
+                        layout=layout,
+                        median_us=round(timing.median_us, 3),
+                        p10_us=round(timing.p10_us, 3),
+                        p90_us=round(timing.p90_us, 3),
+                        bytes=moved,
+                        achieved_gbps=round(moved / timing.median_us / 1e3, 1),
+                        date=provenance.now(),
+                    )
+                    with path.open("a") as file:
+                        file.write(json.dumps(row | origin) + "\n")
+                    print(f"{model} {context} page {page_size:5} {layout}: {timing.median_us:7.2f} us", flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main, argv=sys.argv)
