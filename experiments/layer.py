@@ -7,6 +7,7 @@ tiles those that the kernels choose by themselves, the calls dependent, in comma
 per model and implementation is appended to the results, with the read ceiling measured in the same run.
 """
 
+import dataclasses
 import json
 import pathlib
 import sys
@@ -19,7 +20,7 @@ from jax import lax
 import pallas_kernels as pk
 from experiments import cases, measure, provenance
 from experiments.models import MODELS
-from pallas_kernels.common import devices
+from pallas_kernels.common import devices, tuned
 
 OPS = ("qkv", "attention", "out", "gate_up", "down")
 STEPS = 40
@@ -147,6 +148,16 @@ class Layers:
         return measure.time_calls(call, calls=steps * len(self.layers), samples=samples)
 
 
+def chosen_tiles(model: str, dtype: str, context: int) -> dict[str, dict]:
+    """By op, the tiles that the kernels choose by themselves on this device."""
+    device, found = tuned.current_device(), {}
+    for op in OPS:
+        case = cases.make(op, model, context=context, dtype=dtype)
+        default = case.tiles.default(case.shape, device)
+        found[op] = tuned.lookup(op, case.shape, device) or dataclasses.asdict(default)
+    return found
+
+
 def row_of(layers: Layers, implementation: str, prefetch: int, ceiling_gbps: float) -> dict:
     """Times one implementation and says what it means."""
     timing = layers.time(implementation, prefetch=prefetch)
@@ -161,6 +172,7 @@ def row_of(layers: Layers, implementation: str, prefetch: int, ceiling_gbps: flo
         dtype=layers.dtype,
         implementation=implementation,
         prefetch_bytes=prefetch,
+        tiles=chosen_tiles(layers.model, layers.dtype, layers.context) if implementation == "triton" else None,
         launches=launches,
         status="ok",
         median_us=round(timing.median_us, 3),

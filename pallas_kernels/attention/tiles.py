@@ -130,13 +130,14 @@ def search_space(shape: AttentionShape) -> list[Tiles]:
     """The tiles worth trying for `shape` on any device, before `feasible`."""
     return [
         Tiles(block_s=block_s, splits=splits, num_warps=num_warps, num_stages=num_stages)
-        for block_s in (16, 32, 64, 128, 256)
-        for splits in (1, 4, 8, 16, 32, 64)
+        for block_s in (16, 32, 64, 128)
+        for splits in (1, 8, 16, 32, 64)
         for num_warps in (2, 4, 8)
         for num_stages in (1, 2, 3, 4)
         if splits * block_s <= max(2 * shape.context, 16)
         # With a block for each split there is no loop, hence nothing to keep in flight.
-        and (num_stages == 1) == (splits * block_s >= shape.context)
+        and (num_stages == 1 or splits * block_s < shape.context)
+        and 1 <= block_s // (8 * num_warps) <= 4
     ]
 
 

@@ -141,10 +141,10 @@ def feasible(tiles: Tiles, shape: StreamShape, device: Device) -> Verdict:
 def search_space(shape: StreamShape) -> list[Tiles]:
     """The tiles worth trying for `shape` on any device, before `feasible`.
 
-    Vectors for few rows, with 16 to 64 weights a thread in a block; tensor cores from 3 rows on, and a few of them
-    below for comparison.
+    Vectors for few rows: with 16 to 64 weights a thread loaded in one go, or 16 to 32 in each block of a ring. Tensor
+    cores from 3 rows on, and a few of them below for comparison.
     """
-    spaces = []
+    spaces, widest = [], power_of_two_at_least(shape.inputs)
     if shape.rows <= 4:
         spaces = [
             Tiles(block_n=block_n, block_k=block_k, num_warps=num_warps, num_stages=num_stages)
@@ -152,8 +152,9 @@ def search_space(shape: StreamShape) -> list[Tiles]:
             for block_k in (256, 512, 1024, 2048)
             for num_warps in (2, 4, 8)
             for num_stages in (1, 3, 4, 6)
-            if 16 <= shape.groups * block_n * block_k // (32 * num_warps) <= 64
-            and block_k <= power_of_two_at_least(shape.inputs)
+            if 16 <= shape.groups * block_n * block_k // (32 * num_warps) <= (64 if num_stages == 1 else 32)
+            and block_k <= widest
+            and (num_stages == 1 or block_k <= 1024)
         ]
     few = shape.rows <= 2
     spaces += [

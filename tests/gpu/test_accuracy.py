@@ -114,7 +114,7 @@ def test_head_of_equal_and_odd_logits(form, implementation):
             token, value = pk.head(
                 jnp.ones((2, 300)), jnp.ones(300), weight, implementation=implementation, tiles=tiles
             )
-        expected = int(jnp.argmax(jnp.asarray(logits)))
+        expected = int(np.argmax(logits))  # XLA's own argmax on a GPU does not take the first NaN
         assert token.tolist() == [expected] * 2
         np.testing.assert_array_equal(value, logits[[expected] * 2])
 
