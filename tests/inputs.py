@@ -80,17 +80,8 @@ class Call:
     def replace(self, **arrays) -> "Call":
         return dataclasses.replace(self, arrays=self.arrays | arrays)
 
-    def cast(self, dtype) -> "Call":
-        """The same call with every float array in `dtype`."""
-
-        def one(x):
-            return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
-
-        return dataclasses.replace(
-            self,
-            arrays=jax.tree.map(one, self.arrays),
-            shape=dataclasses.replace(self.shape, dtype=str(jnp.dtype(dtype))),
-        )
+    def set(self, **options) -> "Call":
+        return dataclasses.replace(self, options=self.options | options)
 
 
 def _weight(draw, *rows: int, inputs: int, dtype, bias: bool) -> pk.DenseWeight:

@@ -167,7 +167,9 @@ def search_space(shape: StreamShape) -> list[Tiles]:
     return spaces
 
 
-FEW_BYTES_A_MULTIPROCESSOR = 128 << 10
+FEW_BYTES, MANY_BYTES = 128 << 10, 1 << 20
+"""Of weights for each multiprocessor: what its registers can hold at once, and where programs that take more at a time
+pay."""
 
 
 def default(shape: StreamShape, device: Device) -> Tiles:
@@ -178,9 +180,11 @@ def default(shape: StreamShape, device: Device) -> Tiles:
     """
     if shape.rows > 2:
         return Tiles(block_n=16, block_k=256 // shape.groups, num_warps=4, num_stages=4, mma=True)
-    most = power_of_two_at_least(shape.inputs)
-    if shape.weight_bytes < FEW_BYTES_A_MULTIPROCESSOR * device.num_sms:
-        return Tiles(block_n=2 // shape.groups, block_k=min(2048, most), num_warps=4 // shape.groups)
-    if shape.inputs <= 2048:
-        return Tiles(block_n=8 // shape.groups, block_k=min(256, most), num_warps=2, num_stages=4)
-    return Tiles(block_n=8 // shape.groups, block_k=512, num_warps=4, num_stages=4)
+    most, share = power_of_two_at_least(shape.inputs), shape.weight_bytes / device.num_sms
+    if share < FEW_BYTES:
+        return Tiles(block_n=2, block_k=min(2048 // shape.groups, most), num_warps=4)
+    if share > MANY_BYTES:
+        return Tiles(block_n=8 // shape.groups, block_k=min(512, most), num_warps=4, num_stages=4)
+    if shape.groups == 2 and shape.inputs > 2048:
+        return Tiles(block_n=8, block_k=256, num_warps=4, num_stages=4)
+    return Tiles(block_n=4, block_k=min(256, most), num_warps=2, num_stages=4)

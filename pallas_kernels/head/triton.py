@@ -12,6 +12,7 @@ from pallas_kernels.common.stream import Norm, Stream
 from pallas_kernels.common.tiles import power_of_two_at_least
 
 NO_TOKEN = 2**31 - 1
+LARGEST = float(jnp.finfo(jnp.float32).max)
 ARGMAX_BLOCK = 8192
 
 
@@ -41,9 +42,14 @@ def head(options, *, x, norm, weight):
     return _argmax(values, tokens, interpret=options.interpret)
 
 
+def _rank(logits):
+    """What logits are compared by: themselves, but NaN above infinity."""
+    return jnp.where(logits != logits, jnp.inf, jnp.minimum(logits, LARGEST))
+
+
 def _best(logits, tokens, mask):
     """Per row the token of the largest logit, the lowest among equals, and the logit; NaN counts as the largest."""
-    keys = jnp.where(mask, jnp.where(logits != logits, jnp.inf, logits), -jnp.inf)
+    keys = jnp.where(mask, _rank(logits), -jnp.inf)
     best = jnp.max(keys, axis=1)
     tokens = jnp.broadcast_to(tokens, keys.shape)
     token = jnp.min(jnp.where(mask & (keys == best[:, None]), tokens, NO_TOKEN), axis=1)
@@ -95,7 +101,7 @@ def _argmax(values, tokens, *, interpret):
             inside = span.indices() < programs
             value = load(refs.values, row, span, interpret=interpret)
             token = jnp.where(inside, load(refs.tokens, row, span, interpret=interpret), NO_TOKEN)
-            key = jnp.where(inside, jnp.where(value != value, jnp.inf, value), -jnp.inf)
+            key = jnp.where(inside, _rank(value), -jnp.inf)
             better = (key > best_key) | ((key == best_key) & (token < best_token))
             return (
                 jnp.where(better, key, best_key),

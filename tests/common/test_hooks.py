@@ -86,7 +86,7 @@ def test_the_kernels_use_them():
     assert "tt.num_stages" in lower(call, tiles)
     assert "tt.num_stages" not in lower(call, dataclasses.replace(tiles, num_stages=1))
     assert "prefetch.global.L2" not in lower(call, tiles)
-    ahead = dataclasses.replace(call.replace(prefetch=call.arrays["weight"]), options=dict(prefetch_bytes=2**20))
+    ahead = call.replace(prefetch=call.arrays["weight"]).set(prefetch_bytes=2**20)
     assert "prefetch.global.L2" in lower(ahead, tiles)
     assert "grid_dependency_launch_dependents" in lower(call, tiles)
 
@@ -95,5 +95,5 @@ def test_interpret_mode_does_without_them():
     call = inputs.projection(inputs.Values(0), rows=1, outputs=16, inputs=96, dtype="float32")
     tiles = Tiles(block_n=4, block_k=16, num_stages=4)
     plain = call("interpret", tiles)
-    ahead = dataclasses.replace(call.replace(prefetch=call.arrays["weight"]), options=dict(prefetch_bytes=2**20))
+    ahead = call.replace(prefetch=call.arrays["weight"]).set(prefetch_bytes=2**20)
     assert jnp.array_equal(ahead("interpret", tiles), plain)

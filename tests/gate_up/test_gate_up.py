@@ -34,16 +34,16 @@ def test_sizes_that_tiles_divide(mma):
 
 
 @pytest.mark.parametrize("mma", [False, True])
-def test_float16_activations_whose_squares_overflow(mma):
+def test_float16_activations_that_overflow_before_they_are_normed(mma):
     call = inputs.gate_up(inputs.Values(0), rows=2, width=100, features=24, dtype="float16")
-    large = call.replace(x=call.arrays["x"] * 4096)
+    x = call.arrays["x"].astype("float32")
+    large = call.replace(x=(x * (65000 / abs(x).max())).astype("float16"), norm=1.5 + abs(call.arrays["norm"]))
     assert_right(large, Tiles(block_n=16, block_k=32, mma=mma))
 
 
 def test_eps_counts_where_x_is_small():
     call = inputs.gate_up(inputs.Values(0), rows=1, width=40, features=20, dtype="float32")
-    call = call.replace(x=call.arrays["x"] * 1e-4)
-    call.options["eps"] = 1e-3
+    call = call.replace(x=call.arrays["x"] * 1e-4).set(eps=1e-3)
     assert_right(call, Tiles(block_n=4, block_k=16))
 
 

@@ -1,6 +1,5 @@
 """What happens between launches and from one to the next: repeats, counters, buffers, dependent launches."""
 
-import dataclasses
 import re
 
 import jax
@@ -69,8 +68,8 @@ def test_prefetching_changes_no_bit(name, implementation):
     later = pk.DenseWeight(rows=jnp.full((1000, 512), jnp.nan, jnp.bfloat16))
     plain = call(implementation)
     for count in (2**10, 2**19, 2**25):
-        ahead = dataclasses.replace(call, options=call.options | dict(prefetch_bytes=count))
-        assert_same_bits(ahead.replace(prefetch=later)(implementation), plain)
+        ahead = call.replace(prefetch=later).set(prefetch_bytes=count)
+        assert_same_bits(ahead(implementation), plain)
 
 
 def copies(call, tiles, donated, shape) -> list[str]:

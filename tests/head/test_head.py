@@ -63,6 +63,7 @@ def test_argmax_as_in_jax(implementation, tiles):
         "minus infinity but for one": dict.fromkeys(range(size), -np.inf) | {61: -1e30},
         "minus infinity": dict.fromkeys(range(size), -np.inf),
         "plus infinity": {9: np.inf, 60: np.inf},
+        "plus infinity before NaN": {9: np.inf, 11: np.nan, 60: np.inf},
     }
     for name, changes in cases.items():
         logits = base.copy()
