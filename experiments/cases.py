@@ -39,7 +39,7 @@ class Case:
     """An op at one problem size.
 
     Attributes:
-        tiles: the op's tiles module: Tiles, search_space(shape), feasible(tiles, shape, device), default(shape, device).
+        tiles: the op's tiles module: Tiles, search_space(shape), feasible(tiles, shape, device), default.
         cost: bytes and operations of one call.
         state: key -> what a call passes on.
         streamed: key -> what a call reads from memory, anew for every call of a chain.
@@ -113,9 +113,7 @@ def _qkv(model: ModelShape, rows: int, context: int, dtype: str) -> dict[str, An
         return q, state | dict(cache=cache)
 
     cost = qkv_cost.cost(shape)
-    return dict(
-        shape=shape, tiles=qkv_tiles, cost=cost, state=state, streamed=streamed, call=call, feeds_back=False
-    )
+    return dict(shape=shape, tiles=qkv_tiles, cost=cost, state=state, streamed=streamed, call=call, feeds_back=False)
 
 
 def _attention(model: ModelShape, rows: int, context: int, dtype: str) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def weights(model: str, key: jax.Array, dtype: str, context: int, rows: int = 1)
 
 
 def state(model: str, key: jax.Array, dtype: str, context: int, rows: int = 1) -> dict:
-    """What the layers share and pass on: the residual stream, positions (the cache's last), rotation tables, counters."""
+    """What the layers share and pass on: the residual stream, positions (the last), rotation tables, counters."""
     m = MODELS[model]
     angles = jax.random.uniform(key, (context, m.head_dim // 2), maxval=6.3)
     return dict(

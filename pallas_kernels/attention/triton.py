@@ -47,10 +47,11 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
         if page_table is None:
             page = owner
         elif block_in_page:  # the last block may be past the table when the capacity ends in it
-            page = jnp.maximum(refs.page_table[owner, jnp.minimum(j * block_s // page_size, pages - 1)], 0)
+            page = refs.page_table[owner, jnp.minimum(j * block_s // page_size, pages - 1)]
+            page = jnp.clip(page, 0, cache.k.shape[0] - 1)
         else:
             at = jnp.full((block_s,), owner), jnp.minimum(slots // page_size, pages - 1)
-            page = jnp.maximum(plt.load(refs.page_table.at[at]), 0)[:, None]
+            page = jnp.clip(plt.load(refs.page_table.at[at]), 0, cache.k.shape[0] - 1)[:, None]
         mask = None
         if inside is not None or dim_limit is not None or shape.context % block_s:
             counted = within if inside is None else inside
@@ -110,7 +111,8 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
 
             def next_block(j, carry):
                 inside = counts(j)
-                return step(*load_blocks(refs, owner, kv_head, j, inside), inside, carry)
+                k, v = load_blocks(refs, owner, kv_head, j, inside)
+                return step(k, v, inside, carry)
 
             peak, total, values = lax.fori_loop(begin, end, next_block, (peak, total, values))
         if refs.prefetch is not None and not interpret:

@@ -8,7 +8,7 @@ ACTIVATIONS = ("silu", "gelu_tanh")
 
 
 def rms_norm(x: jax.Array, weight: jax.Array | None, eps: float, offset: float) -> jax.Array:
-    """RMSNorm over the last axis in float32 (Zhang and Sennrich 2019): x / sqrt(mean(x^2) + eps) * (weight + offset)."""
+    """RMSNorm over the last axis in float32 (Zhang and Sennrich 2019): x / rms(x) * (weight + offset)."""
     x = x.astype(jnp.float32)
     x = x * lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps)
     return x if weight is None else x * (weight.astype(jnp.float32) + offset)

@@ -1,8 +1,8 @@
 """One-line errors for arguments: what they are called, what was expected, what came."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 DTYPES = ("bfloat16", "float16", "float32")
 MAX_ROWS = 16
@@ -40,7 +40,7 @@ def indices(name: str, array, expected: tuple, low: int, high: int) -> None:
     shape(name, array, expected)
     if array.dtype != jnp.int32:
         raise TypeError(f"{name}: expected dtype int32, got {array.dtype}")
-    if not isinstance(array, jax.core.Tracer):
+    if not isinstance(array, Tracer):
         values = np.asarray(array)
         if values.size and (values.min() < low or values.max() >= high):
             raise ValueError(f"{name}: expected values in [{low}, {high}), got {values.min()} to {values.max()}")

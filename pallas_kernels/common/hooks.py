@@ -7,11 +7,11 @@ slower). `tests/common/test_hooks.py` fails by name when a new JAX breaks one.
 
 from jax._src import core as jax_core
 from jax._src import effects, state, tree_util
-from jax._src.lib.mlir import ir
 from jax._src.lib.triton import dialect as tt_dialect
 from jax._src.pallas import core as pallas_core
 from jax._src.pallas.triton import gpu_info, lowering
 from jax._src.state import primitives as state_primitives
+from jaxlib.mlir import ir
 from jaxlib.triton import _triton_ops_gen as triton_ops
 
 

@@ -44,4 +44,5 @@ def locate(cache_k: jax.Array, positions: jax.Array, sequence: jax.Array | None,
     else:
         inside = (positions >= 0) & (positions < page_size * page_table.shape[1])
         page = page_table[sequence, jnp.where(inside, positions, 0) // page_size]
+        inside &= page >= 0
     return jnp.where(inside, page, cache_k.shape[0]), jnp.where(inside, positions, 0) % page_size

@@ -90,14 +90,14 @@ class Stream:
         indices = [(rows, cols)] if self.shape.groups == 1 else [(rows, c, cols) for c in range(self.shape.groups)]
         return [load(self.w_ref, *i, interpret=self.interpret, eviction_policy="evict_first") for i in indices]
 
-    def gain(self, k, ragged):
+    def gain(self, norm: Norm, k, ragged):
         weight = load(self.norm_ref, self.span(k, ragged), interpret=self.interpret)
-        return weight.astype(jnp.float32) + self.norm.offset
+        return weight.astype(jnp.float32) + norm.offset
 
-    def inverse_rms(self, sum_of_squares):
-        return lax.rsqrt(sum_of_squares / self.shape.inputs + self.norm.eps)
+    def inverse_rms(self, norm: Norm, sum_of_squares):
+        return lax.rsqrt(sum_of_squares / self.shape.inputs + norm.eps)
 
-    def blocks(self, body, carry, pipelined=False):
+    def blocks(self, body, carry, pipelined=False) -> Any:
         """Runs body(k, ragged, carry) over the reduction axis; only a last block that hangs over is masked."""
         block_k = self.tiles.block_k
         full, rest = divmod(self.shape.inputs, block_k)
@@ -120,7 +120,7 @@ def _sums_fma(reader: Stream):
     def body(k, ragged, carry):
         sums, squares = carry
         weights = [w.astype(jnp.float32) for w in reader.weights(k, ragged)]
-        gain = reader.gain(k, ragged) if norm is not None else None
+        gain = reader.gain(norm, k, ragged) if norm is not None else None
         new_sums, new_squares = [], []
         for m in range(shape.rows):
             x = load(reader.x_ref, m, reader.span(k, ragged), interpret=reader.interpret).astype(jnp.float32)
@@ -136,7 +136,7 @@ def _sums_fma(reader: Stream):
     reader.loaded()
     out = []
     for m in range(shape.rows):
-        scale = reader.inverse_rms(jnp.sum(squares[m])) if norm is not None else 1.0
+        scale = reader.inverse_rms(norm, jnp.sum(squares[m])) if norm is not None else 1.0
         out.append(tuple((jnp.sum(s, axis=1) * scale)[None, :] for s in sums[m]))
     return out
 
@@ -145,21 +145,21 @@ def _sums_mma(reader: Stream):
     shape, tiles, norm, dtype = reader.shape, reader.tiles, reader.norm, reader.w_ref.dtype
     precision = lax.Precision.HIGHEST if dtype == jnp.float32 else None
     # float16 overflows at 65504: there x is scaled before the product; in every other dtype the sums are, after it.
-    scale_first = norm is not None and dtype == jnp.float16
-    scale_last = norm is not None and not scale_first
+    norm_first = norm if dtype == jnp.float16 else None
+    norm_last = None if dtype == jnp.float16 else norm
 
     def load_x(k, ragged):
         return load(reader.x_ref, Span(0, MMA_ROWS, shape.rows), reader.span(k, ragged), interpret=reader.interpret)
 
     no_squares = jnp.zeros((MMA_ROWS, tiles.block_k), jnp.float32)
-    scale = None
-    if scale_first:
+    scale: Any = None
+    if norm_first is not None:
 
         def squares_of(k, ragged, squares):
             x = load_x(k, ragged).astype(jnp.float32)
             return squares + x * x
 
-        scale = reader.inverse_rms(jnp.sum(reader.blocks(squares_of, no_squares), axis=1))
+        scale = reader.inverse_rms(norm_first, jnp.sum(reader.blocks(squares_of, no_squares), axis=1))
 
     def body(k, ragged, carry):
         sums, squares = carry
@@ -167,16 +167,16 @@ def _sums_mma(reader: Stream):
         x = load_x(k, ragged)
         if norm is not None:
             x = x.astype(jnp.float32)
-            squares = squares + x * x if scale_last else squares
-            x = x * scale[:, None] if scale_first else x
-            x = (x * reader.gain(k, ragged)[None, :]).astype(dtype)
+            squares = squares + x * x if norm_last is not None else squares
+            x = x * scale[:, None] if norm_first is not None else x
+            x = (x * reader.gain(norm, k, ragged)[None, :]).astype(dtype)
         products = [plt.dot(x, w, trans_b=True, precision=precision) for w in weights]
         return tuple(s + p for s, p in zip(sums, products, strict=True)), squares
 
     zeros = jnp.zeros((MMA_ROWS, tiles.block_n), jnp.float32)
-    sums, squares = reader.blocks(body, ((zeros,) * shape.groups, no_squares if scale_last else ()))
+    sums, squares = reader.blocks(body, ((zeros,) * shape.groups, no_squares if norm_last is not None else ()))
     reader.loaded()
-    if scale_last:
-        scale = reader.inverse_rms(jnp.sum(squares, axis=1))
+    if norm_last is not None:
+        scale = reader.inverse_rms(norm_last, jnp.sum(squares, axis=1))
         sums = tuple(s * scale[:, None] for s in sums)
     return [sums]

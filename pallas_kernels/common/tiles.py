@@ -26,7 +26,7 @@ class Verdict(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StreamShape:
-    """The problem of one weight-streaming kernel: y[rows, outputs, groups] = x[rows, inputs] . w[outputs, groups, inputs].
+    """The problem of one weight-streaming kernel: y[rows, outputs, groups] = x[rows, inputs] . w.
 
     Attributes:
         rows: rows of x, 1 to 16.

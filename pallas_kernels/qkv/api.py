@@ -3,13 +3,14 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 
-from pallas_kernels.common import checks, implementation as impl
+from pallas_kernels.common import checks
+from pallas_kernels.common import implementation as impl
 from pallas_kernels.common.kv_cache import KVCache
 from pallas_kernels.common.tiles import StreamShape, Tiles
 from pallas_kernels.common.weights import DenseWeight
-from pallas_kernels.qkv import reference, tiles as qkv_tiles, triton
+from pallas_kernels.qkv import reference, triton
+from pallas_kernels.qkv import tiles as qkv_tiles
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,8 @@ def qkv(
         rope: (cos, sin), each float32 [S, R / 2] by position, R the rotated dimensions of a head (R <= H, split
             halves, Su et al. 2021), or None for no rotation.
         sequence: int32 [B], the sequence of each row; None for row i of sequence i.
-        page_table: int32 [sequences, pages of a sequence], -1 where there is no page yet, or None for a contiguous cache (page = sequence).
+        page_table: int32 [sequences, pages of a sequence], -1 where there is no page yet (nothing is written
+            there), or None for a contiguous cache (page = sequence).
         q_norm, k_norm: [H], the weights of a per-head RMSNorm of q and k before RoPE (Qwen 3, Gemma 3), or None.
         eps: added to the mean square, in both norms.
         norm_offset: added to the norms' weights (1.0 for Gemma).
@@ -80,7 +82,7 @@ def qkv(
     checks.shape("weight.rows", weight.rows, ("(N + 2K) * H / 2", 2, width))
     checks.same_dtype("weight.rows", weight.rows, "x", x)
     checks.shape("cache.k", cache.k, ("P", "K", "Z", "H"))
-    pages, kv_heads, page_size, head_dim = cache.k.shape
+    pages, kv_heads, _, head_dim = cache.k.shape
     checks.shape("cache.v", cache.v, cache.k.shape)
     checks.same_dtype("cache.v", cache.v, "cache.k", cache.k)
     outputs = weight.rows.shape[0]

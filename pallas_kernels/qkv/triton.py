@@ -23,7 +23,7 @@ def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rop
     grid = heads + 2 * kv_heads if whole_heads else pl.cdiv(shape.outputs, block_n)
     ragged = block_n != half if whole_heads else shape.outputs % block_n != 0
     capacity = page_size * (1 if page_table is None else page_table.shape[1])
-    rotary = 0 if rope is None else rope[0].shape[1]
+    known_positions, rotary = (0, 0) if rope is None else rope[0].shape
 
     def kernel(refs, q_ref, k_ref, v_ref):  # the cache is written through its output refs
         first = pl.program_id(0) * (half if whole_heads else block_n)
@@ -49,11 +49,12 @@ def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rop
             cached = valid & (position >= 0) & (position < capacity)
             page = rows if refs.sequence is None else plt.load(refs.sequence.at[rows], mask=cached, other=0)
             if refs.page_table is not None:
-                page = plt.load(refs.page_table.at[page, position // page_size], mask=cached, other=0)
+                page = plt.load(refs.page_table.at[page, position // page_size], mask=cached, other=-1)
+                cached &= (page >= 0) & (page < cache.k.shape[0])
             slot = jnp.where(cached, position, 0) % page_size
             turn = bias = None
             if rotary:
-                known = jnp.clip(position, 0, rope[0].shape[0] - 1)[:, None]
+                known = jnp.clip(position, 0, known_positions - 1)[:, None]
                 turned = mask & (i < rotary) & (is_q | is_k)
                 turn = gather(refs.cos, known, i, mask=turned, other=1.0), gather(refs.sin, known, i, mask=turned)
             if refs.bias is not None:
@@ -112,7 +113,7 @@ def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rop
             k_norm=k_norm,
             k=cache.k,
             v=cache.v,
-        ),  # fmt: skip
+        ),
         outputs=[
             jax.ShapeDtypeStruct((x.shape[0], heads, head_dim), x.dtype),
             jax.ShapeDtypeStruct(cache.k.shape, cache.k.dtype),
