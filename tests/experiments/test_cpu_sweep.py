@@ -68,10 +68,10 @@ def test_a_second_start_resumes(make_options, monkeypatch, capsys):
 
 
 def test_the_reasons_why_tiles_are_infeasible_are_counted(make_options, capsys):
-    options = make_options(models=("llama-3.1-8b",), cpu_models=(), lower_tiles=1, interpret_tiles=1)
+    options = make_options(models=("llama-3.1-8b",), rows=(8,), cpu_models=(), lower_tiles=1, interpret_tiles=1)
     assert sweep.run(options, ["sweep"], False) == 0
     row = results.read(options.results)[0]
-    case = cases.make("out", "llama-3.1-8b")
+    case = cases.make("out", "llama-3.1-8b", rows=8)
     for key, counted in row["feasible"].items():
         device = cpu_sweep.DEVICES[key]
         verdicts = [case.tiles.feasible(tile, case.shape, device) for tile in case.tiles.search_space(case.shape)]
