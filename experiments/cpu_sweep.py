@@ -20,7 +20,7 @@ from experiments.cases import Case
 from experiments.gpu import Program
 from experiments.gpu_sweep import progress
 from experiments.options import Options
-from experiments.results import Log, Row
+from experiments.row_log import Log, Row
 from experiments.rows import FEASIBLE, INTERPRET, LOWER, XLA_CPU, blank, rounded
 from experiments.tables import Number, number
 from pallas_kernels.common.devices import DEVICES, Device

@@ -13,7 +13,7 @@ from experiments import gpu, grid, provenance
 from experiments.cases import Case
 from experiments.gpu import Bench, Machine, Plan, Program
 from experiments.options import Options
-from experiments.results import KEY_FIELDS, Log, Row
+from experiments.row_log import KEY_FIELDS, Log, Row
 from experiments.rows import GPU, blank, rounded
 from pallas_kernels.common.devices import Device
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments import cases, grid, tables
 from experiments.options import Options
-from experiments.results import Row
+from experiments.row_log import Row
 from experiments.rows import GPU, XLA_CPU
 from pallas_kernels.common.devices import Device
 

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import cases, results, tables
+from experiments import cases, row_log, tables
 from experiments.cases import Case
 from experiments.options import fail
-from experiments.results import SOFTWARE, ResultsError, Row
+from experiments.row_log import SOFTWARE, ResultsError, Row
 from pallas_kernels.common import devices
 from pallas_kernels.common.devices import Device
 
@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for path in paths:
             if not Path(path).is_file():
                 raise ResultsError(f"{path}: no such file")
-            rows += results.read(path)
+            rows += row_log.read(path)
         found = [devices.find(row.get("device") or "") for row in rows if row.get("mode") == "gpu"]
         if not any(found):
             raise ResultsError(f"{', '.join(paths)}: no rows measured on a known GPU")

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import results, tables
+from experiments import row_log, tables
 from experiments.options import fail
 from experiments.promote import newest
-from experiments.results import ResultsError, Row
+from experiments.row_log import ResultsError, Row
 from experiments.rows import GPU
 from experiments.tables import number
 
@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=RESULTS, help="a folder of JSONL files")
     arguments = parser.parse_args(argv)
     try:
-        rows = [row for path in sorted(arguments.results.glob("*.jsonl")) for row in results.read(path)]
+        rows = [row for path in sorted(arguments.results.glob("*.jsonl")) for row in row_log.read(path)]
         if not arguments.readme.is_file():
             raise ResultsError(f"readme: no file {arguments.readme}")
         old = arguments.readme.read_text()

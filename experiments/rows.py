@@ -17,7 +17,7 @@ from typing import Any
 
 from experiments import grid
 from experiments.cases import Case
-from experiments.results import Row
+from experiments.row_log import Row
 
 GPU, INTERPRET, LOWER, FEASIBLE, XLA_CPU = "gpu", "interpret", "lower", "feasible", "xla-cpu"
 """The modes of a row. Only `gpu` has times of a kernel: `interpret` checks one in Pallas's interpreter, `lower` lowers

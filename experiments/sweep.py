@@ -19,7 +19,7 @@ from experiments.cases import OPS
 from experiments.gpu import DeviceLost, Machine
 from experiments.gpu_sweep import Sweep
 from experiments.options import Options, UsageError, fail, parse
-from experiments.results import SOFTWARE, Log, ResultsError, Row
+from experiments.row_log import SOFTWARE, Log, ResultsError, Row
 from pallas_kernels.common import devices
 from pallas_kernels.common.devices import Device
 

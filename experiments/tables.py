@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.results import Row
+from experiments.row_log import Row
 
 CASE_FIELDS = ("op", "model", "rows", "context", "dtype")
 

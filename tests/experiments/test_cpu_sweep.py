@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import cases, cpu_sweep, results, sweep
+from experiments import cases, cpu_sweep, row_log, sweep
 from experiments.rows import FEASIBLE, INTERPRET, LOWER, XLA_CPU
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +26,7 @@ def quick(monkeypatch):
 def test_end_to_end(make_options, tmp_path, capsys):
     options = make_options(ops=("out", "attention"), plots=str(tmp_path / "plots"))
     assert sweep.run(options, ["sweep"], False) == 0
-    rows = results.read(options.results)
+    rows = row_log.read(options.results)
     by_mode = {mode: [row for row in rows if row["mode"] == mode] for mode in (FEASIBLE, LOWER, INTERPRET, XLA_CPU)}
     assert {mode: len(found) for mode, found in by_mode.items()} == {FEASIBLE: 2, LOWER: 4, INTERPRET: 4, XLA_CPU: 2}
     assert len(rows) == 12
@@ -60,17 +60,17 @@ def test_a_second_start_resumes(make_options, monkeypatch, capsys):
 
     monkeypatch.setattr(cpu_sweep.gpu.Bench, "check", interrupted)
     assert sweep.run(options, ["sweep"], False) == 130
-    first = results.read(options.results)
+    first = row_log.read(options.results)
     assert [row["mode"] for row in first] == [FEASIBLE, LOWER, LOWER, INTERPRET]
     assert sweep.run(options, ["sweep"], False) == 0
-    rows = results.read(options.results)
+    rows = row_log.read(options.results)
     assert rows[:4] == first and len(rows) == 6
 
 
 def test_the_reasons_why_tiles_are_infeasible_are_counted(make_options, capsys):
     options = make_options(models=("llama-3.1-8b",), rows=(8,), cpu_models=(), lower_tiles=1, interpret_tiles=1)
     assert sweep.run(options, ["sweep"], False) == 0
-    row = results.read(options.results)[0]
+    row = row_log.read(options.results)[0]
     case = cases.make("out", "llama-3.1-8b", rows=8)
     for key, counted in row["feasible"].items():
         device = cpu_sweep.DEVICES[key]
@@ -87,7 +87,7 @@ def test_a_tile_that_does_not_lower_is_a_row(make_options, monkeypatch, capsys):
     monkeypatch.setattr(cpu_sweep, "lower", fail)
     options = make_options(cpu_models=(), interpret_tiles=1)
     assert sweep.run(options, ["sweep"], False) == 0
-    rows = [row for row in results.read(options.results) if row["mode"] == LOWER]
+    rows = [row for row in row_log.read(options.results) if row["mode"] == LOWER]
     assert {row["status"] for row in rows} == {"lowering failed: NotImplementedError: no lowering rule"}
     assert "0 of a sample of 2" in capsys.readouterr().out
 
@@ -121,4 +121,4 @@ def test_control_c(tmp_path):
         process.kill()
     assert process.returncode == 130, err
     assert "Interrupted" in out and "feasible" in out and "Traceback" not in err
-    assert len(results.read(path)) >= 3
+    assert len(row_log.read(path)) >= 3

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import cases, gpu, gpu_sweep, results, sweep
-from experiments.results import Log
+from experiments import cases, gpu, gpu_sweep, row_log, sweep
+from experiments.row_log import Log
 
 
 def swept(options, machine, device, promoting=False):
     status = sweep.run(options, ["sweep", "--config=tiles.py"], promoting, device, machine)
-    return status, results.read(options.results)
+    return status, row_log.read(options.results)
 
 
 def test_rows(make_options, make_machine, device, capsys):
@@ -61,9 +61,9 @@ def test_interruption_loses_nothing_and_a_second_start_resumes(when, kept, make_
     status, rows = swept(options, make_machine(), device)
     assert status == 0 and len(rows) == 4
     assert rows[: len(done)] == done
-    assert len({results.key(row) for row in rows}) == 4
+    assert len({row_log.key(row) for row in rows}) == 4
     swept(options, make_machine(), device)
-    assert len(results.read(options.results)) == 4
+    assert len(row_log.read(options.results)) == 4
 
 
 def test_a_half_written_row_is_measured_again(make_options, make_machine, device):
@@ -72,13 +72,13 @@ def test_a_half_written_row_is_measured_again(make_options, make_machine, device
     with open(options.results, "rb+") as file:
         file.truncate(len(file.read()) - 30)
     _, rows = swept(options, make_machine(), device)
-    assert len(rows) == 4 and len({results.key(row) for row in rows}) == 4
+    assert len(rows) == 4 and len({row_log.key(row) for row in rows}) == 4
 
 
 def test_a_corrupt_file_stops_the_sweep(make_options, make_machine, device, tmp_path):
     options = make_options()
     (tmp_path / "rows.jsonl").write_text("{\n{}\n")
-    with pytest.raises(results.ResultsError, match=r"rows\.jsonl:1"):
+    with pytest.raises(row_log.ResultsError, match=r"rows\.jsonl:1"):
         swept(options, make_machine(), device)
     assert (tmp_path / "rows.jsonl").read_text() == "{\n{}\n"
 
@@ -126,7 +126,7 @@ def test_a_kernel_that_fails_is_a_row_and_the_sweep_goes_on(
     with Log(tmp_path / "rows.jsonl") as log:
         failing = dataclasses.replace(case, call=call)
         assert gpu_sweep.Sweep(make_options(), log, make_machine(), device, origin).run([failing]) == 0
-    rows = results.read(tmp_path / "rows.jsonl")
+    rows = row_log.read(tmp_path / "rows.jsonl")
     assert len(rows) == 4 and rows[0]["status"] == "ok"
     for row in rows[1:]:
         assert row["status"].startswith(message), row["status"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import cases, promote, results, tables
+from experiments import cases, promote, row_log, tables
 from pallas_kernels.common import devices
 
 RESULTS = Path(__file__).resolve().parents[2] / "experiments" / "results"
@@ -14,7 +14,7 @@ SLOWER = 1.15
 
 def measured():
     """(device, case fields, rows) of every case that a GPU measured."""
-    rows = [row for path in sorted(RESULTS.glob("*.jsonl")) for row in results.read(path)]
+    rows = [row for path in sorted(RESULTS.glob("*.jsonl")) for row in row_log.read(path)]
     for device in devices.DEVICES.values():
         for fields, members in tables.by_case(promote.gpu_rows(rows, device)).items():
             yield pytest.param(device, fields, members, id="-".join(map(str, (device.key, *fields))))

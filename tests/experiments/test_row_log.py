@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from experiments import results
-from experiments.results import Log, ResultsError
+from experiments import row_log
+from experiments.row_log import Log, ResultsError
 
 
 def lines(path):
@@ -16,7 +16,7 @@ def test_rows_are_there_as_soon_as_they_are_appended(tmp_path, make_row):
     path = tmp_path / "deep" / "rows.jsonl"
     log = Log(path)
     log.append(make_row())
-    assert results.read(path) == [make_row()]  # before it is closed
+    assert row_log.read(path) == [make_row()]  # before it is closed
     log.close()
 
 
@@ -36,11 +36,11 @@ def test_a_half_written_last_line_is_left_out_and_repaired(tmp_path, make_row, c
     path = tmp_path / "rows.jsonl"
     whole = json.dumps(make_row()) + "\n"
     path.write_text(whole + json.dumps(make_row(rows=2))[:cut])
-    assert results.read(path) == [make_row()]
+    assert row_log.read(path) == [make_row()]
     with Log(path) as log:
         assert log.rows == [make_row()]
         log.append(make_row(rows=3))
-    assert results.read(path) == [make_row(), make_row(rows=3)]
+    assert row_log.read(path) == [make_row(), make_row(rows=3)]
     assert len(lines(path)) == 2
 
 
@@ -49,7 +49,7 @@ def test_a_last_line_that_lacks_only_its_newline_is_kept(tmp_path, make_row):
     path.write_text(json.dumps(make_row()))
     with Log(path) as log:
         log.append(make_row(rows=2))
-    assert results.read(path) == [make_row(), make_row(rows=2)]
+    assert row_log.read(path) == [make_row(), make_row(rows=2)]
 
 
 @pytest.mark.parametrize("bad", ["{broken\n", "[1, 2]\n", '{"op": "out"}\n', "nonsense\n"])
@@ -60,7 +60,7 @@ def test_a_corrupt_line_is_an_error_that_names_it(tmp_path, make_row, bad, at):
     whole.insert(at, bad)
     path.write_text("".join(whole))
     before = path.read_bytes()
-    for opened in (results.read, Log):
+    for opened in (row_log.read, Log):
         with pytest.raises(ResultsError, match=rf"rows.jsonl:{at + 1}: expected"):
             opened(path)
     assert path.read_bytes() == before
@@ -69,7 +69,7 @@ def test_a_corrupt_line_is_an_error_that_names_it(tmp_path, make_row, bad, at):
 def test_blank_lines_do_no_harm(tmp_path, make_row):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(make_row()) + "\n\n")
-    assert results.read(path) == [make_row()]
+    assert row_log.read(path) == [make_row()]
 
 
 def test_a_file_that_cannot_be_opened(tmp_path):
