@@ -8,6 +8,8 @@ from pallas_kernels.common import tuned
 from pallas_kernels.common.devices import Device
 from pallas_kernels.common.tiles import MAX_THREADS, MMA_ROWS, Verdict, is_power_of_two, power_of_two_at_least
 
+FEWEST_PROGRAMS = 32
+"""Fewer leave most of any GPU idle."""
 COMBINED_A_THREAD = 64
 """Elements of partials that a thread of the combining program reads in one go."""
 
@@ -77,8 +79,8 @@ def combined_at_once(tiles: Tiles, shape: AttentionShape) -> int:
 def shared_memory_bytes(tiles: Tiles, shape: AttentionShape) -> int:
     """Shared memory of one program, from what XLA asks for on Ampere, Hopper and Blackwell: at most this, nearly exact.
 
-    The queries, a block of weights, and the ring of key and value blocks. A loop of `num_stages` keeps one block less
-    than that in flight, and half as many where it must first look up the page.
+    The queries, a block of weights, and the ring of key and value blocks: a loop of `num_stages` keeps one block less
+    than that in flight.
     """
     queries = shape.group_rows * shape.padded_head_dim * shape.itemsize
     weights = shape.group_rows * tiles.block_s * shape.itemsize
@@ -86,9 +88,7 @@ def shared_memory_bytes(tiles: Tiles, shape: AttentionShape) -> int:
     if tiles.num_stages == 1 or tiles.splits * tiles.block_s >= shape.context:
         # Nothing is in flight: keys and values pass through it one after the other, or together in float32.
         return (2 if shape.itemsize == 4 else 1) * block + queries + weights
-    paged = shape.page_size < shape.context
-    ahead = max(1, (tiles.num_stages - 1) // 2) if paged else tiles.num_stages - 1
-    return 2 * ahead * block + queries + weights + (16 * tiles.block_s if paged else 0) + 256
+    return 2 * (tiles.num_stages - 1) * block + queries + weights + 256
 
 
 def registers_per_thread(tiles: Tiles, shape: AttentionShape) -> float:
@@ -135,6 +135,7 @@ def search_space(shape: AttentionShape) -> list[Tiles]:
         for num_warps in (2, 4, 8)
         for num_stages in (1, 2, 3, 4)
         if splits * block_s <= max(2 * shape.context, 16)
+        and (splits * shape.rows * shape.kv_heads >= FEWEST_PROGRAMS or splits * block_s >= shape.context)
         # With a block for each split there is no loop, hence nothing to keep in flight.
         and (num_stages == 1 or splits * block_s < shape.context)
         and 1 <= block_s // (8 * num_warps) <= 4

@@ -5,6 +5,8 @@ Dao et al. 2023) and leaves float32 partials: the maximum, the sum and the weigh
 head) tells the last program; it reads the partials back from L2, combines them and sets the counter to zero again.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -12,13 +14,16 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 
 from pallas_kernels.attention.tiles import combined_at_once
-from pallas_kernels.common.blocks import Span, load, store, view
+from pallas_kernels.common.blocks import Span, gather, load, store
 from pallas_kernels.common.launch import launch, let_next_start
 from pallas_kernels.common.prefetch import flat_rows
 from pallas_kernels.common.prefetch import prefetch as ask_for
 
 LOG2_E = 1.4426950408889634
 LOWEST = -1e30
+"""Where a maximum starts: finite, so that what is masked with -inf weighs exp2(-inf - LOWEST) = 0 even alone."""
+SUM_COLUMNS = 16
+"""Columns of ones in the product that sums the weights: the narrowest that the tensor cores take."""
 
 
 def attention(options, *, q, cache, lengths, sequence, page_table, counters, prefetch):
@@ -36,33 +41,38 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
     last_block = pl.cdiv(shape.context, block_s) - 1
     one_block_each = splits > last_block
 
-    def load_blocks(refs, owner, kv_head, j, inside):
-        """Keys and values of block j, [block_s, padded_dim] each; what is not inside reads as zero.
+    def slots_of(j):
+        return j * block_s + jnp.arange(block_s, dtype=jnp.int32)
 
-        Without `inside` (bool [block_s]), only what is past the capacity or the head does.
-        """
-        slots = j * block_s + jnp.arange(block_s, dtype=jnp.int32)
-        within = slots < shape.context
-        full, dims = (block_s, padded_dim), jnp.arange(padded_dim, dtype=jnp.int32)
+    def page_of(refs, owner, j):
+        """The page of block j, or those of its keys [block_s, 1] where a block spans pages."""
         if page_table is None:
-            page = owner
-        elif block_in_page:  # the last block may be past the table when the capacity ends in it
+            return owner
+        # The last block may be past the table, when the capacity ends in it.
+        if block_in_page:
             page = refs.page_table[owner, jnp.minimum(j * block_s // page_size, pages - 1)]
-            page = jnp.clip(page, 0, cache.k.shape[0] - 1)
         else:
-            at = jnp.full((block_s,), owner), jnp.minimum(slots // page_size, pages - 1)
-            page = jnp.clip(plt.load(refs.page_table.at[at]), 0, cache.k.shape[0] - 1)[:, None]
+            at = jnp.full((block_s,), owner), jnp.minimum(slots_of(j) // page_size, pages - 1)
+            page = plt.load(refs.page_table.at[at])[:, None]
+        return jnp.clip(page, 0, cache.k.shape[0] - 1)
+
+    def load_block(ref, page, kv_head, j, inside=None):
+        """Block j of keys or values, [block_s, padded_dim]; what is outside the capacity or the head reads as zero.
+
+        So does, with `inside` (bool [block_s]), what is not inside.
+        """
+        slots = slots_of(j)
+        full, dims = (block_s, padded_dim), jnp.arange(padded_dim, dtype=jnp.int32)
         mask = None
         if inside is not None or dim_limit is not None or shape.context % block_s:
-            counted = within if inside is None else inside
+            counted = slots < shape.context if inside is None else inside
             mask = jnp.broadcast_to(counted[:, None] & (dims < head_dim)[None, :], full)
         if block_in_page and not interpret:
             index = page, kv_head, pl.ds(j * block_s % page_size, block_s), pl.ds(0, padded_dim)
         else:
             parts = page, kv_head, (slots % page_size)[:, None], dims[None, :]
             index = tuple(jnp.broadcast_to(part, full) for part in parts)
-        other = None if mask is None else 0.0
-        return [plt.load(ref.at[index], mask=mask, other=other) for ref in (refs.k, refs.v)]
+        return plt.load(ref.at[index], mask=mask, other=None if mask is None else 0.0)
 
     def kernel(refs, out_ref, *scratch):
         let_next_start(interpret)
@@ -71,63 +81,79 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
         heads, dims = Span(0, group_rows, group_limit), Span(0, padded_dim, dim_limit)
 
         def counts(j):
-            position = j * block_s + jnp.arange(block_s, dtype=jnp.int32)
+            position = slots_of(j)
             return (position < length) & (position >= oldest)
 
-        def step(k, v, inside, carry):
+        def step(query, k, v, inside, carry):
             peak, total, values = carry
-            scores = plt.dot(query, k, trans_b=True, precision=precision) * options.scale
-            if options.soft_cap is not None:
-                scores = options.soft_cap * jnp.tanh(scores / options.soft_cap)
-            scores = jnp.where(inside[None, :], scores * LOG2_E, LOWEST)
+            scores = plt.dot(query, k, trans_b=True, precision=precision)
+            if options.soft_cap is None:
+                scores = scores * (options.scale * LOG2_E)
+            else:
+                scores = options.soft_cap * LOG2_E * jnp.tanh(scores * (options.scale / options.soft_cap))
+            scores = jnp.where(inside[None, :], scores, -jnp.inf)
             new_peak = jnp.maximum(peak, jnp.max(scores, axis=1))
-            weights = jnp.where(inside[None, :], jnp.exp2(scores - new_peak[:, None]), 0.0)
-            decay = jnp.exp2(peak - new_peak)
-            total = total * decay + jnp.sum(weights, axis=1)
-            values = values * decay[:, None] + plt.dot(weights.astype(v.dtype), v, precision=precision)
+            weights = jnp.exp2(scores - new_peak[:, None]).astype(v.dtype)
+            decay = jnp.exp2(peak - new_peak)[:, None]
+            # A product with ones sums the weights without the barriers that a sum over warps takes.
+            ones = jnp.ones((block_s, SUM_COLUMNS), v.dtype)
+            total = total * decay + plt.dot(weights, ones, precision=precision)
+            values = values * decay + plt.dot(weights, v, precision=precision)
             return new_peak, total, values
 
+        # The order of the loads matters. The backend moves queries and keys into shared memory as soon as they are
+        # loaded, and what stands behind that waits for them: so they come last, and the queries pass through a select
+        # (on the length, which is asked for before them) so that their move comes after the keys' loads.
+        #
         # Where a block for each split covers the cache, which block is a split's depends on no length: its keys and
         # values are under way before the length has come. Else the splits share what the length leaves them.
-        only = load_blocks(refs, owner, kv_head, jnp.minimum(split, last_block), None) if one_block_each else None
-        query = load(refs.q, row, kv_head, heads, dims, interpret=interpret)
+        only = jnp.minimum(split, last_block)
+        page = page_of(refs, owner, only) if one_block_each else None
+        v = load_block(refs.v, page, kv_head, only) if one_block_each else None
         length = jnp.minimum(refs.lengths[row], shape.context)
         oldest = jnp.int32(0) if window is None else jnp.maximum(length - window, 0)
+        query = load(refs.q, row, kv_head, heads, dims, interpret=interpret)
+        k = load_block(refs.k, page, kv_head, only) if one_block_each else None
+        query = jnp.where(length > 0, query, jnp.zeros_like(query))
+        if refs.prefetch is not None and not interpret:
+            programs = shape.rows * shape.kv_heads * splits
+            program = (row * shape.kv_heads + kv_head) * splits + split
+            ask_for(refs.prefetch, program, programs=programs, limit_bytes=options.prefetch_bytes)
 
-        peak = jnp.full((group_rows,), LOWEST, jnp.float32)
-        total = jnp.zeros((group_rows,), jnp.float32)
-        values = jnp.zeros((group_rows, padded_dim), jnp.float32)
-        if only is not None:
-            k, v = only
-            # Outside may be anything, NaN too: scores are replaced, and values, since 0 * NaN is NaN.
+        carry = (
+            jnp.full((group_rows,), LOWEST, jnp.float32),
+            jnp.zeros((group_rows, SUM_COLUMNS), jnp.float32),
+            jnp.zeros((group_rows, padded_dim), jnp.float32),
+        )
+        # What is not attended to may be anything, NaN too: scores are replaced, and values are, since 0 * NaN is NaN.
+        if one_block_each:
             v = jnp.where(counts(split)[:, None], v, jnp.zeros_like(v))
-            peak, total, values = step(k, v, counts(split), (peak, total, values))
+            carry = step(query, k, v, counts(split), carry)
         else:
-            first = oldest // block_s
-            blocks = pl.cdiv(length, block_s) - first
-            share = pl.cdiv(blocks, splits)
+            first, stop = oldest // block_s, pl.cdiv(length, block_s)
+            share = pl.cdiv(stop - first, splits)
             begin = first + split * share
-            end = jnp.minimum(begin + share, first + blocks)
+            end = jnp.minimum(begin + share, stop)
 
             def next_block(j, carry):
+                page, carry = carry
                 inside = counts(j)
-                k, v = load_blocks(refs, owner, kv_head, j, inside)
-                return step(k, v, inside, carry)
+                keys = load_block(refs.k, page, kv_head, j)
+                values = load_block(refs.v, page, kv_head, j, inside)
+                # The page of the block after this one is looked up a block ahead, or each block would wait for it.
+                return page_of(refs, owner, j + 1), step(query, keys, values, inside, carry)
 
-            peak, total, values = lax.fori_loop(begin, end, next_block, (peak, total, values))
-        if refs.prefetch is not None and not interpret:
-            ask_for(
-                refs.prefetch, (row * shape.kv_heads + kv_head) * splits + split, threads=32 * tiles.num_warps,
-                programs=shape.rows * shape.kv_heads * splits, limit_bytes=options.prefetch_bytes,
-            )  # fmt: skip
+            _, carry = lax.fori_loop(begin, end, next_block, (page_of(refs, owner, begin), carry))
+        peak, total, values = carry
+        total = jnp.max(total, axis=1)  # every column is the sum
 
         def finish(heads, total, values):
             # A row of length 0 attends to nothing and gets zeros.
-            out = values / jnp.where(total == 0.0, 1.0, total)[:, None]
+            out = values / jnp.where(total == 0.0, 1.0, total)
             store(out_ref, row, kv_head, heads, dims, value=out, interpret=interpret)
 
         if splits == 1:
-            finish(heads, total, values)
+            finish(heads, total[:, None], values)
             return
         counters_ref, stats_ref, partial_ref = scratch
         kept, every_dim = Span(0, group_rows, kept_rows), Span(0, padded_dim)
@@ -136,35 +162,38 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
         store(partial_ref, row, kv_head, split, kept, every_dim, value=values, interpret=interpret)
         if not interpret:
             plt.debug_barrier()  # every thread's partials are written before one thread counts
+        # It releases this program's partials and, for the last program, acquires the others'.
         arrived = plt.atomic_add(counters_ref, (row, kv_head), jnp.int32(1))
 
         @pl.when(arrived == splits - 1)
         def _():
+            # A thread combines its own elements over all splits, so that no thread waits for another.
             at_once = combined_at_once(tiles, shape)
-
-            def read(ref, start, *index):
-                at, _ = view(ref, row, kv_head, Span(start, at_once), *index, interpret=interpret)
-                return plt.load(at, volatile=not interpret)
-
-            all_heads, all_dims = Span(0, kept_rows), Span(0, padded_dim)
+            head = jnp.arange(kept_rows, dtype=jnp.int32)[:, None]
 
             def combine(j, carry):
                 peak, total, values = carry
-                start = j * at_once
-                peaks = read(stats_ref, start, 0, all_heads)
-                new_peak = jnp.maximum(peak, jnp.max(peaks, axis=0))
-                weights = jnp.exp2(peaks - new_peak[None, :])
+                mine = [j * at_once + i for i in range(at_once)]
+                parts = [
+                    load(partial_ref, row, kv_head, i, Span(0, kept_rows), every_dim, interpret=interpret) for i in mine
+                ]
+                peaks = [gather(stats_ref, row, kv_head, i, 0, head, mask=head < kept_rows) for i in mine]
+                totals = [gather(stats_ref, row, kv_head, i, 1, head, mask=head < kept_rows) for i in mine]
+                new_peak = functools.reduce(jnp.maximum, peaks, peak)
                 decay = jnp.exp2(peak - new_peak)
-                total = total * decay + jnp.sum(weights * read(stats_ref, start, 1, all_heads), axis=0)
-                parts = read(partial_ref, start, all_heads, all_dims)
-                values = values * decay[:, None] + jnp.sum(weights[:, :, None] * parts, axis=0)
+                total, values = total * decay, values * decay
+                for part, top, its_total in zip(parts, peaks, totals, strict=True):
+                    weight = jnp.exp2(top - new_peak)
+                    total, values = total + weight * its_total, values + weight * part
                 return new_peak, total, values
 
-            zeros = jnp.zeros((kept_rows,), jnp.float32), jnp.zeros((kept_rows, padded_dim), jnp.float32)
-            carry = (jnp.full((kept_rows,), LOWEST, jnp.float32), *zeros)
-            _, total_all, values_all = lax.fori_loop(0, splits // at_once, combine, carry)
-            kept_heads = Span(0, kept_rows, None if group == kept_rows else group)
-            finish(kept_heads, total_all, values_all)
+            zeros = jnp.zeros((kept_rows, 1), jnp.float32), jnp.zeros((kept_rows, padded_dim), jnp.float32)
+            carry = jnp.full((kept_rows, 1), LOWEST, jnp.float32), *zeros
+            if at_once == splits:
+                carry = combine(0, carry)
+            else:
+                carry = lax.fori_loop(0, splits // at_once, combine, carry)
+            finish(Span(0, kept_rows, None if group == kept_rows else group), *carry[1:])
             counters_ref[row, kv_head] = jnp.int32(0)
 
     grouped = shape.rows, shape.kv_heads, group, head_dim
