@@ -54,33 +54,35 @@ _prefetch_p.multiple_results = True
 
 
 @_prefetch_p.def_effectful_abstract_eval
-def _prefetch_abstract_eval(*avals, args_tree):
-    del avals, args_tree
+def _prefetch_abstract_eval(*avals, args_tree, num_bytes):
+    del avals, args_tree, num_bytes
     return (), {state.ReadEffect(0), _loop_effect}
 
 
 @lowering.register_lowering(_prefetch_p)
-def _prefetch_lowering(ctx, *args, args_tree):
+def _prefetch_lowering(ctx, *args, args_tree, num_bytes):
+    if gpu_info.get_gpu_info().compute_capability < 90:
+        return []
     pointer, transforms = args_tree.unflatten(args)
-    pointers = lowering._compute_pointers_from_indices(pointer, ctx.block_infos[0], transforms[0])
-    shape = ir.RankedTensorType(pointers.type).shape
-    result = ir.RankedTensorType.get(shape, ir.IntegerType.get_signless(32))
+    address = lowering._compute_pointers_from_indices(pointer, ctx.block_infos[0], transforms[0])
     tt_dialect.elementwise_inline_asm(
-        [result],
-        "prefetch.global.L2 [$1]; mov.u32 $0, 0;",
+        [ir.IntegerType.get_signless(32)],
+        "{ .reg .pred first; .reg .u32 thread; mov.u32 thread, %tid.x; setp.eq.u32 first, thread, 0; "
+        f"@first cp.async.bulk.prefetch.L2.global [$1], {num_bytes}; mov.u32 $0, 0; }}",
         constraints="=r,l",
         pure=False,
         packed_element=1,
-        args=[pointers],
+        args=[address],
     )
     return []
 
 
-def prefetch_l2(ref) -> None:
-    """Requests the cache lines of every element of `ref` (a ref or `ref.at[...]`) into L2 and does not wait."""
+def prefetch_l2(ref, num_bytes: int) -> None:
+    """One thread requests `num_bytes` (a multiple of 16, as is the address) from `ref.at[i]` on into L2 and waits for
+    nothing (Hopper and later: the copy engine does it)."""
     root, transforms = state_primitives.get_ref_and_transforms(ref, None, "prefetch_l2")
     flat, tree = tree_util.tree_flatten((root, transforms))
-    _prefetch_p.bind(*flat, args_tree=tree)
+    _prefetch_p.bind(*flat, args_tree=tree, num_bytes=num_bytes)
 
 
 _dependents_p = jax_core.Primitive("launch_dependents")

@@ -8,7 +8,7 @@ from pallas_kernels.common import hooks
 from pallas_kernels.common.weights import DenseWeight
 
 LINE_BYTES = 128
-PREFETCH_BYTES = 2 << 20
+PREFETCH_BYTES = 4 << 20
 """About what memory delivers between two kernels; more delays the loads that are still under way."""
 
 
@@ -17,21 +17,20 @@ def flat_rows(weight: DenseWeight | None) -> jax.Array | None:
     return None if weight is None else weight.rows.reshape(-1)
 
 
-def prefetch(ref, program, *, programs: int, threads: int, limit_bytes: int) -> None:
+def prefetch(ref, program, *, programs: int, limit_bytes: int) -> None:
     """Requests one program's share of the first `limit_bytes` of a flat ref into L2, and does not wait.
 
     Args:
         ref: [elements].
         program: which of `programs` this is (traced); one outside [0, programs) requests nothing.
-        threads: threads of a program; each requests one cache line at a time.
     """
-    stride = LINE_BYTES // jnp.dtype(ref.dtype).itemsize
-    lines = min(limit_bytes // LINE_BYTES, ref.shape[0] // stride)
-    if lines < threads or programs < 1:
+    itemsize = jnp.dtype(ref.dtype).itemsize
+    lines = min(limit_bytes, ref.shape[0] * itemsize) // LINE_BYTES
+    if not lines or programs < 1:
         return
+    share = pl.cdiv(lines, programs)
 
     @pl.when((program >= 0) & (program < programs))
     def _():
-        for i in range(pl.cdiv(lines, programs * threads)):
-            first = jnp.minimum((i * programs + program) * threads, lines - threads)
-            hooks.prefetch_l2(ref.at[pl.ds(first * stride, threads, stride=stride)])
+        first = jnp.minimum(program * share, lines - share)
+        hooks.prefetch_l2(ref.at[first * (LINE_BYTES // itemsize)], share * LINE_BYTES)

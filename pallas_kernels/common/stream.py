@@ -20,8 +20,11 @@ from jax.experimental.pallas import triton as plt
 from pallas_kernels.common import hooks
 from pallas_kernels.common.blocks import Span, load
 from pallas_kernels.common.launch import let_next_start
-from pallas_kernels.common.prefetch import LINE_BYTES, prefetch
+from pallas_kernels.common.prefetch import prefetch
 from pallas_kernels.common.tiles import MMA_ROWS, StreamShape, Tiles
+
+LAST_PROGRAMS = 128
+"""How many of a kernel's programs ask for the next weights: those that end last."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,11 +77,10 @@ class Stream:
     def loaded(self):
         """All loads are done: the last programs to start ask for what the next kernel reads first."""
         if self.prefetch_ref is not None and not self.interpret:
-            threads = 32 * self.tiles.num_warps
             programs = pl.cdiv(self.shape.outputs, self.tiles.block_n)
-            last = min(programs, self.prefetch_bytes // (LINE_BYTES * threads))
+            last = min(programs, LAST_PROGRAMS)
             program = pl.program_id(0) - (programs - last)
-            prefetch(self.prefetch_ref, program, programs=last, threads=threads, limit_bytes=self.prefetch_bytes)
+            prefetch(self.prefetch_ref, program, programs=last, limit_bytes=self.prefetch_bytes)
         if not self.early:
             let_next_start(self.interpret)
 

@@ -7,6 +7,7 @@ import jax
 from pallas_kernels.common import checks
 from pallas_kernels.common import implementation as impl
 from pallas_kernels.common.kv_cache import KVCache
+from pallas_kernels.common.prefetch import PREFETCH_BYTES
 from pallas_kernels.common.tiles import StreamShape, Tiles
 from pallas_kernels.common.weights import DenseWeight
 from pallas_kernels.qkv import reference, triton
@@ -23,6 +24,7 @@ class Options:
     shape: StreamShape
     tiles: Tiles
     interpret: bool
+    prefetch_bytes: int
 
 
 def qkv(
@@ -39,6 +41,8 @@ def qkv(
     k_norm: jax.Array | None = None,
     eps: float = 1e-5,
     norm_offset: float = 0.0,
+    prefetch: DenseWeight | None = None,
+    prefetch_bytes: int = PREFETCH_BYTES,
     implementation: str | None = None,
     tiles: Tiles | None = None,
 ) -> tuple[jax.Array, KVCache]:
@@ -62,6 +66,8 @@ def qkv(
         q_norm, k_norm: [H], the weights of a per-head RMSNorm of q and k before RoPE (Qwen 3, Gemma 3), or None.
         eps: added to the mean square, in both norms.
         norm_offset: added to the norms' weights (1.0 for Gemma).
+        prefetch: the weight that is streamed next: this kernel's programs, when their own loads are done, ask for its
+            first `prefetch_bytes` to be in L2, so that memory has work between the two. None asks for nothing.
         implementation: 'triton', 'xla', 'interpret', or None to choose by device.
         tiles: how to cut the kernel; None takes the tuned ones or the heuristic.
 
@@ -120,10 +126,11 @@ def qkv(
         shape=shape,
         tiles=qkv_tiles.resolve(tiles, shape, None if q_norm is None else head_dim),
         interpret=chosen == "interpret",
+        prefetch_bytes=prefetch_bytes,
     )
     operands = dict(
         x=x, norm=norm, weight=weight, cache=cache, positions=positions, sequence=sequence, page_table=page_table,
-        rope=rope, q_norm=q_norm, k_norm=k_norm,
+        rope=rope, q_norm=q_norm, k_norm=k_norm, prefetch=prefetch,
     )  # fmt: skip
     kernel = reference.qkv if chosen == "xla" else triton.qkv
     return impl.call(kernel, reference.qkv, options, operands)

@@ -7,8 +7,9 @@ from pallas_kernels.common.kv_cache import KVCache, locate
 from pallas_kernels.common.weights import rotary_pairs
 
 
-def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rope, q_norm, k_norm):
+def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rope, q_norm, k_norm, prefetch):
     """As `api.qkv`, with every optional array present or None."""
+    del prefetch
     heads, kv_heads, head_dim = options.num_heads, cache.k.shape[1], cache.k.shape[3]
     hidden = rms_norm(x, norm, options.eps, options.norm_offset)
     pairs = project(hidden, weight.rows)  # [B, (N + 2K) * H / 2, 2]

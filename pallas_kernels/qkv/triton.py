@@ -11,10 +11,11 @@ from jax.experimental.pallas import triton as plt
 from pallas_kernels.common.blocks import gather, scatter
 from pallas_kernels.common.kv_cache import KVCache
 from pallas_kernels.common.launch import launch
+from pallas_kernels.common.prefetch import flat_rows
 from pallas_kernels.common.stream import Norm, Stream
 
 
-def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rope, q_norm, k_norm):
+def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rope, q_norm, k_norm, prefetch):
     """As `api.qkv`, with every optional array present or None."""
     shape, tiles = options.shape, options.tiles
     heads, (_, kv_heads, page_size, head_dim) = options.num_heads, cache.k.shape
@@ -33,6 +34,7 @@ def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rop
         stream = Stream(
             x_ref=refs.x, norm_ref=refs.norm, w_ref=refs.w, first_row=first, limit=limit, shape=shape, tiles=tiles,
             norm=Norm(eps=options.eps, offset=options.norm_offset), interpret=options.interpret,
+            prefetch_ref=refs.prefetch, prefetch_bytes=options.prefetch_bytes,
         )  # fmt: skip
         pair = first + jnp.arange(block_n, dtype=jnp.int32)
         inside = pair < (shape.outputs if limit is None else limit)
@@ -113,6 +115,7 @@ def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rop
             k_norm=k_norm,
             k=cache.k,
             v=cache.v,
+            prefetch=flat_rows(prefetch),
         ),
         outputs=[
             jax.ShapeDtypeStruct((x.shape[0], heads, head_dim), x.dtype),

@@ -53,21 +53,21 @@ def test_pipeline_loop():
 
 def test_prefetch_l2():
     def kernel(x_ref, y_ref):
-        hooks.prefetch_l2(x_ref.at[pl.ds(0, 32, stride=32)])
+        hooks.prefetch_l2(x_ref.at[32], 128)
         store_zeros(x_ref, y_ref)
 
-    assert "prefetch.global.L2" in lowered(kernel), "hooks.prefetch_l2: no prefetch instruction in the kernel"
+    assert "cp.async.bulk.prefetch.L2" in lowered(kernel), "hooks.prefetch_l2: no prefetch instruction in the kernel"
 
 
 def test_prefetch_l2_under_a_condition():
     def kernel(x_ref, y_ref):
         @pl.when(pl.program_id(0) == 0)
         def _():
-            hooks.prefetch_l2(x_ref.at[pl.ds(0, 32)])
+            hooks.prefetch_l2(x_ref.at[0], 128)
 
         store_zeros(x_ref, y_ref)
 
-    assert "prefetch.global.L2" in lowered(kernel), "hooks.prefetch_l2: lost under pl.when"
+    assert "cp.async.bulk.prefetch.L2" in lowered(kernel), "hooks.prefetch_l2: lost under pl.when"
 
 
 @pytest.mark.parametrize("key, expected", [("a100", False), ("h100", True), ("b200", True)])
@@ -85,9 +85,9 @@ def test_the_kernels_use_them():
     tiles = Tiles(block_n=4, block_k=512, num_stages=4)
     assert "tt.num_stages" in lower(call, tiles)
     assert "tt.num_stages" not in lower(call, dataclasses.replace(tiles, num_stages=1))
-    assert "prefetch.global.L2" not in lower(call, tiles)
+    assert "cp.async.bulk.prefetch.L2" not in lower(call, tiles)
     ahead = call.replace(prefetch=call.arrays["weight"]).set(prefetch_bytes=2**20)
-    assert "prefetch.global.L2" in lower(ahead, tiles)
+    assert "cp.async.bulk.prefetch.L2" in lower(ahead, tiles)
     assert "grid_dependency_launch_dependents" in lower(call, tiles)
 
 
