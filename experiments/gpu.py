@@ -117,7 +117,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def compile_all(thunks: Iterable[Callable[[], Program]], workers: int) -> list[Program]:
+def compile_all[Compiled](thunks: Iterable[Callable[[], Compiled]], workers: int) -> list[Compiled]:
     """Runs them in threads (XLA compiles without holding Python's lock) and waits for all."""
     pool = ThreadPoolExecutor(workers or cores())
     futures: list[Future] = []

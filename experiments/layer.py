@@ -27,11 +27,11 @@ STEPS = 40
 """Passes over all layers in one timed call: the host's share of starting a call is then below 1%."""
 KIB = 1024
 
-_MODELS = flags.DEFINE_list("models", ["llama-3.1-8b", "llama-3.2-1b"], "which models' layers")
-_CONTEXT = flags.DEFINE_integer("context", 1024, "positions in the KV cache")
-_DTYPE = flags.DEFINE_enum("dtype", "bf16", list(cases.DTYPES), "of weights, activations and cache")
-_PREFETCH = flags.DEFINE_list(
-    "prefetch_kib", ["0", "2048"], "KiB of the next weight that each kernel asks for early; a row for each value"
+MODELS_FLAG = flags.DEFINE_list("models", ["llama-3.1-8b", "llama-3.2-1b"], "which models' layers")
+CONTEXT_FLAG = flags.DEFINE_integer("context", 1024, "positions in the KV cache")
+DTYPE_FLAG = flags.DEFINE_enum("dtype", "bf16", list(cases.DTYPES), "of weights, activations and cache")
+PREFETCH_FLAG = flags.DEFINE_list(
+    "prefetch_kib", ["0", "4096"], "KiB of the next weight that each kernel asks for early; a row for each value"
 )
 _RESULTS = flags.DEFINE_string("results", "out/layer-{device}.jsonl", "JSON lines that rows are appended to")
 
@@ -72,17 +72,17 @@ def forward(
     """
     tiles = tiles or {}
 
-    def how(op, upcoming=None):
-        early = dict(prefetch=upcoming, prefetch_bytes=prefetch) if prefetch and upcoming is not None else {}
+    def how(op, upcoming):
+        early = dict(prefetch=upcoming, prefetch_bytes=prefetch) if prefetch else {}
         return dict(implementation=implementation, tiles=tiles.get(op)) | early
 
     x, positions, norms = state["x"], state["positions"], (layer["attention_norm"], layer["mlp_norm"])
+    upcoming = how("qkv", layer["out"])  # attention streams no weights of its own
     q, cache = pk.qkv(
-        x, norms[0], layer["qkv"], layer["attention"], positions=positions, rope=state["rope"], **how("qkv")
+        x, norms[0], layer["qkv"], layer["attention"], positions=positions, rope=state["rope"], **upcoming
     )
-    mixed, counters = pk.attention(
-        q, cache, lengths=positions + 1, counters=state["counters"], **how("attention", layer["out"])
-    )
+    upcoming = how("attention", layer["out"])
+    mixed, counters = pk.attention(q, cache, lengths=positions + 1, counters=state["counters"], **upcoming)
     x = pk.out(mixed, layer["out"], residual=x, **how("out", layer["gate_up"]))
     product = pk.gate_up(x, norms[1], layer["gate_up"], **how("gate_up", layer["down"]))
     x = pk.down(product, layer["down"], residual=x, **how("down", following["qkv"]))
@@ -133,19 +133,22 @@ class Layers:
 
         return jax.jit(once)(self.state, self.layers, self.caches)
 
-    def time(self, implementation: str, tiles=None, prefetch: int = 0, samples: int = 7, steps: int = STEPS):
-        """Microseconds of one layer."""
+    def compiled(self, implementation: str, tiles: dict | None = None, prefetch: int = 0):
+        """The program that `time` takes; several may be compiled at once."""
 
         def run(state, layers, caches):
-            return chain(state, layers, caches, implementation, tiles, prefetch, steps)
+            return chain(state, layers, caches, implementation, tiles, prefetch, STEPS)
 
-        program = jax.jit(run, donate_argnums=2).lower(self.state, self.layers, self.caches).compile()
+        return jax.jit(run, donate_argnums=2).lower(self.state, self.layers, self.caches).compile()
+
+    def time(self, program, samples: int = 7) -> measure.Timing:
+        """Of one layer."""
 
         def call():
             x, self.caches = program(self.state, self.layers, self.caches)
             return x
 
-        return measure.time_calls(call, calls=steps * len(self.layers), samples=samples)
+        return measure.time_calls(call, calls=STEPS * len(self.layers), samples=samples)
 
 
 def chosen_tiles(model: str, dtype: str, context: int) -> dict[str, dict]:
@@ -160,7 +163,7 @@ def chosen_tiles(model: str, dtype: str, context: int) -> dict[str, dict]:
 
 def row_of(layers: Layers, implementation: str, prefetch: int, ceiling_gbps: float) -> dict:
     """Times one implementation and says what it means."""
-    timing = layers.time(implementation, prefetch=prefetch)
+    timing = layers.time(layers.compiled(implementation, prefetch=prefetch))
     moved = layer_bytes(layers.model, layers.context, 1, layers.dtype)
     launches = len(OPS) if implementation == "triton" else None
     beyond = timing.median_us - moved / ceiling_gbps / 1e3
@@ -202,12 +205,12 @@ def main(argv) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     ceiling = measure.gpu_read_ceiling_gbps()
     print(f"read ceiling measured now: {ceiling:.0f} GB/s")
-    for model in _MODELS.value:
+    for model in MODELS_FLAG.value:
         if model not in MODELS:
             raise app.UsageError(f"models: expected some of {', '.join(MODELS)}, got {model!r}")
-        layers = Layers(model, _DTYPE.value, _CONTEXT.value)
+        layers = Layers(model, DTYPE_FLAG.value, CONTEXT_FLAG.value)
         plain = layers.result("xla")
-        for implementation, kib in [("triton", int(k)) for k in _PREFETCH.value] + [("xla", 0)]:
+        for implementation, kib in [("triton", int(k)) for k in PREFETCH_FLAG.value] + [("xla", 0)]:
             difference = relative_difference(layers.result(implementation, prefetch=kib * KIB), plain)
             row = (
                 row_of(layers, implementation, kib * KIB, ceiling)

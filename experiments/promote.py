@@ -1,9 +1,10 @@
 """Writes the winners of a sweep to pallas_kernels/tuned/<device>/<op>.json.
 
-    python -m experiments.promote RESULTS.jsonl
+    python -m experiments.promote RESULTS.jsonl [MORE.jsonl ...]
 
 Only rows measured on a GPU whose numerics passed count. A winner takes the place of the incumbent (the tuned tile if
 these results timed it, else the heuristic's) only where it is faster by more than the noise, 4%, in the same results.
+Where `experiments.layer_tiles` tried the tiles of a case in a layer, that decides, by the same 4% of the op's own time.
 """
 
 import dataclasses
@@ -18,12 +19,15 @@ from experiments import cases, row_log, tables
 from experiments.cases import Case
 from experiments.options import fail
 from experiments.row_log import SOFTWARE, ResultsError, Row
+from experiments.rows import GPU, IN_LAYER
 from pallas_kernels.common import devices
 from pallas_kernels.common.devices import Device
 
 NOISE = 0.04
 TUNED = Path(__file__).resolve().parents[1] / "pallas_kernels" / "tuned"
+LAYER_EVIDENCE = ("layer_us", "layer_p10_us", "layer_p90_us", "layer_tiles", "layer_context")
 EVIDENCE = (
+    *LAYER_EVIDENCE,
     "median_us", "p10_us", "p90_us", "samples", "achieved_gbps", "percent_of_ceiling", "ceiling_gbps", "xla_us",
     "error", "error_xla", "device", "driver", "clocks", "jax", "kernels", "commit", "dirty", "date", "command",
 )  # fmt: skip
@@ -74,21 +78,39 @@ def decide(case: Case, rows: Sequence[Row], entry: dict[str, Any] | None, device
     return None, f"{gain}: within the noise of {NOISE:.0%}"
 
 
+def decide_in_layer(tried: Sequence[Row], ok: Sequence[Row]) -> tuple[Row | None, str]:
+    """As `decide`, from rows of tiles in a layer: the chosen one's row in the sweep, with `layer_us`."""
+    chosen = next(row for row in reversed(tried) if row["chosen"])
+    rival = next(row for row in reversed(tried) if row["incumbent"])
+    why = f"{chosen['layer_us']:.2f} us a layer, the incumbent {rival['layer_us']:.2f} us"
+    alone = next((row for row in ok if row["tiles"] == chosen["tiles"]), None)
+    if chosen["incumbent"] or alone is None:
+        return None, why
+    return alone | {field: chosen[field] for field in LAYER_EVIDENCE}, why
+
+
 def promote(rows: Sequence[Row], device: Device, root: Path = TUNED) -> int:
     """Promotes the winners of one device's rows; returns how many entries changed, having said what became of each."""
     changed: dict[Path, list[dict[str, Any]]] = {}
     count = 0
+    in_layer = tables.by_case(gpu_rows(rows, device, IN_LAYER))
     for (op, model, number, context, dtype), members in tables.by_case(gpu_rows(rows, device)).items():
         case = cases.make(op, model, rows=number, context=context or 1024, dtype=dtype)
         shape = dataclasses.asdict(case.shape)
         path = root / device.key / f"{op}.json"
         entries = changed.get(path) or entries_of(path)
         at = next((i for i, entry in enumerate(entries) if entry["shape"] == shape), len(entries))
-        winner, why = decide(case, members, entries[at] if at < len(entries) else None, device)
+        tried = in_layer.get((op, model, number, context, dtype))
+        if tried:
+            winner, why = decide_in_layer(newest(tried), tables.timed(newest(members)))
+        else:
+            winner, why = decide(case, members, entries[at] if at < len(entries) else None, device)
         where = f"{op} {model} rows={number}" + (f" context={context}" if context else "")
         print(f"{'promoted' if winner else 'kept    '}  {where}: {why}")
         if winner is not None:
-            evidence = {field: winner.get(field) for field in EVIDENCE}
+            evidence = {
+                field: winner.get(field) for field in EVIDENCE if field in winner or field not in LAYER_EVIDENCE
+            }
             entries[at : at + 1] = [dict(shape=shape, tiles=winner["tiles"], evidence=evidence)]
             changed[path] = entries
             count += 1
@@ -97,12 +119,12 @@ def promote(rows: Sequence[Row], device: Device, root: Path = TUNED) -> int:
     return count
 
 
-def gpu_rows(rows: Sequence[Row], device: Device) -> list[Row]:
+def gpu_rows(rows: Sequence[Row], device: Device, mode: str = GPU) -> list[Row]:
     """Rows measured on a GPU of that model, of cases that this repository still knows."""
     return [
         row
         for row in rows
-        if row.get("mode") == "gpu"
+        if row.get("mode") == mode
         and devices.find(row.get("device") or "") == device
         and row["op"] in cases.OPS
         and row["model"] in cases.MODELS

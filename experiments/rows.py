@@ -7,6 +7,8 @@ error, error_xla: relative RMS error of the kernel and of XLA, both against the 
 median_us, p10_us, p90_us, samples, calls: of one call of the kernel, and how many samples of how many chained calls.
 bytes, achieved_gbps, ceiling_gbps, percent_of_ceiling: what must move, how fast it did, how fast the device can read.
 xla_us: XLA's time for the same. compile_s: seconds to compile a single call.
+layer_us, layer_p10_us, layer_p90_us, incumbent, chosen, layer_tiles: of a tile in a layer, the time of that layer,
+    whether the tile is what the kernel would use by itself, whether it was the best, and the tiles of the other ops.
 feasible: on a machine without a GPU, what GPUs can run.
 device, driver, clocks, jax, kernels, commit, dirty, date, command: where the row comes from; `kernels` is a digest over
     the sources of the kernels and of what times them.
@@ -20,8 +22,10 @@ from experiments.cases import Case
 from experiments.row_log import Row
 
 GPU, INTERPRET, LOWER, FEASIBLE, XLA_CPU = "gpu", "interpret", "lower", "feasible", "xla-cpu"
-"""The modes of a row. Only `gpu` has times of a kernel: `interpret` checks one in Pallas's interpreter, `lower` lowers
-one for CUDA without running it, `feasible` counts the tiles that GPUs can run, `xla-cpu` times XLA on a processor."""
+IN_LAYER = "layer"
+"""The modes of a row. Only `gpu` has times of a kernel, and `layer` those of a layer with that tile in it: `interpret`
+checks a tile in Pallas's interpreter, `lower` lowers it for CUDA without running it, `feasible` counts the tiles that
+GPUs can run, `xla-cpu` times XLA on a processor."""
 
 
 def blank(case: Case, mode: str, tiles: Any, origin: Row) -> Row:
