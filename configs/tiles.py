@@ -35,10 +35,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.num_warps = ()
     config.num_stages = ()
     config.mma = ()
-    config.max_tiles = 64  # of each case, spread evenly, the tuned and the default tile among them; 0: all
+    config.max_tiles = 0  # of each case, spread evenly, the tuned and the default tile among them; 0: all
 
     # Timing on a GPU.
-    config.samples = 15  # of a tile within 15% of the best so far
+    config.samples = 9  # of a tile within 15% of the best so far
     config.quick_samples = 3  # of every tile, to see whether it is
     config.calls = 0  # calls in one pass of a chain; 0: by the size of the case
     config.passes = 0  # passes of a chain; 0: by the size of the case
