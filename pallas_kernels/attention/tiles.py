@@ -143,11 +143,16 @@ def search_space(shape: AttentionShape) -> list[Tiles]:
 
 
 def default(shape: AttentionShape, device: Device) -> Tiles:
-    """The heuristic: about one program a multiprocessor, no program with less than one block of keys."""
+    """The heuristic: about one program a multiprocessor, no program with less than one block of keys.
+
+    Blocks are larger where a program has four or more of the larger ones.
+    """
+    most = 1 << (max(1, device.num_sms // (shape.rows * shape.kv_heads)).bit_length() - 1)
     block_s = 64 if shape.padded_head_dim <= 128 else 32
-    programs = max(1, device.num_sms // (shape.rows * shape.kv_heads))
+    if shape.itemsize == 2 and shape.padded_head_dim <= 128 and shape.context >= 4 * 128 * most:
+        block_s = 128
     blocks = max(1, -(-shape.context // block_s))
-    splits = 1 << (min(programs, blocks).bit_length() - 1)
+    splits = min(most, 1 << (blocks.bit_length() - 1))
     return Tiles(block_s=block_s, splits=splits, num_stages=1 if splits >= blocks else 3)
 
 
