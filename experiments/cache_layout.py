@@ -2,9 +2,9 @@
 
     python -m experiments.cache_layout
 
-needs an NVIDIA GPU and takes about 20 seconds. A kernel with the grid and the blocks of decode attention only reads
-keys and values, from caches [P, K, Z, H] (one head's positions are contiguous) and [P, Z, K, H] (one position's heads
-are), in pages of 16 and 256 positions and in one page: cold, in a chain of dependent calls.
+needs an NVIDIA GPU and takes about a minute. A kernel with the grid, the blocks and the ring of decode attention only
+reads keys and values, from caches [P, K, Z, H] (one head's positions are contiguous) and [P, Z, K, H] (one position's
+heads are), in pages of 16 and 256 positions and in one page: cold, in a chain of dependent calls.
 """
 
 import functools
@@ -20,10 +20,10 @@ from jax.experimental import pallas as pl
 
 from experiments import measure, provenance
 from experiments.models import MODELS
-from pallas_kernels.common import devices
+from pallas_kernels.common import devices, hooks
 from pallas_kernels.common.launch import launch, let_next_start
 
-BLOCK_S, SPLITS, COLD_BYTES, STEPS_US = 64, 16, 300e6, 20_000
+BLOCK_S, SPLITS, STAGES, COLD_BYTES, STEPS_US = 64, 16, 3, 300e6, 20_000
 LAYOUTS = ("PKZH", "PZKH")
 
 _RESULTS = flags.DEFINE_string("layout_results", "out/cache-layout-{device}.jsonl", "JSON lines that rows go to")
@@ -32,21 +32,21 @@ _RESULTS = flags.DEFINE_string("layout_results", "out/cache-layout-{device}.json
 def read(before: jax.Array, k: jax.Array, v: jax.Array, layout: str) -> jax.Array:
     """Sums of the keys and values that each program reads, plus `before`: float32 [programs, H]."""
     pages, kv_heads, page_size, head_dim = k.shape if layout == "PKZH" else (k.shape[i] for i in (0, 2, 1, 3))
-    rows = min(BLOCK_S, page_size)
-    blocks = pages * page_size // rows
-    each = blocks // SPLITS
+    each = pages * page_size // BLOCK_S // SPLITS
 
     def kernel(refs, sums_ref):
         let_next_start(interpret=False)
         split, head = pl.program_id(0), pl.program_id(1)
 
         def step(j, total):
-            block = split * each + j
-            page, slots = block * rows // page_size, pl.ds(block * rows % page_size, rows)
-            where = (page, head, slots) if layout == "PKZH" else (page, slots, head)
+            hooks.pipeline_loop(STAGES)
+            positions = (split * each + j) * BLOCK_S + jnp.arange(BLOCK_S, dtype=jnp.int32)[:, None]
+            page, slot, dim = positions // page_size, positions % page_size, jnp.arange(head_dim, dtype=jnp.int32)[None]
+            where = (page, head, slot, dim) if layout == "PKZH" else (page, slot, head, dim)
+            where = tuple(jnp.broadcast_to(part, (BLOCK_S, head_dim)) for part in where)
             return total + refs.k[where].astype(jnp.float32) + refs.v[where].astype(jnp.float32)
 
-        total = lax.fori_loop(0, each, step, jnp.zeros((rows, head_dim), jnp.float32))
+        total = lax.fori_loop(0, each, step, jnp.zeros((BLOCK_S, head_dim), jnp.float32))
         program = head * SPLITS + split
         sums_ref[program] = jnp.sum(total, axis=0) + refs.before[program]
 
