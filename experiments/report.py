@@ -1,9 +1,10 @@
 """Writes the tables of the README from the committed results.
 
-    python -m experiments.report [--check]
+    python -m experiments.report [--check] [--pictures]
 
 Reads experiments/results/*.jsonl and rewrites what stands between `<!-- results:begin -->` and `<!-- results:end -->`
 in README.md. With --check nothing is written: the exit status is 1 where the README is not what would be written.
+With --pictures the heat maps and the roofline of each device are drawn into experiments/results/<device>/ as well.
 """
 
 import argparse
@@ -12,12 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import row_log, tables
+from experiments import plots, row_log, tables
 from experiments.options import fail
-from experiments.promote import newest
+from experiments.promote import gpu_rows, newest
 from experiments.row_log import ResultsError, Row
 from experiments.rows import GPU
 from experiments.tables import number
+from pallas_kernels.common.devices import DEVICES
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "experiments" / "results"
@@ -39,7 +41,8 @@ def render(rows: Sequence[Row]) -> str:
     for row in rows:
         if row["op"] == "layer" or row.get("mode") == GPU:
             by_device.setdefault(row.get("device") or "unknown device", []).append(row)
-    parts = [_device(device, members) for device, members in sorted(by_device.items())]
+    most_first = sorted(by_device.items(), key=lambda item: -len(item[1]))
+    parts = [_device(device, members) for device, members in most_first]
     return "\n\n".join([NOTE, *parts]) if parts else f"{NOTE}\n\nNo results of a GPU are committed yet."
 
 
@@ -58,13 +61,19 @@ def _device(device: str, rows: Sequence[Row]) -> str:
     shown = [*winners, *layers]
     parts = [f"### {device}"]
     if shown:
-        parts.append(f"Batch rows as given, weights and cache cold, calls chained on the device. {_origin(shown)}")
+        parts.append(
+            f"{_dtypes(shown)}, weights and cache cold, dependent calls chained on the device. {_origin(shown)}"
+        )
+    if layers:
+        parts.append(tables.markdown(LAYER_HEADER, [_layer_line(row) for row in layers]))
     if winners:
         parts.append(tables.markdown(OP_HEADER, [_op_line(row) for row in winners]))
         parts.append(f"The fastest tile of each case; {tried} were tried, {ran} of them ran and were right.")
-    if layers:
-        parts.append(tables.markdown(LAYER_HEADER, [_layer_line(row) for row in layers]))
     return "\n\n".join(parts)
+
+
+def _dtypes(rows: Sequence[Row]) -> str:
+    return ", ".join(dict.fromkeys(str(row["dtype"]) for row in rows))
 
 
 def _origin(rows: Sequence[Row]) -> str:
@@ -125,6 +134,7 @@ def replaced(readme: str, tables_text: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where the README is out of date")
+    parser.add_argument("--pictures", action="store_true", help="draw the pictures too (needs the extra 'plot')")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     parser.add_argument("--results", type=Path, default=RESULTS, help="a folder of JSONL files")
     arguments = parser.parse_args(argv)
@@ -146,6 +156,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if new != old:
         arguments.readme.write_text(new)
     print(f"{arguments.readme.name}: {'written' if new != old else 'already up to date'}")
+    if arguments.pictures:
+        for device in DEVICES.values():
+            members = [row for _, case in tables.by_case(gpu_rows(rows, device)).items() for row in newest(case)]
+            if members:
+                print("\n".join(plots.draw_gpu(members, arguments.results / device.key, device)))
     return 0
 
 
