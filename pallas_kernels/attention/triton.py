@@ -6,6 +6,7 @@ head) tells the last program; it reads the partials back from L2, combines them 
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -108,12 +109,12 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
         # Where a block for each split covers the cache, which block is a split's depends on no length: its keys and
         # values are under way before the length has come. Else the splits share what the length leaves them.
         only = jnp.minimum(split, last_block)
-        page = page_of(refs, owner, only) if one_block_each else None
-        v = load_block(refs.v, page, kv_head, only) if one_block_each else None
+        page: Any = page_of(refs, owner, only) if one_block_each else None
+        v: Any = load_block(refs.v, page, kv_head, only) if one_block_each else None
         length = jnp.minimum(refs.lengths[row], shape.context)
         oldest = jnp.int32(0) if window is None else jnp.maximum(length - window, 0)
         query = load(refs.q, row, kv_head, heads, dims, interpret=interpret)
-        k = load_block(refs.k, page, kv_head, only) if one_block_each else None
+        k: Any = load_block(refs.k, page, kv_head, only) if one_block_each else None
         query = jnp.where(length > 0, query, jnp.zeros_like(query))
         if refs.prefetch is not None and not interpret:
             programs = shape.rows * shape.kv_heads * splits
