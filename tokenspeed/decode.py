@@ -1,0 +1,102 @@
+"""The decode step: a few tokens of each sequence through the fused kernels."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+import pallas_kernels as pk
+from pallas_kernels import KVCache
+from pallas_kernels.common.checks import MAX_ROWS
+from tokenspeed.model import Llama
+
+
+def decode_step(
+    model: Llama,
+    caches: list[KVCache],
+    tokens: jax.Array,
+    positions: jax.Array,
+    rope: tuple[jax.Array, jax.Array],
+    *,
+    page_table: jax.Array | None = None,
+    counters: jax.Array | None = None,
+    implementation: str | None = None,
+) -> tuple[jax.Array, list[KVCache], jax.Array | None]:
+    """Runs T tokens of each of B sequences, each of which sees the cache and those before it.
+
+    Every (sequence, token) is a row of the kernels; more than 16 rows go through them in groups.
+
+    Args:
+        caches: of each layer; donate them. Sequence i has page i, or the pages of `page_table[i]`.
+        tokens: int32 [B, T].
+        positions: int32 [B, T]; -1 for a row that is not in use, which writes nothing and sees nothing.
+        rope: from `Llama.rope_tables`, for as many positions as there may be.
+        page_table: int32 [B, pages of a sequence], or None for contiguous caches.
+        counters: from `attention_counters(B * T, K)`, for up to 16 rows; None makes them anew in each layer.
+        implementation: of the kernels.
+
+    Returns:
+        (the residual stream [B * T, D], the caches, the counters).
+    """
+    batch, length = tokens.shape
+    config, rows = model.config, batch * length
+    x = model.embedding[...][tokens.reshape(-1)]
+    positions = positions.reshape(-1)
+    sequence = jnp.repeat(jnp.arange(batch, dtype=jnp.int32), length)
+    groups = [slice(i, min(i + MAX_ROWS, rows)) for i in range(0, rows, MAX_ROWS)]
+    if len(groups) > 1:
+        counters = None
+    how = dict(implementation=implementation)
+
+    def each(op: Callable, *operands):
+        """The op on every group of rows."""
+        parts = [op(*(operand[group] for operand in operands)) for group in groups]
+        return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+
+    new = []
+    weights = [(b.qkv.weight, b.out.weight, b.gate_up.weight, b.down.weight) for b in model.blocks]
+    for i, (block, cache, window) in enumerate(zip(model.blocks, caches, config.windows, strict=True)):
+        qkv, out, gate_up, down = weights[i]
+        following = weights[i + 1][0] if i + 1 < len(weights) else model.head_weight
+        parts = []
+        for group in groups:  # one after the other: each writes its rows into the cache
+            q, cache = pk.qkv(
+                x[group], block.attention_norm[...], qkv, cache, positions=positions[group], rope=rope,
+                sequence=sequence[group], page_table=page_table, eps=config.eps, prefetch=out, **how,
+            )  # fmt: skip
+            parts.append(q)
+        new.append(cache)
+        mixed = []
+        for q, group in zip(parts, groups, strict=True):
+            found = pk.attention(
+                q, cache, lengths=positions[group] + 1, sequence=sequence[group], page_table=page_table,
+                window=window, counters=counters, prefetch=out, **how,
+            )  # fmt: skip
+            if counters is not None:
+                found, counters = found
+            mixed.append(found)
+        heads = mixed[0] if len(mixed) == 1 else jnp.concatenate(mixed)
+        x = each(lambda h, r: pk.out(h, out, residual=r, prefetch=gate_up, **how), heads, x)
+        norm, act = block.mlp_norm[...], config.activation
+        product = each(lambda r: pk.gate_up(r, norm, gate_up, activation=act, eps=config.eps, prefetch=down, **how), x)
+        x = each(lambda p, r: pk.down(p, down, residual=r, prefetch=following, **how), product, x)
+    return x, new, counters
+
+
+def logits(model: Llama, x: jax.Array, implementation: str | None = None) -> jax.Array:
+    """float32 [rows, V] of the residual stream [rows, D]."""
+    return _in_groups(model, x, pk.head_logits, implementation)
+
+
+def greedy(model: Llama, x: jax.Array, implementation: str | None = None) -> jax.Array:
+    """The most likely token of each row, int32 [rows], with no logits in memory."""
+    return _in_groups(model, x, lambda *args, **how: pk.head(*args, **how)[0], implementation)
+
+
+def _in_groups(model, x, op, implementation):
+    weight, norm, eps = model.head_weight, model.norm[...], model.config.eps
+    parts = [
+        op(x[i : i + MAX_ROWS], norm, weight, eps=eps, implementation=implementation)
+        for i in range(0, x.shape[0], MAX_ROWS)
+    ]
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
