@@ -18,10 +18,11 @@ from absl import app, flags
 from jax import lax
 from jax.experimental import pallas as pl
 
-from experiments import measure, provenance
+from experiments import provenance
 from experiments.models import MODELS
 from pallas_kernels.common import devices, hooks
 from pallas_kernels.common.launch import launch, let_next_start
+from tokenspeed import measure
 
 BLOCK_S, SPLITS, STAGES, COLD_BYTES, STEPS_US = 64, 16, 3, 300e6, 20_000
 LAYOUTS = ("PKZH", "PZKH")

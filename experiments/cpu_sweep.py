@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from experiments import gpu, grid, measure, provenance, tables
+from experiments import gpu, grid, provenance, tables
 from experiments.cases import Case
 from experiments.gpu import Program
 from experiments.gpu_sweep import progress
@@ -25,6 +25,7 @@ from experiments.rows import FEASIBLE, INTERPRET, LOWER, XLA_CPU, blank, rounded
 from experiments.tables import Number, number
 from pallas_kernels.common.devices import DEVICES, Device
 from pallas_kernels.common.tuned import current_device
+from tokenspeed import measure
 
 CPU_COLD_BYTES = 128 << 20
 MOST_COPIES = 8

@@ -10,10 +10,10 @@ from typing import Any
 
 import jax
 
-from experiments import measure
 from experiments.cases import Case
-from experiments.measure import Timing
 from experiments.numerics import Oracle, Verdict
+from tokenspeed import measure
+from tokenspeed.measure import Timing
 
 Tree = Any
 COLD_BYTES = 256 << 20

@@ -18,9 +18,10 @@ from absl import app, flags
 from jax import lax
 
 import pallas_kernels as pk
-from experiments import cases, measure, provenance
+from experiments import cases, provenance
 from experiments.models import MODELS
 from pallas_kernels.common import devices, tuned
+from tokenspeed import measure
 
 OPS = ("qkv", "attention", "out", "gate_up", "down")
 STEPS = 40

@@ -18,7 +18,7 @@ from typing import Any
 
 from absl import app, flags
 
-from experiments import cases, gpu, grid, layer, measure, provenance, row_log, tables
+from experiments import cases, gpu, grid, layer, provenance, row_log, tables
 from experiments.layer import OPS, Layers
 from experiments.models import MODELS
 from experiments.promote import NOISE, gpu_rows, newest
@@ -26,6 +26,7 @@ from experiments.row_log import Log, Row
 from experiments.rows import IN_LAYER, rounded
 from pallas_kernels.common import devices, tuned
 from pallas_kernels.common.devices import Device
+from tokenspeed import measure
 
 ORDER = ("gate_up", "down", "qkv", "attention", "out")
 """The longest first: what is chosen later is chosen among these."""

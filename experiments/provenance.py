@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 ROOT = Path(__file__).resolve().parents[1]
-MEASURING = ("cases.py", "measure.py", "numerics.py", "gpu.py")
+MEASURING = ("experiments/cases.py", "experiments/numerics.py", "experiments/gpu.py", "tokenspeed/measure.py")
 """Files of this package that decide what a time means."""
 
 
@@ -89,7 +89,7 @@ def _git(*arguments: str) -> str:
 def source_digest() -> str:
     """12 hex digits over the sources of the kernels and of what measures them: rows of other sources are not reused."""
     digest = hashlib.sha256()
-    measuring = [ROOT / "experiments" / name for name in MEASURING]
+    measuring = [ROOT / name for name in MEASURING]
     for path in [*sorted((ROOT / "pallas_kernels").rglob("*.py")), *measuring]:
         digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]

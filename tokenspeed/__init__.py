@@ -1,1 +1,7 @@
-"""TokenSpeed: a Flax LLaMA decoder served by the fused kernels in ``pallas_kernels``."""
+"""LLaMA-like models in Flax on fused kernels: `LLM.from_pretrained(folder).generate(prompts, SamplingParams())`."""
+
+from tokenspeed.llm import LLM, Completion
+from tokenspeed.sampling_params import SamplingParams
+from tokenspeed.tiny_model import TINY
+
+__all__ = ["LLM", "TINY", "Completion", "SamplingParams"]

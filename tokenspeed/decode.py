@@ -88,9 +88,9 @@ def logits(model: Llama, x: jax.Array, implementation: str | None = None) -> jax
     return _in_groups(model, x, pk.head_logits, implementation)
 
 
-def greedy(model: Llama, x: jax.Array, implementation: str | None = None) -> jax.Array:
-    """The most likely token of each row, int32 [rows], with no logits in memory."""
-    return _in_groups(model, x, lambda *args, **how: pk.head(*args, **how)[0], implementation)
+def greedy(model: Llama, x: jax.Array, implementation: str | None = None) -> tuple[jax.Array, jax.Array]:
+    """The most likely token of each row, int32 [rows], and its logit, float32 [rows], with no logits in memory."""
+    return _in_groups(model, x, pk.head, implementation)
 
 
 def _in_groups(model, x, op, implementation):
@@ -99,4 +99,4 @@ def _in_groups(model, x, op, implementation):
         op(x[i : i + MAX_ROWS], norm, weight, eps=eps, implementation=implementation)
         for i in range(0, x.shape[0], MAX_ROWS)
     ]
-    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)

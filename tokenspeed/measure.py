@@ -87,6 +87,11 @@ def gpu_read_ceiling_gbps(gibibytes: int = 4, passes: int = 10) -> float:
     return best
 
 
+def read_ceiling_gbps() -> float:
+    """Of the device that jax runs on."""
+    return gpu_read_ceiling_gbps() if jax.default_backend() == "gpu" else cpu_read_ceiling_gbps()
+
+
 def cpu_read_ceiling_gbps(mebibytes: int = 256) -> float:
     """GB/s at which XLA on this machine's processor reads memory: the median of 7 sums over a float32 array."""
     data = jnp.ones((mebibytes * 2**18,), jnp.float32)

@@ -6,8 +6,8 @@ import itertools
 import pytest
 
 from experiments import gpu, options
-from experiments.measure import Timing
 from pallas_kernels.common.devices import DEVICES
+from tokenspeed.measure import Timing
 
 
 @pytest.fixture

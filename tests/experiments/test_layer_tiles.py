@@ -7,8 +7,8 @@ import pytest
 
 from experiments import cases, layer_tiles, promote
 from experiments.layer import OPS
-from experiments.measure import Timing
 from experiments.row_log import Log
+from tokenspeed.measure import Timing
 
 CASES = {op: cases.make(op, "tiny", context=1024) for op in OPS}
 

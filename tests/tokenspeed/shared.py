@@ -1,10 +1,11 @@
-"""Checkpoints and golden outputs that lie beside the repository; without them the tests that read them are skipped."""
+"""Checkpoints and golden outputs beside the repository, or where TOKENSPEED_SHARED says; without them tests skip."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-SHARED = Path(__file__).resolve().parents[3] / "shared"
+SHARED = Path(os.environ.get("TOKENSPEED_SHARED", Path(__file__).resolve().parents[3] / "shared"))
 GOLDENS = ("llama-gqa", "llama-sharded", "llama31-rope", "mistral-window", "qwen2-bias")
 
 

@@ -48,7 +48,7 @@ def step(model, caches, tokens, positions, rope, page_table, counters, implement
     x, caches, counters = decode.decode_step(
         model, caches, tokens, positions, rope, page_table=page_table, counters=counters, implementation=implementation
     )
-    return decode.logits(model, x, implementation), decode.greedy(model, x, implementation), caches, counters
+    return decode.logits(model, x, implementation), decode.greedy(model, x, implementation)[0], caches, counters
 
 
 def ascending(start, stop, batch):

@@ -1,0 +1,100 @@
+"""The whole model on a GPU: decode by the Triton kernels against goldens, against XLA, and in generation."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pallas_kernels import attention_counters
+from tests.tokenspeed import test_goldens as goldens
+from tests.tokenspeed import textbook
+from tests.tokenspeed.shared import GOLDENS, folder
+from tokenspeed import LLM, SamplingParams
+from tokenspeed.config import ModelConfig, Rope
+
+CONFIG = ModelConfig(
+    family="llama", vocab_size=4099, d_model=512, d_ff=1376, num_layers=3, num_heads=8, num_kv_heads=2, head_dim=64,
+    max_positions=2048, eps=1e-5, rope=Rope(theta=10000.0), windows=(None, 48, None), dtype="bfloat16", qkv_bias=True,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+@pytest.mark.parametrize("page_size", [goldens.CAPACITY, 16])
+def test_token_by_token_against_goldens(name, page_size):
+    model, expected = goldens.model_of(name), goldens.golden(name)
+    tokens, rope = expected["greedy"].astype(np.int32), model.rope_tables(goldens.CAPACITY)
+    state, counters = goldens.caches(model, 2, page_size), attention_counters(2, model.config.num_kv_heads)
+    table = None
+    if page_size != goldens.CAPACITY:
+        table = jnp.asarray(np.random.default_rng(0).permutation(2 * goldens.CAPACITY // 16).reshape(2, -1), jnp.int32)
+    for t in range(tokens.shape[1] - 1):
+        found, best, state, counters = goldens.step(
+            model, state, tokens[:, t : t + 1], goldens.ascending(t, t + 1, 2), rope, table, counters, "triton"
+        )
+        if t < 48:
+            np.testing.assert_allclose(found, expected["logits"][:, t], rtol=0, atol=goldens.TOLERANCE)
+        two = np.sort(np.asarray(found), axis=-1)[:, -2:]
+        sure = (two[:, 1] - two[:, 0] > 2 * goldens.TOLERANCE) & (t >= 47)
+        np.testing.assert_array_equal(np.asarray(best)[sure], tokens[sure, t + 1])
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_bfloat16_is_as_good_as_casting_is(name):
+    """Of decode: the RMS error over draws, against a textbook that rounds weights and activations to bfloat16."""
+    path = folder("goldens", name)
+    config, weights = ModelConfig.from_folder(path), textbook.tensors(path)
+    tokens = np.random.default_rng(0).integers(0, config.vocab_size, (8, 32)).astype(np.int32)
+    truth, casting = (textbook.logits(weights, config, tokens, dtype) for dtype in (jnp.float32, jnp.bfloat16))
+    model = goldens.model_of(name, "bfloat16")
+    state, rope, found = goldens.caches(model, 8), model.rope_tables(goldens.CAPACITY), []
+    for t in range(tokens.shape[1]):
+        logits, _, state, _ = goldens.step(
+            model, state, tokens[:, t : t + 1], goldens.ascending(t, t + 1, 8), rope, None, None, "triton"
+        )
+        found.append(logits)
+
+    def rms(x):
+        return float(jnp.sqrt(jnp.mean((x - truth) ** 2)))
+
+    assert rms(jnp.stack(found, axis=1)) <= 1.5 * rms(casting)
+
+
+def generators(dtype):
+    """The same random weights behind the Triton and the XLA implementation, large enough that tokens vary."""
+    triton = LLM.random(CONFIG, dtype=dtype, implementation="triton")
+    triton.model = jax.tree.map(lambda x: (3 * x.astype("float32")).astype(x.dtype) if x.ndim > 1 else x, triton.model)
+    return triton, LLM(triton.model, implementation="xla")
+
+
+def test_generation_agrees_with_xla():
+    """float32, greedy, ragged prompts in a full batch; a tie within the tolerance may part two texts, so most agree."""
+    triton, xla = generators("float32")
+    draw = np.random.default_rng(1)
+    prompts = [draw.integers(0, CONFIG.vocab_size, size).tolist() for size in (1, 900, 33, 5, 64, 300, 17, 2)]
+    params = SamplingParams(temperature=0.0, max_tokens=40)
+    pairs = zip(triton.generate(prompts, params), xla.generate(prompts, params), strict=True)
+    assert sum(a.token_ids == b.token_ids for a, b in pairs) >= 7
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rows_do_not_affect_each_other(dtype):
+    triton, _ = generators(dtype)
+    draw = np.random.default_rng(2)
+    prompts = [draw.integers(0, CONFIG.vocab_size, size).tolist() for size in (3, 70, 12, 1, 40, 8, 25, 16)]
+    params = SamplingParams(temperature=0.8, top_p=0.95, seed=3, max_tokens=24, logprobs=1)
+    together = [c.token_ids for c in triton.generate(prompts, params)]
+    others = [draw.integers(0, CONFIG.vocab_size, 70).tolist() for _ in range(7)]
+    for i in (0, 3, 4):
+        found = triton.generate([*others[:i], prompts[i], *others[i:]], params)[i]
+        assert found.token_ids == together[i]
+
+
+def test_the_documented_text():
+    path = folder("checkpoints", "stories260K")
+    llm = LLM.from_pretrained(path, implementation="triton")
+    (whole,) = llm.generate([[1]], SamplingParams(temperature=0.0, max_tokens=None))
+    assert whole.text.startswith((path / "greedy.txt").read_text().rstrip("\n"))
+    (again,) = llm.generate([[1]], dataclasses.replace(SamplingParams(temperature=0.0, max_tokens=64)))
+    assert whole.token_ids[:64] == again.token_ids

@@ -1,0 +1,163 @@
+"""Generation from end to end, on a real checkpoint and on random ones."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests.tokenspeed.shared import folder
+from tokenspeed import LLM, SamplingParams
+from tokenspeed.config import ModelConfig, Rope
+
+GREEDY = SamplingParams(temperature=0.0, max_tokens=24)
+CONFIG = ModelConfig(
+    family="llama", vocab_size=96, d_model=32, d_ff=64, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8,
+    max_positions=128, eps=1e-5, rope=Rope(theta=10000.0), windows=(None, 16), dtype="float32", eos_ids=(95,),
+)  # fmt: skip
+
+
+@functools.cache
+def stories():
+    return LLM.from_pretrained(folder("checkpoints", "stories260K"), implementation="xla")
+
+
+@functools.cache
+def random(dtype="float32"):
+    """Weights large enough that its tokens vary."""
+    llm = LLM.random(CONFIG, dtype=dtype, implementation="xla")
+    llm.model = jax.tree.map(lambda x: (8 * x.astype("float32")).astype(x.dtype) if x.ndim > 1 else x, llm.model)
+    return llm
+
+
+def test_the_documented_text_to_the_character():
+    text = (folder("checkpoints", "stories260K") / "greedy.txt").read_text()
+    (whole,) = stories().generate([[1]], SamplingParams(temperature=0.0, max_tokens=None))
+    assert whole.text.startswith(text.rstrip("\n")) and whole.finish_reason == "stop"
+    opening = "Once upon a time"
+    assert text.startswith(opening)
+    (on,) = stories().generate(opening, SamplingParams(temperature=0.0, max_tokens=150))
+    assert text.startswith(opening + on.text) or (opening + on.text).startswith(text.rstrip("\n"))
+
+
+def test_goldens_greedy_tokens():
+    path = folder("goldens", "llama-gqa")
+    llm, expected = LLM.from_pretrained(path, implementation="xla"), load_file(path / "golden.safetensors")
+    assert llm.tokenizer is None
+    prompts = expected["input_ids"].tolist()
+    found = llm.generate(prompts, SamplingParams(temperature=0.0, max_tokens=32, ignore_eos=True))
+    for completion, greedy in zip(found, expected["greedy"], strict=True):
+        assert completion.token_ids == greedy[48:].tolist()
+        assert completion.text is None and completion.finish_reason == "length"
+    np.testing.assert_allclose(llm.logits(prompts), expected["logits"], rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rows_do_not_affect_each_other(dtype):
+    """A prompt alone, and in a full batch of ragged others: in bfloat16 on the same program, of as many rows."""
+    llm, draw = random(dtype), np.random.default_rng(0)
+    prompts = [draw.integers(0, 95, size).tolist() for size in (5, 1, 40, 17, 33, 2, 9, 64, 3, 21, 7, 11, 50, 4, 6, 30)]
+    together = [c.token_ids for c in llm.generate(prompts, GREEDY)]
+    assert len({tuple(ids) for ids in together}) > 8, "the prompts must not all give the same"
+    others = [draw.integers(0, 95, 64).tolist() for _ in range(15)]
+    for i in (2, 7):
+        alone = llm.generate([prompts[i]] if dtype == "float32" else [prompts[i], *others], GREEDY)[0]
+        assert alone.token_ids == together[i]
+
+
+def test_more_prompts_than_a_batch_each_with_its_own_params():
+    llm = random()
+    prompts = [[i, i + 1, i + 2] for i in range(20)]
+    params = [dataclasses.replace(GREEDY, max_tokens=1 + i) for i in range(20)]
+    found = llm.generate(prompts, params)
+    for prompt, own, completion in zip(prompts, params, found, strict=True):
+        assert completion.prompt_token_ids == prompt
+        assert completion.token_ids == llm.generate([prompt], own)[0].token_ids
+        assert len(completion.token_ids) == own.max_tokens or completion.finish_reason == "stop"
+
+
+def test_a_stream_is_the_whole_in_pieces():
+    llm, params = stories(), SamplingParams(temperature=0.7, seed=5, max_tokens=50)
+    deltas = list(llm.stream("Lily and Tom", params))
+    whole = deltas[-1].completion
+    assert len(deltas) > 3
+    assert "".join(d.text for d in deltas) == whole.text
+    assert [i for d in deltas for i in d.token_ids] == whole.token_ids
+    (again,) = llm.generate("Lily and Tom", params)
+    assert again.text == whole.text == llm.tokenizer.decode(whole.token_ids)
+    assert whole.timings.ttft_s > 0 and whole.timings.decode_tokens == 49
+
+
+def test_stop_strings_and_ids():
+    llm = stories()
+    (free,) = llm.generate("Once upon a time", dataclasses.replace(GREEDY, max_tokens=60))
+    stop = free.text[20:29]
+    params = dataclasses.replace(GREEDY, max_tokens=60, stop=stop)
+    (cut,) = llm.generate("Once upon a time", params)
+    assert cut.text == free.text[: free.text.index(stop)]
+    assert (cut.finish_reason, cut.stop_reason) == ("stop", stop)
+    assert cut.token_ids == free.token_ids[: len(cut.token_ids)] and len(cut.token_ids) < len(free.token_ids)
+    (kept,) = llm.generate("Once upon a time", dataclasses.replace(params, include_stop_str_in_output=True))
+    assert kept.text == cut.text + stop
+    (by_id,) = llm.generate("Once upon a time", dataclasses.replace(GREEDY, stop_token_ids=(free.token_ids[7],)))
+    first = free.token_ids.index(free.token_ids[7])
+    assert by_id.token_ids == free.token_ids[:first] and by_id.stop_reason == free.token_ids[7]
+
+
+def test_samples_seeds_and_logprobs():
+    llm = random()
+    params = SamplingParams(temperature=1.0, n=5, seed=11, max_tokens=12, logprobs=3)
+    (one,), (two,) = llm.generate([[4, 5]], params), llm.generate([[4, 5]], params)
+    assert [s.token_ids for s in one.samples] == [s.token_ids for s in two.samples]
+    assert len({tuple(s.token_ids) for s in one.samples}) > 1 and one.token_ids == one.samples[0].token_ids
+    sample = one.samples[3]
+    logits = np.asarray(llm.logits([[4, 5, *sample.token_ids]])[0, 1:-1], np.float64)
+    expected = (
+        logits
+        - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True))
+        - logits.max(-1, keepdims=True)
+    )
+    for row, found in zip(expected, sample.logprobs, strict=True):
+        assert found.logprob == pytest.approx(row[found.token_id], abs=1e-3)
+        assert found.rank == 1 + (row > row[found.token_id]).sum()
+        assert list(found.top) == np.argsort(-row, kind="stable")[:3].tolist()
+
+
+def test_the_context_bounds_the_output():
+    llm = random()
+    (full,) = llm.generate([[1] * 100], SamplingParams(temperature=0.0, max_tokens=None, ignore_eos=True))
+    assert len(full.token_ids) == 28 and full.finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    "prompt, params, message",
+    [
+        ("text", None, "expected token ids, since the folder has no tokenizer"),
+        ([[]], None, "expected at least one token"),
+        ([[96]], None, "expected token ids from 0 to 95"),
+        ([[1] * 128], None, "leave no room in a context of 128"),
+        ([[1]], [GREEDY, GREEDY], "params: expected one, or one for each of 1 prompts, got 2"),
+        ([[1]], SamplingParams(stop="x"), "stop: expected none, since the folder has no tokenizer"),
+        ([[1]], SamplingParams(stop_token_ids=(96,)), "96"),
+    ],
+)
+def test_bad_input(prompt, params, message):
+    with pytest.raises(ValueError, match=message) as error:
+        random().generate(prompt, params)
+    assert "\n" not in str(error.value)
+
+
+def test_bad_options():
+    with pytest.raises(ValueError, match="max_context: expected 1 to 128"):
+        LLM.random(CONFIG, max_context=129, implementation="xla")
+    with pytest.raises(ValueError, match="dtype: expected one of"):
+        LLM.random(CONFIG, dtype="float8", implementation="xla")
+
+
+def test_logits_that_are_not_finite_fail():
+    llm = LLM.random(CONFIG, implementation="xla")
+    llm.model = jax.tree.map(lambda x: x * np.nan, llm.model)
+    with pytest.raises(FloatingPointError, match="logits are not finite"):
+        llm.generate([[1, 2]], GREEDY)

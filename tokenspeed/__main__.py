@@ -1,0 +1,7 @@
+"""python -m tokenspeed"""
+
+import sys
+
+from tokenspeed.cli import main
+
+sys.exit(main())
