@@ -96,6 +96,12 @@ def entries(config: ModelConfig) -> list[Entry]:
     def split_gate_up(rows):
         return tuple(x.T for x in unpack_gate_up(_weight(rows))[:2])
 
+    def join_pair(one, other):
+        return jnp.stack([one, other], axis=1)
+
+    def split_pair(both):
+        return both[:, 0], both[:, 1]
+
     found = [_one(("embedding",), "model.embed_tokens.weight", (c.vocab_size, width))]
     for i in range(c.num_layers):
         layer, block = f"model.layers.{i}.", ("blocks", i)
@@ -123,12 +129,7 @@ def entries(config: ModelConfig) -> list[Entry]:
         if c.out_bias:
             found.append(_one((*block, "out", "bias"), attention + "o_proj.bias", (width,)))
         if c.mlp_bias:
-            stack = functools.partial(jnp.stack, axis=1)
-            found.append(
-                Entry(
-                    (*block, "gate_up", "bias"), two("bias"), lambda g, u: stack([g, u]), lambda x: (x[:, 0], x[:, 1])
-                )
-            )
+            found.append(Entry((*block, "gate_up", "bias"), two("bias"), join_pair, split_pair))
             found.append(_one((*block, "down", "bias"), mlp + "down_proj.bias", (width,)))
     found.append(_one(("norm",), "model.norm.weight", (width,)))
     if not c.tied:
@@ -218,12 +219,14 @@ def load(
         check(config, tensors)
         for entry in tqdm(wanted, desc="loading", unit="tensor", disable=not progress, leave=False):
             parts = [jax.device_put(tensors[part.name].get_tensor(part.name)) for part in entry.parts]
+            jax.block_until_ready(parts)  # so that no more than these wait in the host's memory
             place(model, entry.path, _joined(parts, dtype, entry.join))
     return model
 
 
+@functools.partial(jax.jit, static_argnames=("dtype", "join"))
 def _joined(parts, dtype, join):
-    return jax.jit(lambda parts: join(*(part.astype(dtype) for part in parts)))(parts)
+    return join(*(part.astype(dtype) for part in parts))
 
 
 def place(model: Llama, path: tuple[str | int, ...], value: jax.Array) -> None:

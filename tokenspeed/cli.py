@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
 
     generate = commands.add_parser("generate", parents=[common], help="generate text", description="Generate text.")
     generate.add_argument("--prompt", help="the text to continue; '-' reads standard input")
-    generate.add_argument("--prompt-ids", metavar="1,2,3", help="token ids instead of text")
+    generate.add_argument("--prompt-ids", metavar="1,2,3", help="token ids instead of text; '-' too")
     generate.add_argument("--chat", action="store_true", help="the prompt is a user's message (chat template)")
     generate.add_argument("--system", help="a system message in front of it, with --chat")
     generate.add_argument("--implementation", choices=("triton", "xla", "interpret"), help="of the kernels")
@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
 
     inspect = commands.add_parser("inspect", parents=[common], help="what a model is, and what it takes",
                                   description="What a model is and what it takes; loads nothing.")  # fmt: skip
-    inspect.add_argument("--device", choices=tuple(memory.DEVICE_GIB), help="plan for that GPU's memory")
+    inspect.add_argument("--device", choices=tuple(memory.DEVICE_GB), help="plan for that GPU's memory")
     inspect.add_argument("--batch", type=int, default=1, help="sequences at a time (%(default)s)")
     inspect.set_defaults(run=_inspect)
     return top
@@ -113,7 +113,7 @@ def _prompt(arguments, llm):
     if (arguments.prompt is None) == (arguments.prompt_ids is None):
         raise ValueError("--prompt, --prompt-ids: expected one of them")
     if arguments.prompt_ids is not None:
-        return _ids("--prompt-ids", arguments.prompt_ids)
+        return _ids("--prompt-ids", sys.stdin.read() if arguments.prompt_ids == "-" else arguments.prompt_ids)
     text = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
     if not arguments.chat:
         return text

@@ -71,19 +71,22 @@ def begin(model: Llama, sampling: SamplingState, max_tokens: jax.Array, capacity
     )
 
 
-@functools.partial(jax.jit, static_argnames="capacity", donate_argnums=1)
-def prefill(model: Llama, state: Generation, tokens, start, lengths, rope, *, capacity: int) -> Generation:
+@functools.partial(jax.jit, static_argnames=("capacity", "library"), donate_argnums=1)
+def prefill(
+    model: Llama, state: Generation, tokens, start, lengths, rope, *, capacity: int, library: str | None = None
+) -> Generation:
     """Puts the next T tokens of every prompt into the cache.
 
     Args:
         tokens: int32 [B, T], those of positions start to start + T.
         start: int32, the same for all sequences. lengths: int32 [B], of the whole prompts; 0 for a row not in use.
         capacity: a static bound of start + T.
+        library: for the attention of tokens that begin at 0, see `Llama.prefill`.
     """
     length = tokens.shape[1]
     places = start + jnp.arange(length, dtype=jnp.int32)
     positions = jnp.where(places[None] < lengths[:, None], places[None], -1)
-    x, caches = model.prefill(state.caches, tokens, positions, rope, capacity=capacity)
+    x, caches = model.prefill(state.caches, tokens, positions, rope, capacity=capacity, library=library)
     last = lengths - 1 - start
     here = (last >= 0) & (last < length)
     found = jnp.take_along_axis(x, jnp.clip(last, 0, length - 1)[:, None, None], axis=1)[:, 0]

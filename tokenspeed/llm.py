@@ -13,9 +13,10 @@ from flax import nnx
 
 from pallas_kernels.common.checks import DTYPES
 from pallas_kernels.common.implementation import resolve
-from tokenspeed import checkpoint, generation
+from tokenspeed import checkpoint, generation, prefill_attention
 from tokenspeed.config import ModelConfig
 from tokenspeed.generation import Generation
+from tokenspeed.memory import PREFILL_TOKENS
 from tokenspeed.model import Llama
 from tokenspeed.sampling import LENGTH, RUNNING, SamplingState, make_plan, make_state
 from tokenspeed.sampling_params import SamplingParams
@@ -24,9 +25,8 @@ from tokenspeed.tokenizer import Tokenizer
 
 MAX_BATCH = 16
 """Sequences at a time: as many rows as the kernels take."""
-PREFILL_TOKENS = 1024
-"""Of a prompt at a time."""
-SMALLEST_BUCKET = 16
+SMALLEST_BUCKET, BUCKET_STEP = 16, 1024
+"""Lengths that programs are compiled for: powers of two from the one to the other, then multiples of the other."""
 STEPS = 16
 """Tokens drawn between two looks of the host."""
 
@@ -122,6 +122,7 @@ class LLM:
         self.model, self.tokenizer, self.max_context = model, tokenizer, max_context
         self.implementation = resolve(implementation)
         self._rope = model.rope_tables(max_context)
+        self._library = prefill_attention.library(self.implementation, model.dtype, model.config.head_dim)
 
     @classmethod
     def from_pretrained(
@@ -228,8 +229,8 @@ class LLM:
     def _prefilled(self, rows: list["_Row"]) -> tuple[Generation, dict]:
         """The rows' prompts in the cache, and the static arguments of what follows."""
         state, logprobs, capacity = self._begin(rows)
-        for tokens, start, lengths, bound in self._chunks(rows, len(state.token), capacity):
-            state = generation.prefill(self.model, state, tokens, start, lengths, self._rope, capacity=bound)
+        for tokens, start, lengths, static in self._chunks(rows, len(state.token), capacity):
+            state = generation.prefill(self.model, state, tokens, start, lengths, self._rope, **static)
         return state, dict(logprobs=logprobs, implementation=self.implementation)
 
     def _run(self, rows: list["_Row"]) -> Iterator[None]:
@@ -262,23 +263,27 @@ class LLM:
         )
         most = np.array([row.max_tokens for row in rows] + [1] * (batch - len(rows)), np.int32)
         needed = max(len(row.prompt) + row.max_tokens for row in rows)
-        capacity = min(self.max_context, max(SMALLEST_BUCKET, _power_of_two(needed)))
+        capacity = min(self.max_context, _bucket(needed))
         asked = [row.params.logprobs for row in rows if row.params.logprobs is not None]
         state = generation.begin(self.model, sampling, jnp.asarray(most), capacity)
         return state, max(asked) if asked else None, capacity
 
     def _chunks(self, rows, batch, capacity):
-        """The prompts in buckets of length: (tokens [B, T], start, lengths [B], a bound of the positions)."""
+        """The prompts in buckets of length: (tokens [B, T], start, lengths [B], static arguments of their prefill)."""
         lengths = np.array([len(row.prompt) for row in rows] + [0] * (batch - len(rows)), np.int32)
         longest, start = int(lengths.max()), 0
         while start < longest:
-            size = min(PREFILL_TOKENS, max(SMALLEST_BUCKET, _power_of_two(longest - start)))
+            size = min(max(PREFILL_TOKENS // batch, SMALLEST_BUCKET), _bucket(longest - start))
             tokens = np.zeros((batch, size), np.int32)
             for i, row in enumerate(rows):
                 part = row.prompt[start : start + size]
                 tokens[i, : len(part)] = part
-            bound = min(capacity, _power_of_two(start + size))
-            yield jnp.asarray(tokens), jnp.int32(start), jnp.asarray(lengths), bound
+            yield (
+                jnp.asarray(tokens),
+                jnp.int32(start),
+                jnp.asarray(lengths),
+                dict(capacity=min(capacity, _bucket(start + size)), library=self._library if start == 0 else None),
+            )
             start += size
 
     def _take(self, rows, state: Generation, drawn: generation.Drawn, begun: float) -> Generation:
@@ -391,6 +396,12 @@ def _is_prompt(value) -> bool:
 def _check_dtype(dtype: str | None) -> None:
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
+
+
+def _bucket(length: int) -> int:
+    if length <= BUCKET_STEP:
+        return max(SMALLEST_BUCKET, _power_of_two(length))
+    return -(-length // BUCKET_STEP) * BUCKET_STEP
 
 
 def _power_of_two(value: int) -> int:

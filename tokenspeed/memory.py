@@ -6,11 +6,12 @@ import jax.numpy as jnp
 
 from tokenspeed.config import ModelConfig
 
-DEVICE_GIB = {"a100": 80, "h100": 80, "h200": 141, "b200": 180}
+DEVICE_GB = {"a100": 80, "h100": 80, "h200": 141, "b200": 180}
 """Of the usual variants."""
 RESERVED = 0.1
 """Of a device's memory, for XLA, the driver and fragmentation."""
-PREFILL_TOKENS = 1024
+PREFILL_TOKENS = 8192
+"""Of all sequences together, at a time."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,14 +37,14 @@ class MemoryPlan:
 
 
 def plan(config: ModelConfig, *, dtype: str, context: int, batch: int, device: str | None = None) -> MemoryPlan:
-    """The plan of device memory; `device` is a key of DEVICE_GIB or None."""
-    if device is not None and device not in DEVICE_GIB:
-        raise ValueError(f"device: expected one of {', '.join(DEVICE_GIB)}, got {device!r}")
+    """The plan of device memory; `device` is a key of DEVICE_GB or None."""
+    if device is not None and device not in DEVICE_GB:
+        raise ValueError(f"device: expected one of {', '.join(DEVICE_GB)}, got {device!r}")
     for name, value, most in (("context", context, config.max_positions), ("batch", batch, 1 << 20)):
         if not 1 <= value <= most:
             raise ValueError(f"{name}: expected 1 to {most}, got {value}")
     itemsize = jnp.dtype(dtype).itemsize
-    rows = batch * min(context, PREFILL_TOKENS)
+    rows = min(batch * context, max(batch, PREFILL_TOKENS))
     # The widest activations of a layer, in float32 once, and the logits of every sequence with two copies to sample.
     widest = max(2 * config.d_ff, (config.num_heads + 2 * config.num_kv_heads) * config.head_dim)
     workspace = rows * (4 * widest + 2 * itemsize * config.d_model) + 3 * batch * config.vocab_size * 4
@@ -51,7 +52,7 @@ def plan(config: ModelConfig, *, dtype: str, context: int, batch: int, device: s
         weights_bytes=config.num_parameters * itemsize,
         kv_bytes=batch * context * config.kv_bytes_per_token(itemsize),
         workspace_bytes=workspace,
-        available_bytes=None if device is None else int(DEVICE_GIB[device] * 1e9 * (1 - RESERVED)),
+        available_bytes=None if device is None else int(DEVICE_GB[device] * 1e9 * (1 - RESERVED)),
     )
 
 

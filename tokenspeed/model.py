@@ -13,7 +13,7 @@ from pallas_kernels import DenseWeight, KVCache
 from pallas_kernels.common.arithmetic import activate, project, rms_norm
 from pallas_kernels.common.kv_cache import locate
 from tokenspeed.config import ModelConfig
-from tokenspeed.prefill_attention import prefill_attention
+from tokenspeed.prefill_attention import flash_attention, prefill_attention
 from tokenspeed.rope import tables
 
 INIT_SCALE = 0.02
@@ -100,6 +100,7 @@ class Llama(nnx.Module):
         *,
         capacity: int,
         page_table: jax.Array | None = None,
+        library: str | None = None,
     ) -> tuple[jax.Array, list[KVCache]]:
         """Runs any number of tokens of each sequence and writes their keys and values into the caches.
 
@@ -110,6 +111,8 @@ class Llama(nnx.Module):
             rope: from `rope_tables`.
             capacity: a bound of the positions (static): no slot from there on is looked at.
             page_table: int32 [B, pages of a sequence], or None for contiguous caches.
+            library: whose flash attention runs, where every sequence begins with these tokens (`positions` count up
+                from 0); None for the blocks of `prefill_attention`, which see the caches too.
 
         Returns:
             (the residual stream [B, T, D], the caches).
@@ -128,8 +131,12 @@ class Llama(nnx.Module):
             )
             cache = KVCache(k=keys, v=values)
             new.append(cache)
-            k, v = (_of_sequences(x, batch, page_table, capacity) for x in (cache.k, cache.v))
-            x = self.rest(block, x, prefill_attention(q, k, v, positions, window=window))
+            if library is None:
+                k, v = (_of_sequences(x, batch, page_table, capacity) for x in (cache.k, cache.v))
+                mixed = prefill_attention(q, k, v, positions, window=window)
+            else:
+                mixed = flash_attention(q, k, v, window=window, library=library)
+            x = self.rest(block, x, mixed)
         return x, new
 
     def rope_tables(self, positions: int) -> tuple[jax.Array, jax.Array]:

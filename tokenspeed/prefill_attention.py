@@ -1,4 +1,7 @@
-"""Attention of many queries over cached keys, in blocks: memory does not grow with the square of the context."""
+"""Attention of many queries, whose memory does not grow with the square of the context.
+
+cuDNN's flash attention where it can run, on tokens that begin their sequence; blocks of XLA's products elsewhere.
+"""
 
 import functools
 
@@ -8,6 +11,29 @@ from jax import lax
 
 BLOCK_T, BLOCK_S = 256, 512
 LOWEST = -1e30
+CUDNN_HEAD_DIM = 128
+"""At most, on every GPU since Ampere; a multiple of 8."""
+
+
+def library(implementation: str, dtype, head_dim: int) -> str | None:
+    """'cudnn' where its flash attention can stand in for the blocks, or None; `implementation` is of the kernels."""
+    fits = jnp.dtype(dtype).itemsize == 2 and head_dim <= CUDNN_HEAD_DIM and head_dim % 8 == 0
+    return "cudnn" if implementation == "triton" and fits else None
+
+
+def flash_attention(q: jax.Array, k: jax.Array, v: jax.Array, *, window: int | None, library: str) -> jax.Array:
+    """Causal attention of tokens among themselves, the softmax online (Dao et al. 2022), by `library`.
+
+    Args:
+        q: [B, T, N, H]. k, v: [B, T, K, H], float16 or bfloat16.
+        window: each token sees itself and the `window` - 1 before it, or all before it if None.
+
+    Returns:
+        [B, T, N, H] of q's dtype.
+    """
+    return jax.nn.dot_product_attention(
+        q, k, v, is_causal=True, local_window_size=None if window is None else (window - 1, 0), implementation=library
+    )
 
 
 def prefill_attention(

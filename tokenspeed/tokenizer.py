@@ -298,9 +298,7 @@ def _compile(template: str):
         from jinja2.exceptions import SecurityError, TemplateError
         from jinja2.sandbox import ImmutableSandboxedEnvironment
     except ImportError as error:
-        raise TokenizerError(
-            "chat template: jinja2 is not installed; expected it from pip install jinja2"
-        ) from error
+        raise TokenizerError("chat template: jinja2 is not installed; expected it from pip install jinja2") from error
 
     class Environment(ImmutableSandboxedEnvironment):
         # Jinja's own returns an undefined value, which prints as nothing.

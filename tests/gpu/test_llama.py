@@ -11,7 +11,7 @@ from pallas_kernels import attention_counters
 from tests.tokenspeed import test_goldens as goldens
 from tests.tokenspeed import textbook
 from tests.tokenspeed.shared import GOLDENS, folder
-from tokenspeed import LLM, SamplingParams
+from tokenspeed import LLM, SamplingParams, prefill_attention
 from tokenspeed.config import ModelConfig, Rope
 
 CONFIG = ModelConfig(
@@ -98,3 +98,41 @@ def test_the_documented_text():
     assert whole.text.startswith((path / "greedy.txt").read_text().rstrip("\n"))
     (again,) = llm.generate([[1]], dataclasses.replace(SamplingParams(temperature=0.0, max_tokens=64)))
     assert whole.token_ids[:64] == again.token_ids
+
+
+@pytest.mark.parametrize("window", [None, 100])
+@pytest.mark.parametrize("head_dim", [64, 80, 128])
+def test_flash_attention_against_the_blocks(window, head_dim):
+    keys, (batch, length, heads, kv_heads) = jax.random.split(jax.random.key(0), 3), (3, 777, 8, 2)
+    q, k, v = (
+        jax.random.normal(key, (batch, length, n, head_dim), jnp.bfloat16)
+        for key, n in zip(keys, (heads, kv_heads, kv_heads), strict=True)
+    )
+    positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length))
+    wide = (x.astype(jnp.float32) for x in (q, jnp.moveaxis(k, 1, 2), jnp.moveaxis(v, 1, 2)))
+    truth = prefill_attention.prefill_attention(*wide, positions, window=window)
+    blocks = prefill_attention.prefill_attention(
+        q, jnp.moveaxis(k, 1, 2), jnp.moveaxis(v, 1, 2), positions, window=window
+    )
+    found = prefill_attention.flash_attention(q, k, v, window=window, library="cudnn")
+
+    def rms(x):
+        return float(jnp.sqrt(jnp.mean((x.astype(jnp.float32) - truth) ** 2)))
+
+    assert rms(found) <= 1.5 * rms(blocks)
+
+
+def test_prefill_by_the_library_and_by_blocks():
+    """bfloat16, ragged prompts: the same first tokens' log-probabilities but for rounding."""
+    triton, _ = generators("bfloat16")
+    plain = LLM(triton.model, implementation="triton")
+    assert triton._library == "cudnn"
+    plain._library = None
+    draw = np.random.default_rng(5)
+    prompts = [draw.integers(0, CONFIG.vocab_size, size).tolist() for size in (1500, 3, 700, 64)]
+    params = SamplingParams(temperature=0.0, max_tokens=1, logprobs=5)
+    for a, b in zip(triton.generate(prompts, params), plain.generate(prompts, params), strict=True):
+        one, other = a.logprobs[0].top, b.logprobs[0].top
+        both = sorted(set(one) & set(other))
+        assert len(both) >= 3
+        np.testing.assert_allclose([one[i] for i in both], [other[i] for i in both], rtol=0, atol=0.1)

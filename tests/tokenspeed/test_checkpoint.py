@@ -1,6 +1,8 @@
 """Loading: what arrives, what is refused, and what is never half done."""
 
+import contextlib
 import json
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +67,33 @@ def test_shards(model, folder):
     (folder / "model-1.safetensors").unlink()
     with pytest.raises(CheckpointError, match="missing model-1"):
         checkpoint.load(folder)
+
+
+def test_the_host_holds_one_parameter_at_a_time(folder, monkeypatch):
+    """So that its peak is far below twice a shard, whatever the size of the model."""
+    alive, peak, opened = [0], [0], checkpoint.opened
+
+    class Counted:
+        def __init__(self, handle):
+            self.get_slice, self.handle = handle.get_slice, handle
+
+        def get_tensor(self, name):
+            tensor = self.handle.get_tensor(name)
+            alive[0] += tensor.nbytes
+            peak[0] = max(peak[0], alive[0])
+            weakref.finalize(tensor, lambda size=tensor.nbytes: alive.__setitem__(0, alive[0] - size))
+            return tensor
+
+    @contextlib.contextmanager
+    def counting(files):
+        with opened(files) as tensors:
+            yield {name: Counted(handle) for name, handle in tensors.items()}
+
+    monkeypatch.setattr(checkpoint, "opened", counting)
+    model = checkpoint.load(folder, dtype="bfloat16")  # converted, or the CPU would keep the host's array itself
+    largest = max(2 * leaf.nbytes for leaf in jax.tree.leaves(model))
+    # What is dropped may wait for Python and the device for one parameter more.
+    assert 0 < peak[0] <= 2 * largest
 
 
 def test_every_wrong_tensor_is_named(folder):
