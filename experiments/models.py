@@ -1,6 +1,12 @@
-"""The shapes of the models that are measured, as their published config.json files give them."""
+"""The models that are measured: configs/models/*.json, in the format of Hugging Face's config.json."""
 
 import dataclasses
+import functools
+from pathlib import Path
+
+from tokenspeed.config import ModelConfig, read_json
+
+FOLDER = Path(__file__).resolve().parents[1] / "configs" / "models"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,19 +22,20 @@ class ModelShape:
     layers: int
 
 
-MODELS = {
-    "llama-3.1-8b": ModelShape(
-        d_model=4096, d_ff=14336, num_heads=32, num_kv_heads=8, head_dim=128, vocab=128256, layers=32
-    ),
-    "llama-3.2-1b": ModelShape(
-        d_model=2048, d_ff=8192, num_heads=32, num_kv_heads=8, head_dim=64, vocab=128256, layers=16
-    ),
-    "llama-3.2-3b": ModelShape(
-        d_model=3072, d_ff=8192, num_heads=24, num_kv_heads=8, head_dim=128, vocab=128256, layers=28
-    ),
-    "qwen2.5-0.5b": ModelShape(
-        d_model=896, d_ff=4864, num_heads=14, num_kv_heads=2, head_dim=64, vocab=151936, layers=24
-    ),
+@functools.cache
+def config_of(model: str) -> ModelConfig:
+    """The config of a model by its name."""
+    return ModelConfig.from_dict(read_json(FOLDER / f"{model}.json"))
+
+
+def _shape(c: ModelConfig) -> ModelShape:
+    return ModelShape(
+        d_model=c.d_model, d_ff=c.d_ff, num_heads=c.num_heads, num_kv_heads=c.num_kv_heads, head_dim=c.head_dim,
+        vocab=c.vocab_size, layers=c.num_layers,
+    )  # fmt: skip
+
+
+MODELS = {path.stem: _shape(config_of(path.stem)) for path in sorted(FOLDER.glob("*.json"))} | {
     # Small enough for interpret mode; ragged on purpose. No published model.
     "tiny": ModelShape(d_model=160, d_ff=344, num_heads=4, num_kv_heads=2, head_dim=40, vocab=500, layers=2),
 }
