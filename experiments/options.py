@@ -1,4 +1,4 @@
-"""The command line of the sweep: a config file, its overrides, and the frozen dataclass that both become."""
+"""A command line with a config file: its overrides, and the frozen dataclass that both become. The sweep's is here."""
 
 import dataclasses
 import difflib
@@ -89,7 +89,9 @@ class Options:
         return {field: getattr(self, field) for field in TILE_FIELDS if getattr(self, field)}
 
 
-FIELDS = {field.name: field for field in dataclasses.fields(Options)}
+def fields_of(kind: type) -> dict[str, dataclasses.Field]:
+    """The fields of a dataclass of options by name."""
+    return {field.name: field for field in dataclasses.fields(kind)}
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -104,26 +106,26 @@ def check_name(field: str, name: Any, names: Iterable[str]) -> None:
         raise UsageError(f"{field}: unknown {name!r}; {nearest(str(name), names)}")
 
 
-def from_config(config: config_dict.ConfigDict) -> Options:
-    """The options in an ml_collections config; a field it does not know, or of another type, is an error."""
-    values = {}
+def from_config[Kind](config: config_dict.ConfigDict, kind: type[Kind] = Options) -> Kind:
+    """The options in an ml_collections config; a field that `kind` does not know, or of another type, is an error."""
+    values, fields = {}, fields_of(kind)
     for name, value in config.items():
-        check_name("config", name, FIELDS)
-        values[name] = _typed(name, value)
+        check_name("config", name, fields)
+        values[name] = _typed(fields[name], value)
     missing = [
-        name for name, field in FIELDS.items() if field.default is dataclasses.MISSING and name not in values
+        name for name, field in fields.items() if field.default is dataclasses.MISSING and name not in values
     ]  # fmt: skip
     if missing:
         raise UsageError(f"config: lacks {', '.join(missing)}")
-    return Options(**values)
+    return kind(**values)
 
 
-def _typed(name: str, value: Any) -> Any:
-    wanted = str(FIELDS[name].type)
+def _typed(field: dataclasses.Field, value: Any) -> Any:
+    name, wanted = field.name, str(field.type)
     if not wanted.startswith("tuple"):
         kind = {"int": int, "float": (int, float), "str": str}[wanted.removeprefix("<class '").removesuffix("'>")]
         if isinstance(value, bool) or not isinstance(value, kind):
-            raise UsageError(f"{name}: expected {FIELDS[name].type.__name__}, got {value!r}")
+            raise UsageError(f"{name}: expected {field.type.__name__}, got {value!r}")
         return value
     if isinstance(value, str):
         value = tuple(part.strip() for part in value.split(",") if part.strip())
@@ -154,17 +156,23 @@ def load(path: str | Path) -> config_dict.ConfigDict:
     return module.get_config()
 
 
-def parse(argv: Sequence[str], flag_values: flags.FlagValues) -> tuple[Options, flags.FlagValues]:
-    """The options on a command line (argv[0] is the program), and the other flags, already defined in `flag_values`."""
-    argv = [argv[0], *(_readable(argument) for argument in _joined(argv[1:]))]
+def parse[Kind](
+    argv: Sequence[str], flag_values: flags.FlagValues, kind: type[Kind] = Options, default: str = "tiles.py"
+) -> tuple[Kind, flags.FlagValues]:
+    """The options on a command line (argv[0] is the program), and the other flags, already defined in `flag_values`.
+
+    Args:
+        kind: the dataclass of the options. default: the config that is read where none is named.
+    """
+    argv = [argv[0], *(_readable(argument, fields_of(kind)) for argument in _joined(argv[1:]))]
     if not any(argument.startswith("--config=") for argument in argv):
-        argv.insert(1, f"--config={config_path('tiles.py')}")
+        argv.insert(1, f"--config={config_path(default)}")
     config_flags.DEFINE_config_file("config", None, "A file of configs/, or a path.", flag_values, sys_argv=argv)
     try:
         rest = flag_values(argv)
         if len(rest) > 1:
             raise UsageError(f"unexpected argument {rest[1]!r}")
-        return from_config(flag_values.config), flag_values
+        return from_config(flag_values.config, kind), flag_values
     except flags.Error as error:
         raise UsageError(" ".join(str(error).split())) from None
 
@@ -185,7 +193,7 @@ def _joined(arguments: Sequence[str]) -> list[str]:
     return joined
 
 
-def _readable(argument: str) -> str:
+def _readable(argument: str, fields: dict[str, dataclasses.Field]) -> str:
     """Resolves the name of a config, checks that of an override, and quotes a tuple of bare words."""
     match = re.fullmatch(r"--?config(?:\.([\w.]+))?=(.*)", argument, re.DOTALL)
     if match is None:
@@ -193,8 +201,8 @@ def _readable(argument: str) -> str:
     field, value = match.groups()
     if field is None:
         return f"--config={config_path(value)}"
-    check_name("config", field, FIELDS)
-    if "str" in str(FIELDS[field].type) and "," in value and not value.startswith(("(", "[")):
+    check_name("config", field, fields)
+    if "str" in str(fields[field].type) and "," in value and not value.startswith(("(", "[")):
         value = repr(tuple(part.strip() for part in value.split(",") if part.strip()))
     return f"--config.{field}={value}"
 

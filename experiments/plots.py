@@ -1,4 +1,4 @@
-"""Pictures of results: a heat map per op and a roofline, as PNG."""
+"""Pictures of results: a heat map per op, a roofline, and decode's share of the ceiling, as PNG."""
 
 import dataclasses
 import math
@@ -91,6 +91,15 @@ def draw_cpu(rows: Sequence[Row], folder: str | Path, options: Options, device: 
     return lines
 
 
+def draw_decode(rows: Sequence[Row], path: str | Path) -> str:
+    """Percent of the read ceiling by model and context, the implementations side by side; returns a line about it."""
+    counted = [row for row in rows if row["op"] == "decode" and row["status"] == "ok"]
+    if not counted:
+        return "No picture: no time of decode counts."
+    path = Path(path)
+    return _save(lambda plt: _bars(plt, counted), path.parent, path.stem)
+
+
 def _case_title(row: Row) -> str:
     context = f", context {row['context']}" if row["context"] else ""
     return f"{row['model']}, {row['rows']} row{'s' if row['rows'] > 1 else ''}{context}, {row['dtype']}"
@@ -174,4 +183,27 @@ def _roofline(plt: Any, points: Sequence[tuple], roofs: dict[str, float], title:
     axis.set_title(title)
     axis.grid(True, which="both", color="0.92")
     axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def _bars(plt: Any, rows: Sequence[Row]) -> Any:
+    """A group of bars a case, a bar an implementation."""
+    fields = ("model", "dtype", "batch", "context")
+    groups = list(dict.fromkeys(tuple(row[field] for field in fields) for row in rows))
+    names = list(dict.fromkeys(row["implementation"] for row in rows))
+    figure, axis = plt.subplots(figsize=(max(6.0, 1.5 * len(groups) + 2), 4.6), layout="constrained")
+    width = 0.8 / len(names)
+    for i, name in enumerate(names):
+        own = [row for row in rows if row["implementation"] == name]
+        at = [groups.index(tuple(row[field] for field in fields)) + (i - (len(names) - 1) / 2) * width for row in own]
+        bars = axis.bar(at, [row["percent_of_ceiling"] for row in own], width, label=name)
+        labels = [f"{row['percent_of_ceiling']:.1f}%\n{row['ms_per_token']:.3g} ms" for row in own]
+        axis.bar_label(bars, labels, fontsize=7)
+    axis.axhline(100, color="0.3", ls="--", lw=1, label=f"read ceiling, measured: {rows[-1]['ceiling_gbps']:.0f} GB/s")
+    ticks = [f"{model}\n{dtype}, batch {batch}\ncontext {context}" for model, dtype, batch, context in groups]
+    axis.set_xticks(range(len(groups)), ticks, fontsize=8)
+    axis.set_ylabel("% of the read ceiling")
+    axis.set_ylim(0, 1.25 * max(100, *(row["percent_of_ceiling"] for row in rows)))
+    axis.set_title(f"Decode on {rows[-1]['device']}, {rows[-1]['steps']} steps a sample", fontsize=10)
+    axis.legend(fontsize=8, loc="upper right", ncols=len(names) + 1)
     return figure

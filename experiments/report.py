@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import plots, row_log, tables
+from experiments import decode_tables, plots, row_log, tables
 from experiments.options import fail
 from experiments.promote import gpu_rows, newest
 from experiments.row_log import ResultsError, Row
 from experiments.rows import GPU
 from experiments.tables import number
+from pallas_kernels.common import devices
 from pallas_kernels.common.devices import DEVICES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,20 +34,48 @@ LAYER_HEADER = (
     "model", "rows", "context", "implementation", "prefetch KiB", "µs a layer (p10 to p90)", "GB/s", "% of ceiling",
     "launches", "µs beyond bytes, a launch",
 )  # fmt: skip
+DECODE = {
+    "decode": "Decode, the whole greedy step (embedding, layers, head, argmax, next token), chained on the device "
+    "while the cache grows; the floor is the time of its bytes at the ceiling.",
+    "generate": "`python -m tokenspeed generate`, batch 1: the figures that the command prints, prefill included.",
+}
+"""Rows of whole steps, and what their tables say of themselves."""
 
 
 def render(rows: Sequence[Row]) -> str:
     """The tables of all devices, in Markdown."""
     by_device: dict[str, list[Row]] = {}
     for row in rows:
-        if row["op"] == "layer" or row.get("mode") == GPU:
+        if row["op"] == "layer" or row.get("mode") == GPU or _is_of_decode(row):
             by_device.setdefault(row.get("device") or "unknown device", []).append(row)
     most_first = sorted(by_device.items(), key=lambda item: -len(item[1]))
     parts = [_device(device, members) for device, members in most_first]
     return "\n\n".join([NOTE, *parts]) if parts else f"{NOTE}\n\nNo results of a GPU are committed yet."
 
 
+def _is_of_decode(row: Row) -> bool:
+    """Whether a row is of a whole decode step, on a GPU."""
+    return row["op"] in DECODE and not (row.get("device") or "").startswith("cpu")
+
+
 def _device(device: str, rows: Sequence[Row]) -> str:
+    decoded = [row for row in rows if row["op"] in DECODE]
+    layers = [row for row in rows if row["op"] not in DECODE]
+    return "\n\n".join([f"### {device}", *_decode(decoded), *_kernels(layers)])
+
+
+def _decode(rows: Sequence[Row]) -> list[str]:
+    """The tables of whole steps, each with where it comes from."""
+    parts = []
+    for op, what in DECODE.items():
+        members = decode_tables.newest(rows, op)
+        if members:
+            parts += [f"{what} {_origin(members)}", tables.markdown(*decode_tables.TABLES[op](members))]
+    return parts
+
+
+def _kernels(rows: Sequence[Row]) -> list[str]:
+    """The tables of layers and of single kernels."""
     winners, layers, tried, ran = [], [], 0, 0
     for (op, *_), members in tables.by_case(rows).items():
         members = newest(members)
@@ -59,7 +88,7 @@ def _device(device: str, rows: Sequence[Row]) -> str:
         ran += len(ok)
         winners += ok[:1]
     shown = [*winners, *layers]
-    parts = [f"### {device}"]
+    parts = []
     if shown:
         parts.append(
             f"{_dtypes(shown)}, weights and cache cold, dependent calls chained on the device. {_origin(shown)}"
@@ -69,7 +98,7 @@ def _device(device: str, rows: Sequence[Row]) -> str:
     if winners:
         parts.append(tables.markdown(OP_HEADER, [_op_line(row) for row in winners]))
         parts.append(f"The fastest tile of each case; {tried} were tried, {ran} of them ran and were right.")
-    return "\n\n".join(parts)
+    return parts
 
 
 def _dtypes(rows: Sequence[Row]) -> str:
@@ -82,7 +111,8 @@ def _origin(rows: Sequence[Row]) -> str:
     def all_of(field: str) -> list[str]:
         return sorted({str(row[field]) for row in rows if row.get(field) is not None})
 
-    ceilings = sorted(row["ceiling_gbps"] for row in rows if row.get("ceiling_gbps"))
+    found = [row.get("ceiling_gbps") or row.get("read_ceiling_gbps") for row in rows]
+    ceilings = sorted(ceiling for ceiling in found if ceiling)
     parts = []
     if ceilings:
         low, high = f"{ceilings[0]:.0f}", f"{ceilings[-1]:.0f}"
@@ -158,9 +188,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{arguments.readme.name}: {'written' if new != old else 'already up to date'}")
     if arguments.pictures:
         for device in DEVICES.values():
+            folder = arguments.results / device.key
             members = [row for _, case in tables.by_case(gpu_rows(rows, device)).items() for row in newest(case)]
             if members:
-                print("\n".join(plots.draw_gpu(members, arguments.results / device.key, device)))
+                print("\n".join(plots.draw_gpu(members, folder, device)))
+            decoded = [row for row in rows if devices.find(row.get("device") or "") == device]
+            if decoded := decode_tables.newest(decoded, "decode"):
+                print(plots.draw_decode(decoded, folder / "decode.png"))
     return 0
 
 

@@ -40,7 +40,8 @@ def decode_step(
     """
     batch, length = tokens.shape
     config, rows = model.config, batch * length
-    x = model.embedding[...][tokens.reshape(-1)]
+    with jax.named_scope("embedding"):
+        x = model.embedding[...][tokens.reshape(-1)]
     positions = positions.reshape(-1)
     sequence = jnp.repeat(jnp.arange(batch, dtype=jnp.int32), length)
     groups = [slice(i, min(i + MAX_ROWS, rows)) for i in range(0, rows, MAX_ROWS)]
@@ -48,10 +49,11 @@ def decode_step(
         counters = None
     how = dict(implementation=implementation)
 
-    def each(op: Callable, *operands):
-        """The op on every group of rows."""
-        parts = [op(*(operand[group] for operand in operands)) for group in groups]
-        return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+    def each(name: str, op: Callable, *operands):
+        """The op on every group of rows, under its name in a trace."""
+        with jax.named_scope(name):
+            parts = [op(*(operand[group] for operand in operands)) for group in groups]
+            return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
 
     new = []
     weights = [(b.qkv.weight, b.out.weight, b.gate_up.weight, b.down.weight) for b in model.blocks]
@@ -60,26 +62,30 @@ def decode_step(
         following = weights[i + 1][0] if i + 1 < len(weights) else model.head_weight
         parts = []
         for group in groups:  # one after the other: each writes its rows into the cache
-            q, cache = pk.qkv(
-                x[group], block.attention_norm[...], qkv, cache, positions=positions[group], rope=rope,
-                sequence=sequence[group], page_table=page_table, eps=config.eps, prefetch=out, **how,
-            )  # fmt: skip
+            with jax.named_scope("qkv"):
+                q, cache = pk.qkv(
+                    x[group], block.attention_norm[...], qkv, cache, positions=positions[group], rope=rope,
+                    sequence=sequence[group], page_table=page_table, eps=config.eps, prefetch=out, **how,
+                )  # fmt: skip
             parts.append(q)
         new.append(cache)
         mixed = []
         for q, group in zip(parts, groups, strict=True):
-            found = pk.attention(
-                q, cache, lengths=positions[group] + 1, sequence=sequence[group], page_table=page_table,
-                window=window, counters=counters, prefetch=out, **how,
-            )  # fmt: skip
+            with jax.named_scope("attention"):
+                found = pk.attention(
+                    q, cache, lengths=positions[group] + 1, sequence=sequence[group], page_table=page_table,
+                    window=window, counters=counters, prefetch=out, **how,
+                )  # fmt: skip
             if counters is not None:
                 found, counters = found
             mixed.append(found)
         heads = mixed[0] if len(mixed) == 1 else jnp.concatenate(mixed)
-        x = each(lambda h, r: pk.out(h, out, residual=r, prefetch=gate_up, **how), heads, x)
+        x = each("out", lambda h, r: pk.out(h, out, residual=r, prefetch=gate_up, **how), heads, x)
         norm, act = block.mlp_norm[...], config.activation
-        product = each(lambda r: pk.gate_up(r, norm, gate_up, activation=act, eps=config.eps, prefetch=down, **how), x)
-        x = each(lambda p, r: pk.down(p, down, residual=r, prefetch=following, **how), product, x)
+        product = each(
+            "gate_up", lambda r: pk.gate_up(r, norm, gate_up, activation=act, eps=config.eps, prefetch=down, **how), x
+        )
+        x = each("down", lambda p, r: pk.down(p, down, residual=r, prefetch=following, **how), product, x)
     return x, new, counters
 
 
@@ -95,8 +101,9 @@ def greedy(model: Llama, x: jax.Array, implementation: str | None = None) -> tup
 
 def _in_groups(model, x, op, implementation):
     weight, norm, eps = model.head_weight, model.norm[...], model.config.eps
-    parts = [
-        op(x[i : i + MAX_ROWS], norm, weight, eps=eps, implementation=implementation)
-        for i in range(0, x.shape[0], MAX_ROWS)
-    ]
+    with jax.named_scope("head"):
+        parts = [
+            op(x[i : i + MAX_ROWS], norm, weight, eps=eps, implementation=implementation)
+            for i in range(0, x.shape[0], MAX_ROWS)
+        ]
     return parts[0] if len(parts) == 1 else jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)

@@ -1,0 +1,40 @@
+"""Decode: milliseconds a token, and what share of the memory's read ceiling that is.
+
+    python -m experiments.decode --config=decode.py
+
+On one H200 about 5 minutes (an estimate), most of them compiling; on 2 cores without a GPU 4.
+
+Expected: a row for each model, dtype, batch, context and implementation in out/decode-<device>.jsonl, a table, and a
+picture of percent of the ceiling, the fused kernels and XLA beside each other. Every row names the read ceiling that
+was measured in the same run, and its status is 'ok', or says why it is void or failed. Without a GPU XLA alone is
+timed, on a small model, against this processor's own ceiling.
+
+Any field is overridden on the command line, tuples with commas:
+
+    python -m experiments.decode --config=decode.py --config.models=llama-3.2-1b --config.contexts=128,1024,8192,32768
+    python -m experiments.decode --config=decode.py --config.models=DIR/config.json --config.batches=1,8
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+
+    # The cases: every combination. () is what suits the machine: the first on a GPU, the second without one.
+    config.models = ()  # names in configs/models, or paths of config.json; llama-3.1-8b, llama-3.2-1b | qwen2.5-0.5b
+    config.implementations = ()  # triton, xla | xla
+    config.dtypes = ()  # bf16 | f32
+    config.batches = (1,)  # sequences at a time, 1 to 16
+    config.contexts = (1024,)  # positions in the cache before the first step
+
+    # A sample is one call of `steps` steps.
+    config.steps = 127
+    config.sequences = 5  # of their own random cache and first token
+    config.repeats = 4  # samples of each sequence, whose tokens must be the same
+    config.seed = 0
+
+    config.results = "out/decode-{device}.jsonl"
+    config.picture = "out/decode-{device}.png"  # "" draws none
+    config.profile = ""  # a folder for traces of jax.profiler, a call of every case and implementation; "" writes none
+    return config

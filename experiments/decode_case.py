@@ -1,0 +1,127 @@
+"""One case of the decode benchmark: its samples, interleaved over the implementations, and whether they count."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.compilations import counted
+from experiments.decode_loop import Workload
+from experiments.gpu import reason_of
+
+MOST_SPREAD = 0.10
+"""Of (p95 - p5) / median; beyond it something else ran on the machine."""
+
+
+@dataclasses.dataclass
+class Found:
+    """What one implementation gave.
+
+    Attributes:
+        step_ms: milliseconds a step, of each sample.
+        tokens: int32 [steps, B] of each sequence, as first drawn.
+        voids: why the times do not count. failure: why there are none.
+    """
+
+    step_ms: list[float] = dataclasses.field(default_factory=list)
+    tokens: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
+    voids: list[str] = dataclasses.field(default_factory=list)
+    failure: str = ""
+
+    @property
+    def percentiles(self) -> tuple[float, float, float]:
+        """The 5th percentile, the median and the 95th."""
+        low, median, high = np.percentile(self.step_ms, (5, 50, 95))
+        return float(low), float(median), float(high)
+
+    @property
+    def status(self) -> str:
+        """'ok', or why there is no time, or why it does not count."""
+        if self.failure:
+            return self.failure
+        return f"void: {'; '.join(self.voids)}" if self.voids else "ok"
+
+    def add(self, sequence: int, step_ms: float, tokens: np.ndarray, logits: np.ndarray) -> None:
+        """A sample; the logits are those of its last step."""
+        self.step_ms.append(step_ms)
+        if not (self.tokens.setdefault(sequence, tokens) == tokens).all():
+            self.void("the tokens of two runs of a sequence differ")
+        if not np.isfinite(logits).all():
+            self.void("logits that are not finite")
+
+    def judge(self, compiled: Sequence[str]) -> None:
+        """Once all samples are there; `compiled` are the events of the compiler while they were timed."""
+        if compiled:
+            self.void("something was compiled during timing")
+        if self.step_ms and not self.failure:
+            low, median, high = self.percentiles
+            if high - low > MOST_SPREAD * median:
+                self.void(f"(p95 - p5) / median is {(high - low) / median:.1%}, more than {MOST_SPREAD:.0%}")
+
+    def void(self, reason: str) -> None:
+        if reason not in self.voids:
+            self.voids.append(reason)
+
+
+def timed(program: Callable, *arguments: Any) -> tuple[Any, float]:
+    """A call's result, and its seconds from the host's start to the device's end."""
+    begin = time.perf_counter()
+    result = jax.block_until_ready(program(*arguments))
+    return result, time.perf_counter() - begin
+
+
+class Case:
+    """The programs of one case, compiled and run once; `found` says what became of each implementation."""
+
+    def __init__(self, workload: Workload, implementations: Sequence[str]):
+        self.workload, self._programs = workload, {}
+        self.found = {name: Found() for name in implementations}
+        for name in implementations:
+            with self._failing(name, "compiling"), counted() as seen:
+                self._programs[name] = workload.compiled(name)
+                if not seen:
+                    raise RuntimeError("this jax does not say when it compiles")
+        for name in self._running():
+            with self._failing(name, "running"):
+                self._run(name, 0)  # loads the program, which is no part of a time
+
+    def measure(self, count: int, repeats: int) -> dict[str, Found]:
+        """Times `repeats` runs of each of `count` sequences by every implementation in turn."""
+        with counted() as compiled:
+            for _ in range(repeats):
+                for sequence in range(count):
+                    for name in self._running():
+                        with self._failing(name, "running"):
+                            self.found[name].add(sequence, *self._run(name, sequence))
+        for found in self.found.values():
+            found.judge(compiled)
+        return self.found
+
+    def trace(self, folder: Path) -> None:
+        """Runs every implementation once more, traced by jax.profiler into a folder of its name in `folder`."""
+        for name in self._running():
+            with jax.profiler.trace(folder / name):
+                self._run(name, 0)
+
+    def _run(self, name: str, sequence: int) -> tuple[float, np.ndarray, np.ndarray]:
+        """Milliseconds a step, the tokens, and the logits of the last step."""
+        state = jax.block_until_ready(self.workload.fresh(sequence))
+        weights, rope = self.workload.decoder.weights, self.workload.rope
+        (_, tokens, logits), seconds = timed(self._programs[name], weights, state, rope)
+        return 1e3 * seconds / self.workload.steps, np.asarray(tokens), np.asarray(logits)
+
+    def _running(self) -> list[str]:
+        return [name for name, found in self.found.items() if not found.failure]
+
+    @contextlib.contextmanager
+    def _failing(self, name: str, doing: str) -> Iterator[None]:
+        """An error within it becomes the implementation's failure: what else there is to measure goes on."""
+        try:
+            yield
+        except Exception as error:
+            self.found[name].failure = f"{doing} failed: {reason_of(error)}"
