@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +65,8 @@ def _shown(line: bytes) -> str:
 class Log:
     """A results file open for more rows.
 
-    Opening it repairs the end: a half-written last line, which an interruption may leave, is cut off.
+    Opening it repairs the end: a half-written last line, which an interruption may leave, is cut off. As a context it
+    sees that no Control-C is lost: where a library's callback swallows the KeyboardInterrupt, the next row raises it.
     """
 
     def __init__(self, path: str | Path):
@@ -78,6 +81,7 @@ class Log:
         self._file.truncate(used)
         if open_ended:
             self._write(b"\n")
+        self._interrupted, self._handler = False, None
 
     def __contains__(self, row: Row) -> bool:
         return key(row) in self._keys
@@ -87,6 +91,8 @@ class Log:
         self._write(json.dumps(row).encode() + b"\n")
         self.rows.append(row)
         self._keys.add(key(row))
+        if self._interrupted:
+            raise KeyboardInterrupt
 
     def _write(self, data: bytes) -> None:
         self._file.write(data)
@@ -97,7 +103,15 @@ class Log:
         self._file.close()
 
     def __enter__(self) -> "Log":
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+            self._handler = signal.signal(signal.SIGINT, self._interrupt)
         return self
 
     def __exit__(self, *_) -> None:
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
         self.close()
+
+    def _interrupt(self, number, frame) -> None:
+        self._interrupted = True
+        signal.default_int_handler(number, frame)

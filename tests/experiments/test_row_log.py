@@ -1,6 +1,8 @@
 """The results file: appending, resuming, repairing, refusing."""
 
+import contextlib
 import json
+import signal
 
 import pytest
 
@@ -78,3 +80,14 @@ def test_a_file_that_cannot_be_opened(tmp_path):
         Log(tmp_path / "file" / "rows.jsonl")
     with pytest.raises(ResultsError):
         Log(tmp_path)
+
+
+def test_an_interruption_that_was_swallowed_comes_with_the_next_row(tmp_path, make_row):
+    before = signal.getsignal(signal.SIGINT)
+    with Log(tmp_path / "rows.jsonl") as log:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            log.append(make_row())
+    assert signal.getsignal(signal.SIGINT) is before
+    assert len(row_log.read(tmp_path / "rows.jsonl")) == 1
