@@ -11,13 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax import lax
 
 from pallas_kernels import KVCache, attention_counters
 from tokenspeed import decode
 from tokenspeed.config import ModelConfig
 from tokenspeed.model import Llama
+from tokenspeed.random_model import random_model
 
 SLOTS = 128
 """The capacity of a cache is a multiple of this, the largest block of keys: the end of a cache then needs no mask."""
@@ -66,7 +66,7 @@ class Decoder:
 
     def __init__(self, config: ModelConfig, dtype: Any, seed: int):
         self.config, self.dtype, self.seed = config, dtype, seed
-        model = jax.jit(lambda: Llama(config, dtype, rngs=nnx.Rngs(seed)))()
+        model = random_model(config, dtype, seed)
         # Flax walks a model in Python at every call: 1% of a small one's time. Its arrays in a list pass at once.
         self.weights, self._tree = jax.tree.flatten(model)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from pallas_kernels.common.checks import DTYPES
 from pallas_kernels.common.implementation import resolve
@@ -18,6 +17,7 @@ from tokenspeed.config import ModelConfig
 from tokenspeed.generation import Generation
 from tokenspeed.memory import PREFILL_TOKENS
 from tokenspeed.model import Llama
+from tokenspeed.random_model import random_model
 from tokenspeed.sampling import LENGTH, RUNNING, SamplingState, make_plan, make_state
 from tokenspeed.sampling_params import SamplingParams
 from tokenspeed.text import TextStream
@@ -149,8 +149,7 @@ class LLM:
     def random(cls, config: ModelConfig, *, dtype: str | None = None, seed: int = 0, **options) -> "LLM":
         """A model of that config with random weights: for measuring, not for reading."""
         _check_dtype(dtype)
-        kind = jnp.dtype(dtype or config.dtype)
-        return cls(jax.jit(lambda: Llama(config, kind, rngs=nnx.Rngs(seed)))(), **options)
+        return cls(random_model(config, dtype or config.dtype, seed), **options)
 
     def encode(self, prompt: Prompt) -> list[int]:
         """The token ids of a prompt, checked."""
