@@ -24,7 +24,7 @@ from flax import nnx
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from tqdm import tqdm
 
-from experiments import tiny_stories
+from experiments.tiny_stories import corpus
 from tokenspeed import checkpoint
 from tokenspeed.config import ModelConfig
 from tokenspeed.model import Llama
@@ -113,7 +113,7 @@ def rendered(messages: Iterable[tuple[str, str]]) -> str:
 
 def documents(seed: int) -> Iterator[str]:
     """The text of `tiny_stories`, rendered."""
-    return (rendered(made.messages) for made in tiny_stories.documents(seed))
+    return (rendered(made.messages) for made in corpus.documents(seed))
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
@@ -138,7 +138,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokeniz
 
 def make_tokenizer(recipe: Recipe) -> tokenizers.Tokenizer:
     """The tokenizer of a recipe; special tokens are no part of the text that it learns."""
-    made = itertools.islice(tiny_stories.documents(recipe.seed), recipe.tokenizer_documents)
+    made = itertools.islice(corpus.documents(recipe.seed), recipe.tokenizer_documents)
     return train_tokenizer((text for one in made for _, text in one.messages), recipe.vocab_size)
 
 

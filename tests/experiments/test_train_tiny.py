@@ -2,6 +2,7 @@ import collections
 import dataclasses
 import itertools
 import json
+import random
 import re
 from pathlib import Path
 
@@ -16,13 +17,14 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 import tokenspeed
-from experiments import tiny_stories, train_tiny
+from experiments import train_tiny
+from experiments.tiny_stories import corpus, grammar, stories, world
 from tokenspeed import checkpoint
 from tokenspeed.config import ModelConfig
 from tokenspeed.model import Llama
 
 SHIPPED = Path(tokenspeed.__file__).parent / "tiny"
-COLOURS = "|".join(tiny_stories.COLOURS)
+COLOURS = "|".join(world.COLOURS)
 FILES = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 TINY = train_tiny.Recipe(
     vocab_size=320, d_model=32, d_ff=48, num_layers=1, num_heads=4, num_kv_heads=2, head_dim=8, max_positions=64,
@@ -31,7 +33,7 @@ TINY = train_tiny.Recipe(
 
 
 def some(count, seed=0):
-    return list(itertools.islice(tiny_stories.documents(seed), count))
+    return list(itertools.islice(corpus.documents(seed), count))
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +76,7 @@ def test_the_text_is_varied(texts):
     words = collections.Counter(word for _, text in texts for word in re.findall(r"\w+", text.lower()))
     assert len(words) > 800
     written = " ".join(text for _, text in texts)
-    for word in (*tiny_stories.GIRLS, *tiny_stories.BOYS, *tiny_stories.TOYS, *tiny_stories.COLOURS):
+    for word in (*world.GIRLS, *world.BOYS, *world.TOYS, *world.COLOURS):
         assert word in written
 
 
@@ -94,24 +96,24 @@ def test_sums_are_right(texts):
 
 
 def test_characters_are_two_and_stay():
-    generator = tiny_stories.random.Random(0)
+    generator = random.Random(0)
     for _ in range(200):
-        text, fields = tiny_stories.story(generator)
-        known = {*tiny_stories.GIRLS, *tiny_stories.BOYS, *tiny_stories.PET_NAMES}
+        text, fields = stories.story(generator)
+        known = {*world.GIRLS, *world.BOYS, *world.PET_NAMES}
         named = {word for word in re.findall(r"\w+", text) if word in known}
         assert named <= {fields["name"], fields["fname"]} and fields["name"] in named
         assert fields.get("colour", "") in text
 
 
 def test_expand():
-    generator = tiny_stories.random.Random(0)
+    generator = random.Random(0)
     fields = dict(he="she", thing="apple", family="uncle")
-    assert tiny_stories.expand(generator, "{He}   had a {thing}. [{he}|she] ate [it|it].", fields) == (
+    assert grammar.expand(generator, "{He}   had a {thing}. [{he}|she] ate [it|it].", fields) == (
         "She had an apple. She ate it."
     )
-    assert tiny_stories.expand(generator, "A [[old|old]|old] {family}[|]", fields) == "An old uncle"
+    assert grammar.expand(generator, "A [[old|old]|old] {family}[|]", fields) == "An old uncle"
     with pytest.raises(KeyError, match="nobody"):
-        tiny_stories.expand(generator, "{Nobody}", fields)
+        grammar.expand(generator, "{Nobody}", fields)
 
 
 # --- the tokenizer
