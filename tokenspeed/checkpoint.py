@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
-from pallas_kernels import pack_gate_up, pack_qkv, unpack_gate_up, unpack_qkv
+from pallas_kernels import DenseWeight, pack_gate_up, pack_qkv, unpack_gate_up, unpack_qkv
 from tokenspeed.config import ModelConfig, read_json
 from tokenspeed.model import Llama
 
@@ -79,7 +79,7 @@ def entries(config: ModelConfig) -> list[Entry]:
         return pack_qkv(*(jnp.moveaxis(in_heads(x, n), -1, 0) for x, n in zip(parts, heads))).rows
 
     def split_qkv(rows):
-        parts = unpack_qkv(_weight(rows), c.num_heads, c.num_kv_heads)[:3]
+        parts = unpack_qkv(DenseWeight(rows=rows), c.num_heads, c.num_kv_heads)[:3]
         return tuple(jnp.moveaxis(x, 0, -1).reshape(-1, width) for x in parts)
 
     def join_qkv_bias(*parts):
@@ -88,13 +88,15 @@ def entries(config: ModelConfig) -> list[Entry]:
 
     def split_qkv_bias(bias):
         zeros = jnp.zeros((*bias.shape, 1), bias.dtype)
-        return tuple(x.reshape(-1) for x in unpack_qkv(_weight(zeros, bias), c.num_heads, c.num_kv_heads)[3:])
+        return tuple(
+            x.reshape(-1) for x in unpack_qkv(DenseWeight(rows=zeros, bias=bias), c.num_heads, c.num_kv_heads)[3:]
+        )
 
     def join_gate_up(gate, up):
         return pack_gate_up(gate.T, up.T).rows
 
     def split_gate_up(rows):
-        return tuple(x.T for x in unpack_gate_up(_weight(rows))[:2])
+        return tuple(x.T for x in unpack_gate_up(DenseWeight(rows=rows))[:2])
 
     def join_pair(one, other):
         return jnp.stack([one, other], axis=1)
@@ -135,12 +137,6 @@ def entries(config: ModelConfig) -> list[Entry]:
     if not c.tied:
         found.append(_one(("head", "rows"), "lm_head.weight", (c.vocab_size, width)))
     return found
-
-
-def _weight(rows, bias=None):
-    from pallas_kernels import DenseWeight
-
-    return DenseWeight(rows=rows, bias=bias)
 
 
 def files_of(folder: str | Path) -> list[Path]:

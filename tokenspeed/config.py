@@ -131,11 +131,10 @@ class ModelConfig:
             rope=_rope(read, values["max_positions"]),
             windows=family.windows(read, values["num_layers"]),
             dtype=_dtype(read),
-            bos_id=_ids(generation or {}, raw, "bos_token_id")[:1] or None,
+            bos_id=next(iter(_ids(generation or {}, raw, "bos_token_id")), None),
             eos_ids=_ids(generation or {}, raw, "eos_token_id"),
             **bias,
         )
-        values["bos_id"] = values["bos_id"] and values["bos_id"][0]
         for name, expected in NEUTRAL.items():
             if name in raw and raw[name] not in expected:
                 raise ConfigError(f"{name}: {raw[name]!r} is not supported")
@@ -303,7 +302,7 @@ FAMILIES = {
         ),
     )
 }
-"""A family more is an entry here, an entry in `checkpoint.NAMES` where its tensors have other names, and a test."""
+"""A family more is an entry here, its names in `checkpoint.entries` where they differ from LLaMA's, and a test."""
 
 NEUTRAL: dict[str, tuple] = {
     "pretraining_tp": (1, None),

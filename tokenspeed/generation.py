@@ -133,8 +133,8 @@ def end(state: Generation, rows: jax.Array) -> Generation:
 
 def _draw(model, state, x, logprobs, implementation):
     """Draws a token of each running sequence from the residual stream [B, D] of its last one."""
-    plan, sampling, running = state.sampling.plan, state.sampling, state.position >= 0
-    if logprobs is None and not (plan.random or plan.bias or plan.min_tokens or plan.penalties):
+    sampling, running = state.sampling, state.position >= 0
+    if logprobs is None and sampling.plan.argmax:
         token, value = decode.greedy(model, x, implementation)
         sampling, found = dataclasses.replace(sampling, broken=sampling.broken | (running & ~jnp.isfinite(value))), None
     else:

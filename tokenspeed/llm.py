@@ -12,6 +12,7 @@ import numpy as np
 
 from pallas_kernels.common.checks import DTYPES
 from pallas_kernels.common.implementation import resolve
+from pallas_kernels.common.tiles import power_of_two_at_least
 from tokenspeed import checkpoint, generation, prefill_attention
 from tokenspeed.config import ModelConfig
 from tokenspeed.generation import Generation
@@ -219,7 +220,7 @@ class LLM:
         state, _ = generation.first(self.model, state, **how)
         left, sizes = rows[0].max_tokens - 1, set()
         while left > 0:
-            sizes.add(min(STEPS, _power_of_two(left)))
+            sizes.add(_steps(left))
             left -= STEPS
         for steps in sizes:
             state, _ = generation.advance(self.model, state, self._rope, steps=steps, **how)
@@ -243,11 +244,10 @@ class LLM:
             left = [row.max_tokens - len(row.ids) for row in rows if row.reason is None]
             if not left:
                 return
-            steps = min(STEPS, _power_of_two(max(left)))
-            state, drawn = generation.advance(self.model, state, self._rope, steps=steps, **how)
+            state, drawn = generation.advance(self.model, state, self._rope, steps=_steps(max(left)), **how)
 
     def _begin(self, rows: list["_Row"]) -> tuple[Generation, int | None, int]:
-        batch = _power_of_two(len(rows))
+        batch = power_of_two_at_least(len(rows))
         idle = SamplingParams(temperature=0.0)
         params = [row.params for row in rows] + [idle] * (batch - len(rows))
         config = self.model.config
@@ -397,11 +397,12 @@ def _check_dtype(dtype: str | None) -> None:
         raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
 
 
+def _steps(left: int) -> int:
+    """Of the next call, where a row may draw that many tokens more."""
+    return min(STEPS, power_of_two_at_least(left))
+
+
 def _bucket(length: int) -> int:
     if length <= BUCKET_STEP:
-        return max(SMALLEST_BUCKET, _power_of_two(length))
+        return max(SMALLEST_BUCKET, power_of_two_at_least(length))
     return -(-length // BUCKET_STEP) * BUCKET_STEP
-
-
-def _power_of_two(value: int) -> int:
-    return 1 << (value - 1).bit_length()

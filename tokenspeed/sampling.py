@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels.common import checks
+from pallas_kernels.common.tiles import power_of_two_at_least
 from tokenspeed.sampling_params import MAX_INT, SamplingParams
 
 MIN_TEMPERATURE = 0.01
@@ -45,6 +46,11 @@ class SamplingPlan:
     min_p: bool = False
     ranked: int = 0
     ends: int = MIN_ENDS
+
+    @property
+    def argmax(self) -> bool:
+        """The tokens are the logits' argmax: no stage comes before it, and nothing is drawn."""
+        return not (self.random or self.bias or self.min_tokens or self.penalties)
 
     def __or__(self, other: "SamplingPlan") -> "SamplingPlan":
         """The plan for the rows of both."""
@@ -113,7 +119,7 @@ def make_plan(params: Sequence[SamplingParams], vocab_size: int, eos_ids: Sequen
     """The smallest plan that these rows need; the numbers in it are rounded up, so that few plans are compiled."""
     random = [p for p in params if not p.greedy]
     candidates = max((_candidates(p, vocab_size) for p in random), default=0)
-    ranked = max(MIN_RANKED, _power_of_two(candidates)) if candidates else 0
+    ranked = max(MIN_RANKED, power_of_two_at_least(candidates)) if candidates else 0
     return SamplingPlan(
         random=bool(random),
         bias=any(p.needs_bias for p in params),
@@ -121,7 +127,7 @@ def make_plan(params: Sequence[SamplingParams], vocab_size: int, eos_ids: Sequen
         penalties=any(p.needs_penalties for p in params),
         min_p=any(p.min_p for p in random),
         ranked=vocab_size if ranked > MAX_RANKED else min(ranked, vocab_size),
-        ends=max([MIN_ENDS, *(_power_of_two(len(_ends(p, eos_ids))) for p in params)]),
+        ends=max([MIN_ENDS, *(power_of_two_at_least(len(_ends(p, eos_ids))) for p in params)]),
     )
 
 
@@ -399,10 +405,6 @@ def _candidates(params, vocab_size):
 def _ends(params, eos_ids):
     """The ids that end a row, without repeats, in order."""
     return sorted({*(() if params.ignore_eos else eos_ids), *params.stop_token_ids})
-
-
-def _power_of_two(value):
-    return 1 << max(value - 1, 0).bit_length()
 
 
 def _check_ids(name, ids, vocab_size):
