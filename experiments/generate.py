@@ -1,34 +1,29 @@
 """The command line's own figures: time to the first token and decode, from random weights.
 
-    python -m experiments.generate --models=llama-3.1-8b,llama-3.2-1b --prompts=128,1024,8192
+    python -m experiments.generate [--models=llama-3.1-8b,llama-3.2-1b] [--prompts=128,1024,8192] [--max_tokens=129]
 
 runs `python -m tokenspeed generate --random-weights configs/models/MODEL.json --prompt-ids - --json` for each model and
-length of prompt, twice, in about two minutes a model on a GPU. The second run's figures are kept; a row says so where
-the two drew different tokens. Rows are appended to the results.
+length of prompt, twice. The second run's figures are kept; a row says so where the two drew different tokens. Rows are
+appended to the results.
 """
 
+import argparse
 import contextlib
 import io
 import json
-import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 from unittest import mock
 
 import numpy as np
-from absl import app, flags
 
 from experiments import provenance
 from experiments.models import FOLDER, config_of
+from experiments.options import UsageError, check_name, fail
+from experiments.row_log import Log, ResultsError
 from pallas_kernels.common import devices
 from tokenspeed import cli
-
-_MODELS = flags.DEFINE_list("generate_models", ["llama-3.1-8b", "llama-3.2-1b"], "files of configs/models")
-_PROMPTS = flags.DEFINE_list("prompts", ["128", "1024", "8192"], "lengths of prompts, in tokens")
-_OUTPUT = flags.DEFINE_integer("max_tokens", 129, "tokens to draw, greedily", lower_bound=2)
-_RESULTS = flags.DEFINE_string(
-    "generate_results", "out/generate-{device}.jsonl", "JSON lines that rows are appended to"
-)
 
 
 def arguments(model: str, max_tokens: int) -> list[str]:
@@ -67,33 +62,56 @@ def row_of(model: str, prompt_tokens: int, max_tokens: int) -> dict[str, Any]:
     )
 
 
-def main(argv) -> None:
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--models", default="llama-3.1-8b,llama-3.2-1b", help="files of configs/models")
+    found.add_argument("--prompts", default="128,1024,8192", help="lengths of prompts, in tokens")
+    found.add_argument("--max_tokens", type=int, default=129, help="tokens to draw, greedily")
+    found.add_argument("--results", default="out/generate-{device}.jsonl", help="JSON lines that rows are appended to")
+    return found
+
+
+def cases(models: str, prompts: str, max_tokens: int) -> list[tuple[str, int]]:
+    """(model, length of its prompt), checked."""
+    if max_tokens < 2:
+        raise UsageError(f"max_tokens: expected 2 or more, got {max_tokens}")
     try:
-        cases = [(model, int(length)) for model in _MODELS.value for length in _PROMPTS.value]
+        lengths = [int(length) for length in prompts.split(",")]
     except ValueError:
-        raise app.UsageError(f"prompts: expected lengths, got {','.join(_PROMPTS.value)}") from None
-    for model, length in cases:
-        if not (FOLDER / f"{model}.json").is_file():
-            known = ", ".join(sorted(path.stem for path in FOLDER.glob("*.json")))
-            raise app.UsageError(f"generate_models: expected some of {known}, got {model!r}")
-        if not 1 <= length <= config_of(model).max_positions - _OUTPUT.value:
-            raise app.UsageError(f"prompts: {length} and {_OUTPUT.value} more are not in the positions of {model}")
-    origin = provenance.collect(["python", "-m", "experiments.generate", *argv[1:]])
+        raise UsageError(f"prompts: expected lengths, got {prompts!r}") from None
+    found = [(model, length) for model in models.split(",") for length in lengths]
+    for model, length in found:
+        check_name("models", model, sorted(path.stem for path in FOLDER.glob("*.json")))
+        if not 1 <= length <= config_of(model).max_positions - max_tokens:
+            raise UsageError(f"prompts: {length} and {max_tokens} more are not in the positions of {model}")
+    return found
+
+
+def measure(argv: Sequence[str], options: argparse.Namespace) -> None:
+    todo = cases(options.models, options.prompts, options.max_tokens)
+    origin = provenance.collect(["python", "-m", "experiments.generate", *argv])
     device = devices.find(origin["device"])
-    path = pathlib.Path(_RESULTS.value.format(device=device.key if device else "cpu"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for model, length in cases:
-        row = row_of(model, length, _OUTPUT.value) | dict(date=provenance.now()) | origin
-        with path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        print(
-            f"{model}, {length}: TTFT {row['ttft_ms']:.1f} ms, decode {row['decode_tokens_per_s']:.1f} tokens/s, "
-            f"{row['percent_of_ceiling']:.1f}% of {row['read_ceiling_gbps']:.0f} GB/s; {row['implementation']}, "
-            f"{row['status']}",
-            flush=True,
-        )
-    print(f"rows appended to {path}")
+    with Log(options.results.replace("{device}", device.key if device else "cpu")) as log:
+        for model, length in todo:
+            row = row_of(model, length, options.max_tokens) | dict(date=provenance.now()) | origin
+            log.append(row)
+            print(
+                f"{model}, {length}: TTFT {row['ttft_ms']:.1f} ms, decode {row['decode_tokens_per_s']:.1f} tokens/s, "
+                f"{row['percent_of_ceiling']:.1f}% of {row['read_ceiling_gbps']:.0f} GB/s; {row['implementation']}, "
+                f"{row['status']}",
+                flush=True,
+            )
+    print(f"Rows: {log.path}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        measure(argv, parser().parse_args(argv))
+    except (UsageError, ResultsError) as error:
+        return fail(error)
+    return 0
 
 
 if __name__ == "__main__":
-    app.run(main, argv=sys.argv)
+    sys.exit(main())

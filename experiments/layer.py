@@ -8,8 +8,6 @@ per model and implementation is appended to the results, with the read ceiling m
 """
 
 import dataclasses
-import json
-import pathlib
 import sys
 
 import jax
@@ -20,6 +18,7 @@ from jax import lax
 import pallas_kernels as pk
 from experiments import cases, provenance
 from experiments.models import MODELS
+from experiments.row_log import Log
 from pallas_kernels.common import devices, tuned
 from tokenspeed import measure
 
@@ -202,31 +201,29 @@ def main(argv) -> None:
         raise app.UsageError("the layer benchmark needs an NVIDIA GPU")
     origin = provenance.collect(["python", "-m", "experiments.layer", *argv[1:]])
     device = devices.named(origin["device"])
-    path = pathlib.Path(_RESULTS.value.format(device=device.key))
-    path.parent.mkdir(parents=True, exist_ok=True)
     ceiling = measure.gpu_read_ceiling_gbps()
     print(f"read ceiling measured now: {ceiling:.0f} GB/s")
-    for model in MODELS_FLAG.value:
-        if model not in MODELS:
-            raise app.UsageError(f"models: expected some of {', '.join(MODELS)}, got {model!r}")
-        layers = Layers(model, DTYPE_FLAG.value, CONTEXT_FLAG.value)
-        plain = layers.result("xla")
-        for implementation, kib in [("triton", int(k)) for k in PREFETCH_FLAG.value] + [("xla", 0)]:
-            difference = relative_difference(layers.result(implementation, prefetch=kib * KIB), plain)
-            row = (
-                row_of(layers, implementation, kib * KIB, ceiling)
-                | dict(difference_from_xla=difference, date=provenance.now())
-                | origin
-            )
-            with path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            print(
-                f"{model} {implementation} prefetch {kib} KiB: {row['median_us']:.2f} us a layer, "
-                f"{row['percent_of_ceiling']:.1f}% of the ceiling, beyond bytes a launch: "
-                f"{row['beyond_bytes_us_per_launch']} us; differs from XLA by {difference:.2g}",
-                flush=True,
-            )
-    print(f"rows appended to {path}")
+    with Log(_RESULTS.value.format(device=device.key)) as log:
+        for model in MODELS_FLAG.value:
+            if model not in MODELS:
+                raise app.UsageError(f"models: expected some of {', '.join(MODELS)}, got {model!r}")
+            layers = Layers(model, DTYPE_FLAG.value, CONTEXT_FLAG.value)
+            plain = layers.result("xla")
+            for implementation, kib in [("triton", int(k)) for k in PREFETCH_FLAG.value] + [("xla", 0)]:
+                difference = relative_difference(layers.result(implementation, prefetch=kib * KIB), plain)
+                row = (
+                    row_of(layers, implementation, kib * KIB, ceiling)
+                    | dict(difference_from_xla=difference, date=provenance.now())
+                    | origin
+                )
+                log.append(row)
+                print(
+                    f"{model} {implementation} prefetch {kib} KiB: {row['median_us']:.2f} us a layer, "
+                    f"{row['percent_of_ceiling']:.1f}% of the ceiling, beyond bytes a launch: "
+                    f"{row['beyond_bytes_us_per_launch']} us; differs from XLA by {difference:.2g}",
+                    flush=True,
+                )
+    print(f"rows appended to {log.path}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m experiments.train_tiny --out=out/tiny
 
-makes the text, a tokenizer and a model of 1.1 million parameters, takes about ten minutes on two cores, and writes a
+makes the text, a tokenizer and a model of 1.1 million parameters, takes about 12 minutes on two cores, and writes a
 checkpoint folder in the Hugging Face layout, whole or not at all. The same seed gives the same folder on one machine.
 """
 

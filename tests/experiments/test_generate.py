@@ -3,8 +3,6 @@
 import json
 
 import pytest
-from absl import app
-from absl.testing import flagsaver
 
 from experiments import generate
 from tests.tokenspeed.test_config import QWEN
@@ -22,9 +20,8 @@ def small(tmp_path, monkeypatch):
 
 def run(tmp_path, **flags):
     path = tmp_path / "rows.jsonl"
-    given = dict(generate_models=["small"], prompts=["3", "20"], max_tokens=4, generate_results=str(path)) | flags
-    with flagsaver.as_parsed(**{k: ",".join(v) if isinstance(v, list) else str(v) for k, v in given.items()}):
-        generate.main(["generate"])
+    given = dict(models="small", prompts="3,20", max_tokens=4, results=str(path)) | flags
+    assert generate.main([f"--{name}={value}" for name, value in given.items()]) == 0
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -51,21 +48,25 @@ def test_a_run_whose_repeat_differs_is_void(small, tmp_path, monkeypatch):
         return found
 
     monkeypatch.setattr(generate, "run", changing)
-    (row,) = run(tmp_path, prompts=["3"])
+    (row,) = run(tmp_path, prompts="3")
     assert row["status"].startswith("void") and len(calls) == 2
 
 
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (dict(generate_models=["nothing"]), "expected some of small, got 'nothing'"),
-        (dict(prompts=["x"]), "prompts: expected lengths"),
-        (dict(prompts=["999999"]), "not in the positions of small"),
+        (dict(models="nothing"), "models: unknown 'nothing'"),
+        (dict(prompts="x"), "prompts: expected lengths, got 'x'"),
+        (dict(prompts="999999"), "prompts: 999999 and 4 more are not in the positions of small"),
+        (dict(max_tokens=1), "max_tokens: expected 2 or more, got 1"),
     ],
 )
-def test_bad_flags(small, tmp_path, flags, message):
-    with pytest.raises(app.UsageError, match=message):
+def test_bad_flags(small, tmp_path, capsys, flags, message):
+    with pytest.raises(AssertionError):
         run(tmp_path, **flags)
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1
+    assert not (tmp_path / "rows.jsonl").exists()
 
 
 def test_the_shipped_configs_are_the_published_sizes():
