@@ -18,7 +18,9 @@ from experiments.models import MODELS, ModelShape
 from pallas_kernels.attention import cost as attention_cost
 from pallas_kernels.attention import tiles as attention_tiles
 from pallas_kernels.attention.tiles import AttentionShape
+from pallas_kernels.common import tuned
 from pallas_kernels.common.cost import Cost
+from pallas_kernels.common.devices import Device
 from pallas_kernels.common.tiles import StreamShape
 from pallas_kernels.gate_up import cost as gate_up_cost
 from pallas_kernels.gate_up import tiles as gate_up_tiles
@@ -39,7 +41,7 @@ class Case:
     """An op at one problem size.
 
     Attributes:
-        tiles: the op's tiles module: Tiles, search_space(shape), feasible(tiles, shape, device), default.
+        tiles: the op's tiles module: Tiles, search_space(shape), feasible(tiles, shape, device), default, stand_ins.
         cost: bytes and operations of one call.
         state: key -> what a call passes on.
         streamed: key -> what a call reads from memory, anew for every call of a chain.
@@ -59,6 +61,14 @@ class Case:
     streamed: Callable[[jax.Array], Tree]
     call: Callable[[Tree, Tree, Any, str], tuple[Tree, Tree]]
     feeds_back: bool = True
+
+    def chosen(self, device: Device) -> Any:
+        """The tiles that a call without any runs with on that device."""
+        op = self.tiles
+        return tuned.choose(
+            self.op, self.shape, device,
+            kind=op.Tiles, default=op.default, feasible=op.feasible, stand_ins=op.stand_ins,
+        )  # fmt: skip
 
     def chain(self, tiles: Any, implementation: str, passes: int = 1) -> Callable[[Tree, list[Tree]], Tree]:
         """A function of (state, list of streamed) that makes one dependent call for each, `passes` times over."""

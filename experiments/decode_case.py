@@ -81,11 +81,15 @@ class Case:
     def __init__(self, workload: Workload, implementations: Sequence[str]):
         self.workload, self._programs = workload, {}
         self.found = {name: Found() for name in implementations}
-        for name in implementations:
-            with self._failing(name, "compiling"), counted() as seen:
-                self._programs[name] = workload.compiled(name)
+        with counted() as seen:
+            programs = workload.programs(implementations)
+        for name, program in programs.items():
+            with self._failing(name, "compiling"):
+                if isinstance(program, Exception):
+                    raise program
                 if not seen:
                     raise RuntimeError("this jax does not say when it compiles")
+                self._programs[name] = program
         for name in self._running():
             with self._failing(name, "running"):
                 self._run(name, 0)  # loads the program, which is no part of a time

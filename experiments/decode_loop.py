@@ -6,6 +6,7 @@ position. Steps follow each other in one program of a static trip count, so the 
 
 import dataclasses
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+import pallas_kernels
+from experiments.gpu import compile_all
 from pallas_kernels import KVCache, attention_counters
 from tokenspeed import decode
 from tokenspeed.config import ModelConfig
@@ -40,25 +43,36 @@ class State:
 
 
 def loop(
-    model: Llama, state: State, rope: tuple[jax.Array, jax.Array], *, steps: int, implementation: str
+    model: Llama,
+    state: State,
+    rope: tuple[jax.Array, jax.Array],
+    *,
+    steps: int,
+    implementation: str,
+    kernels: Any = pallas_kernels,
 ) -> tuple[State, jax.Array, jax.Array]:
     """`steps` greedy steps: (the state, the tokens int32 [steps, B], the logits float32 [B] of the last of them)."""
 
+    start = state.position
+
     def step(i, carry):
-        state, tokens, _ = carry
+        caches, counters, token, tokens, _ = carry
+        # Not carried: XLA would keep a copy of it beside the next one, a launch more at every step.
+        position = start + i
         with jax.named_scope("decode_step"):
             x, caches, counters = decode.decode_step(
-                model, state.caches, state.token[:, None], state.position[:, None], rope,
-                counters=state.counters, implementation=implementation,
+                model, caches, token[:, None], position[:, None], rope,
+                counters=counters, implementation=implementation, kernels=kernels,
             )  # fmt: skip
         with jax.named_scope("head_argmax"):
-            token, logit = decode.greedy(model, x, implementation)
-        new = State(caches=caches, counters=counters, token=token, position=state.position + 1)
-        return new, tokens.at[i].set(token), logit
+            token, logit = decode.greedy(model, x, implementation, kernels)
+        return caches, counters, token, decode.with_row(tokens, i, token), logit
 
     batch = state.token.shape[0]
     nothing = jnp.zeros((steps, batch), jnp.int32), jnp.zeros((batch,), jnp.float32)
-    return lax.fori_loop(0, steps, step, (state, *nothing))
+    carry = state.caches, state.counters, state.token, *nothing
+    caches, counters, token, tokens, logit = lax.fori_loop(0, steps, step, carry)
+    return State(caches=caches, counters=counters, token=token, position=start + steps), tokens, logit
 
 
 class Decoder:
@@ -93,7 +107,18 @@ class Workload:
             **_random_start(key(c.num_layers), context, self.batch, c.num_kv_heads, c.vocab_size),
         )
 
-    def compiled(self, implementation: str) -> jax.stages.Compiled:
+    def programs(self, names: Sequence[str]) -> dict[str, Callable | Exception]:
+        """`compiled` of each name, side by side, or why there is none."""
+
+        def attempt(name: str) -> Callable | Exception:
+            try:
+                return self.compiled(name)
+            except Exception as error:
+                return error
+
+        return dict(zip(names, compile_all([functools.partial(attempt, name) for name in names], 0), strict=True))
+
+    def compiled(self, implementation: str) -> Callable:
         """The program (weights, state, rope) -> what `loop` returns; the state is donated."""
 
         def run(weights, state, rope):

@@ -19,6 +19,19 @@ DECODE_HEADER = (
 GENERATE_HEADER = (
     "model", "dtype", "prompt tokens", "implementation", "TTFT ms", "decode tokens/s", "% of ceiling",
 )  # fmt: skip
+CLAIM_HEADER = (
+    "model", "floor ms", "ms/token (p5 to p95)", "% of floor's rate", "plain XLA ms", "torch.compile ms", "vLLM ms",
+)  # fmt: skip
+OTHERS = {
+    ("NVIDIA H200", "llama-3.1-8b"): ("4.67", "4.99"),
+    ("NVIDIA H200", "llama-3.2-1b"): ("1.11", "0.94 to 1.23"),
+}
+"""ms a token of torch 2.11 (max-autotune, CUDA graph, a plain model) and of vLLM 0.26.0 (compile, CUDA graphs, FA3)."""
+OTHERS_HOW = (
+    "torch 2.11 (`max-autotune`, CUDA graph, a plain model, 128 steps) and vLLM 0.26.0 (compile, CUDA graphs, FA3; a "
+    "run of 256 tokens less one of 128) were measured once on an H200 on 2026-11-22, bf16, batch 1, dummy weights, "
+    "contexts 1024 to 1280, each in its own loop and by no command of this project."
+)
 Table = tuple[tuple[str, ...], list[list[Any]]]
 """Header and lines."""
 
@@ -40,6 +53,29 @@ def decode(rows: Sequence[Row]) -> Table:
     beside = {_case(row) for row in rows if row["implementation"] != "xla" and row["status"] == "ok"}
     rows = [row for row in rows if row["implementation"] != "xla" or _case(row) not in beside]
     return _with_status(DECODE_HEADER, [_decode_line(row) for row in rows], rows)
+
+
+def claimed(rows: Sequence[Row]) -> list[Row]:
+    """Of rows of `experiments.decode` those of batch 1 at context 1024 in bf16, the fastest of each model."""
+    mine = [row for row in newest(rows, "decode") if (row["batch"], row["context"], row["dtype"]) == (1, 1024, "bf16")]
+    best: dict[str, Row] = {}
+    for row in mine:
+        if row["status"] == "ok" and row["implementation"] != "xla":
+            best[row["model"]] = min(row, best.get(row["model"], row), key=lambda one: one["ms_per_token"])
+    return list(best.values())
+
+
+def claim(rows: Sequence[Row]) -> Table:
+    """Of `claimed` rows, beside others."""
+    return CLAIM_HEADER, [
+        [
+            row["model"], number(row["floor_ms"], ".3f"),
+            f"**{row['ms_per_token']:.3f}** ({row['ms_p5']:.3f} to {row['ms_p95']:.3f})",
+            number(row["percent_of_ceiling"], ".1f"), number(row["xla_ms_per_token"], ".3f"),
+            *OTHERS.get((row["device"], row["model"]), ("-", "-")),
+        ]
+        for row in rows
+    ]  # fmt: skip
 
 
 def _case(row: Row) -> tuple:

@@ -7,7 +7,6 @@ from typing import Any
 from experiments import cases
 from experiments.cases import Case
 from experiments.options import Options, UsageError
-from pallas_kernels.common import tuned
 from pallas_kernels.common.devices import Device
 
 
@@ -35,10 +34,8 @@ def context_of(case: Case) -> int | None:
 
 
 def incumbents(case: Case, device: Device) -> list[Any]:
-    """The tiles that a call runs with today: the tuned one, if any, and the heuristic's."""
-    heuristic = case.tiles.default(case.shape, device)
-    found = tuned.lookup(case.op, case.shape, device)
-    return [heuristic] if found is None else list(dict.fromkeys([type(heuristic)(**found), heuristic]))
+    """The tiles that a call runs with today, and the heuristic's."""
+    return list(dict.fromkeys([case.chosen(device), case.tiles.default(case.shape, device)]))
 
 
 def space_of(case: Case, options: Options) -> list[Any]:

@@ -156,8 +156,7 @@ def chosen_tiles(model: str, dtype: str, context: int) -> dict[str, dict]:
     device, found = tuned.current_device(), {}
     for op in OPS:
         case = cases.make(op, model, context=context, dtype=dtype)
-        default = case.tiles.default(case.shape, device)
-        found[op] = tuned.lookup(op, case.shape, device) or dataclasses.asdict(default)
+        found[op] = dataclasses.asdict(case.chosen(device))
     return found
 
 

@@ -24,7 +24,7 @@ from experiments.models import MODELS
 from experiments.promote import NOISE, gpu_rows, newest
 from experiments.row_log import Log, Row
 from experiments.rows import IN_LAYER, rounded
-from pallas_kernels.common import devices, tuned
+from pallas_kernels.common import devices
 from pallas_kernels.common.devices import Device
 from tokenspeed import measure
 
@@ -44,9 +44,8 @@ def rows_of(case: cases.Case, rows: Sequence[Row]) -> list[Row]:
 
 
 def candidates(case: cases.Case, swept: Sequence[Row], device: Device) -> list[dict[str, Any]]:
-    """The tuned tile or the heuristic first, then the fastest of the sweep."""
-    default = dataclasses.asdict(case.tiles.default(case.shape, device))
-    found = [tuned.lookup(case.op, case.shape, device) or default, default]
+    """What a call runs with today first, then the heuristic, then the fastest of the sweep."""
+    found = [dataclasses.asdict(tiles) for tiles in grid.incumbents(case, device)]
     found += [row["tiles"] for row in swept if row["median_us"] <= NEAR * swept[0]["median_us"]][:MOST]
     return [tiles for i, tiles in enumerate(found) if tiles not in found[:i]]
 

@@ -3,7 +3,8 @@
     python -m experiments.report [--check] [--pictures]
 
 Reads experiments/results/*.jsonl and rewrites what stands between `<!-- results:begin -->` and `<!-- results:end -->`
-in README.md. With --check nothing is written: the exit status is 1 where the README is not what would be written.
+in README.md, and all of experiments/LEDGER.md. With --check nothing is written: the exit status is 1 where one of them
+is not what would be written.
 With --pictures the heat maps and the roofline of each device are drawn into experiments/results/<device>/ as well.
 """
 
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import decode_tables, plots, row_log, tables
+from experiments import decode_tables, ledger_tables, plots, row_log, tables
 from experiments.options import fail
 from experiments.promote import gpu_rows, newest
 from experiments.row_log import ResultsError, Row
@@ -40,6 +41,22 @@ DECODE = {
     "generate": "`python -m tokenspeed generate`, batch 1: the figures that the command prints, prefill included.",
 }
 """Rows of whole steps, and what their tables say of themselves."""
+CLAIM = (
+    "A token of greedy decode, batch 1, bf16, context 1024: embedding, all layers, head, argmax, every step on the one "
+    "before, random weights, the floor being the bytes of weights and cache at the read ceiling measured in the same run."
+)
+LEDGER = (
+    "The greedy step of `experiments.decode`, timed as it ships and with one lever left out at a time, in turn in one "
+    "run. *gives*: by how much the step is slower without the lever (for one that was tried and is not in it: faster "
+    "with it). *predicted*: by the arithmetic of experiments/levers.py, with the launches and megabytes that the step "
+    "without it has more. *drift*, *KL*, *largest*: of the logits of that step from the same step in float64, as RMS "
+    "over RMS, mean divergence and largest difference. What was tried before a lever was settled, and what bounds the "
+    "rest: [NOTES.md](NOTES.md)."
+)
+COUNTERS = (
+    "Bytes of a step by the GPU's own counters (`python -m experiments.counters`), against those that it must read: "
+    "every weight once, and the keys and values so far. "
+)
 
 
 def render(rows: Sequence[Row]) -> str:
@@ -67,6 +84,12 @@ def _device(device: str, rows: Sequence[Row]) -> str:
 def _decode(rows: Sequence[Row]) -> list[str]:
     """The tables of whole steps, each with where it comes from."""
     parts = []
+    if claimed := decode_tables.claimed(rows):
+        parts += [
+            f"{CLAIM} {_origin(claimed)}",
+            tables.markdown(*decode_tables.claim(claimed)),
+            decode_tables.OTHERS_HOW,
+        ]
     for op, what in DECODE.items():
         members = decode_tables.newest(rows, op)
         if members:
@@ -152,6 +175,18 @@ def _layer_line(row: Row) -> list[Any]:
     ]  # fmt: skip
 
 
+def ledger(rows: Sequence[Row]) -> str:
+    """The page of the ledger, in Markdown."""
+    parts = ["# The ledger: what each lever gives a decode step, and what it does to the numbers", NOTE, LEDGER]
+    for device in dict.fromkeys(row["device"] for row in rows if row["op"] == "ledger"):
+        members = [row for row in rows if row["device"] == device]
+        found = ledger_tables.newest(members)
+        parts += [f"## {device}", _origin(found), tables.markdown(*ledger_tables.ledger(members))]
+        if counted := ledger_tables.newest_counters(members):
+            parts += [COUNTERS + _origin(counted), tables.markdown(*ledger_tables.counters(counted))]
+    return "\n\n".join(parts) + "\n"
+
+
 def replaced(readme: str, tables_text: str) -> str:
     """The README with the part between the markers replaced."""
     before, begin, rest = readme.partition(BEGIN)
@@ -166,26 +201,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; fail where the README is out of date")
     parser.add_argument("--pictures", action="store_true", help="draw the pictures too (needs the extra 'plot')")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--ledger", type=Path, default=ROOT / "experiments" / "LEDGER.md")
     parser.add_argument("--results", type=Path, default=RESULTS, help="a folder of JSONL files")
     arguments = parser.parse_args(argv)
     try:
         rows = [row for path in sorted(arguments.results.glob("*.jsonl")) for row in row_log.read(path)]
         if not arguments.readme.is_file():
             raise ResultsError(f"readme: no file {arguments.readme}")
-        old = arguments.readme.read_text()
-        new = replaced(old, render(rows))
+        pages = {
+            arguments.readme: replaced(arguments.readme.read_text(), render(rows)),
+            arguments.ledger: ledger(rows),
+        }
     except ResultsError as error:
         return fail(error)
+    old = {page: page.read_text() if page.is_file() else "" for page in pages}
     if arguments.check:
-        if new != old:
-            print(
-                f"{arguments.readme.name}: its results are out of date; run python -m experiments.report",
-                file=sys.stderr,
-            )
-        return int(new != old)
-    if new != old:
-        arguments.readme.write_text(new)
-    print(f"{arguments.readme.name}: {'written' if new != old else 'already up to date'}")
+        stale = [page.name for page in pages if old[page] != pages[page]]
+        for name in stale:
+            print(f"{name}: its results are out of date; run python -m experiments.report", file=sys.stderr)
+        return int(bool(stale))
+    for page, text in pages.items():
+        if old[page] != text:
+            page.write_text(text)
+        print(f"{page.name}: {'written' if old[page] != text else 'already up to date'}")
     if arguments.pictures:
         for device in DEVICES.values():
             folder = arguments.results / device.key

@@ -9,6 +9,7 @@ TOKENSPEED_CUDA_PLUGIN, `.cuda-plugin` by default) and libdevice of a CUDA toolk
 """
 
 import dataclasses
+import functools
 import glob
 import importlib.util
 import json
@@ -114,8 +115,8 @@ class Compiler:
         from pallas_kernels.common.devices import DEVICES
 
         facts = DEVICES[key]
-        self.device = _device(key, facts.shared_memory_bytes)
-        self.no_shared_memory = _device(key, 1)
+        self.device_with = functools.cache(functools.partial(_device, key))
+        self.device = self.device_with(facts.shared_memory_bytes)
         described = jax.sharding.AbstractDevice(device_kind=facts.name, num_cores=facts.num_sms, platform="gpu")
         self.mesh = jax.sharding.AbstractMesh((1,), ("x",), abstract_device=described)
         tuned.resolve = lambda op, tiles, *args, **kwargs: tiles  # infeasible tiles are to be compiled too
@@ -134,11 +135,17 @@ class Compiler:
             return str(error).splitlines()[0]
         return ""
 
+    def shared_bytes(self, call, tiles) -> int:
+        """The most that one of the call's kernels asks for; only the first over the limit is named in an error."""
+        need = 0
+        while asked := re.search(r"requested (\d+)", self.error(call, tiles, self.device_with(max(need, 1)))):
+            need = int(asked[1])
+        return need
+
     def verdict(self, call, tiles) -> dict[str, Any]:
-        need = re.search(r"requested (\d+)", self.error(call, tiles, self.no_shared_memory))
         error = self.error(call, tiles, self.device, xla_gpu_fail_ptx_compilation_on_register_spilling=True)
         spills = "register spilling" in error
-        return dict(shared_bytes=int(need[1]) if need else 0, fits=spills or not error, spills=spills, error=error)
+        return dict(shared_bytes=self.shared_bytes(call, tiles), fits=spills or not error, spills=spills, error=error)
 
 
 def start() -> None:

@@ -1,9 +1,11 @@
 """The decode step: a few tokens of each sequence through the fused kernels."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 import pallas_kernels as pk
 from pallas_kernels import KVCache
@@ -21,6 +23,7 @@ def decode_step(
     page_table: jax.Array | None = None,
     counters: jax.Array | None = None,
     implementation: str | None = None,
+    kernels: Any = pk,
 ) -> tuple[jax.Array, list[KVCache], jax.Array | None]:
     """Runs T tokens of each of B sequences, each of which sees the cache and those before it.
 
@@ -34,6 +37,7 @@ def decode_step(
         page_table: int32 [B, pages of a sequence], or None for contiguous caches.
         counters: from `attention_counters(B * T, K)`, for up to 16 rows; None makes them anew in each layer.
         implementation: of the kernels.
+        kernels: what has them by their names; another namespace puts others in their place.
 
     Returns:
         (the residual stream [B * T, D], the caches, the counters).
@@ -43,8 +47,11 @@ def decode_step(
     with jax.named_scope("embedding"):
         x = model.embedding[...][tokens.reshape(-1)]
     positions = positions.reshape(-1)
-    sequence = jnp.repeat(jnp.arange(batch, dtype=jnp.int32), length)
     groups = [slice(i, min(i + MAX_ROWS, rows)) for i in range(0, rows, MAX_ROWS)]
+    sequences: list[jax.Array | None] = [None]  # row i of sequence i: the kernels then read no index
+    if length > 1 or len(groups) > 1:
+        sequence = jnp.repeat(jnp.arange(batch, dtype=jnp.int32), length)
+        sequences = [sequence[group] for group in groups]
     if len(groups) > 1:
         counters = None
     how = dict(implementation=implementation)
@@ -61,42 +68,55 @@ def decode_step(
         qkv, out, gate_up, down = weights[i]
         following = weights[i + 1][0] if i + 1 < len(weights) else model.head_weight
         parts = []
-        for group in groups:  # one after the other: each writes its rows into the cache
+        for group, sequence in zip(groups, sequences, strict=True):  # in turn: each writes its rows into the cache
             with jax.named_scope("qkv"):
-                q, cache = pk.qkv(
+                q, cache = kernels.qkv(
                     x[group], block.attention_norm[...], qkv, cache, positions=positions[group], rope=rope,
-                    sequence=sequence[group], page_table=page_table, eps=config.eps, prefetch=out, **how,
+                    sequence=sequence, page_table=page_table, eps=config.eps, prefetch=out, **how,
                 )  # fmt: skip
             parts.append(q)
         new.append(cache)
         mixed = []
-        for q, group in zip(parts, groups, strict=True):
+        for q, group, sequence in zip(parts, groups, sequences, strict=True):
             with jax.named_scope("attention"):
-                found = pk.attention(
-                    q, cache, lengths=positions[group] + 1, sequence=sequence[group], page_table=page_table,
+                found = kernels.attention(
+                    q, cache, lengths=positions[group] + 1, sequence=sequence, page_table=page_table,
                     window=window, counters=counters, prefetch=out, **how,
                 )  # fmt: skip
             if counters is not None:
                 found, counters = found
             mixed.append(found)
         heads = mixed[0] if len(mixed) == 1 else jnp.concatenate(mixed)
-        x = each("out", lambda h, r: pk.out(h, out, residual=r, prefetch=gate_up, **how), heads, x)
+        x = each("out", lambda h, r: kernels.out(h, out, residual=r, prefetch=gate_up, **how), heads, x)
         norm, act = block.mlp_norm[...], config.activation
         product = each(
-            "gate_up", lambda r: pk.gate_up(r, norm, gate_up, activation=act, eps=config.eps, prefetch=down, **how), x
+            "gate_up",
+            lambda r: kernels.gate_up(r, norm, gate_up, activation=act, eps=config.eps, prefetch=down, **how),
+            x,
         )
-        x = each("down", lambda p, r: pk.down(p, down, residual=r, prefetch=following, **how), product, x)
+        x = each("down", lambda p, r: kernels.down(p, down, residual=r, prefetch=following, **how), product, x)
     return x, new, counters
 
 
-def logits(model: Llama, x: jax.Array, implementation: str | None = None) -> jax.Array:
+def logits(model: Llama, x: jax.Array, implementation: str | None = None, kernels: Any = pk) -> jax.Array:
     """float32 [rows, V] of the residual stream [rows, D]."""
-    return _in_groups(model, x, pk.head_logits, implementation)
+    return _in_groups(model, x, kernels.head_logits, implementation)
 
 
-def greedy(model: Llama, x: jax.Array, implementation: str | None = None) -> tuple[jax.Array, jax.Array]:
+def greedy(
+    model: Llama, x: jax.Array, implementation: str | None = None, kernels: Any = pk
+) -> tuple[jax.Array, jax.Array]:
     """The most likely token of each row, int32 [rows], and its logit, float32 [rows], with no logits in memory."""
-    return _in_groups(model, x, pk.head, implementation)
+    return _in_groups(model, x, kernels.head, implementation)
+
+
+def with_row(rows: jax.Array, i: jax.Array, row: jax.Array) -> jax.Array:
+    """`rows` with `row` at i, for a loop on the device: one small kernel.
+
+    `rows.at[i].set(row)` would take two (XLA looks first whether i is inside), and a dynamic update of a slice alone
+    becomes a copy whose address the host writes into the CUDA graph at every step.
+    """
+    return jnp.where(lax.broadcasted_iota(jnp.int32, rows.shape, 0) == i, row, rows)
 
 
 def _in_groups(model, x, op, implementation):

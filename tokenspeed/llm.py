@@ -15,7 +15,7 @@ from pallas_kernels.common.implementation import resolve
 from pallas_kernels.common.tiles import power_of_two_at_least
 from tokenspeed import checkpoint, generation, prefill_attention
 from tokenspeed.config import ModelConfig
-from tokenspeed.generation import Generation
+from tokenspeed.generation import BROKEN, Drawn, Generation, Weights
 from tokenspeed.memory import PREFILL_TOKENS
 from tokenspeed.model import Llama
 from tokenspeed.random_model import random_model
@@ -125,6 +125,14 @@ class LLM:
         self._rope = model.rope_tables(max_context)
         self._library = prefill_attention.library(self.implementation, model.dtype, model.config.head_dim)
 
+    @property
+    def model(self) -> Llama:
+        return self._model
+
+    @model.setter
+    def model(self, model: Llama) -> None:
+        self._model, self._weights = model, Weights.of(model)
+
     @classmethod
     def from_pretrained(
         cls,
@@ -217,34 +225,45 @@ class LLM:
         """Compiles what a prompt of that many tokens will run with these params, so that its timings are without it."""
         rows = [_Row(self, 0, [0] * prompt_tokens, params, sample, 0) for sample in range(min(params.n, MAX_BATCH))]
         state, how = self._prefilled(rows)
-        state, _ = generation.first(self.model, state, **how)
-        left, sizes = rows[0].max_tokens - 1, set()
-        while left > 0:
-            sizes.add(_steps(left))
-            left -= STEPS
-        for steps in sizes:
-            state, _ = generation.advance(self.model, state, self._rope, steps=steps, **how)
+        state, _ = generation.first(self._weights, state, **how)
+        sizes = list(dict.fromkeys(_steps(left) for left in range(rows[0].max_tokens - 1, 0, -STEPS)))
+        # Those before the last one twice: when it compiles a program, XLA drops the CUDA graphs of all others.
+        for steps in sizes + sizes[:-1]:
+            state, _ = generation.advance(self._weights, state, self._rope, steps=steps, **how)
         jax.block_until_ready(state)
 
     def _prefilled(self, rows: list["_Row"]) -> tuple[Generation, dict]:
         """The rows' prompts in the cache, and the static arguments of what follows."""
         state, logprobs, capacity = self._begin(rows)
         for tokens, start, lengths, static in self._chunks(rows, len(state.token), capacity):
-            state = generation.prefill(self.model, state, tokens, start, lengths, self._rope, **static)
+            state = generation.prefill(self._weights, state, tokens, start, lengths, self._rope, **static)
         return state, dict(logprobs=logprobs, implementation=self.implementation)
 
     def _run(self, rows: list["_Row"]) -> Iterator[None]:
-        """Generates all rows together; yields whenever tokens have come."""
+        """Generates all rows together; yields whenever tokens have come.
+
+        The device is one call ahead: the next steps are dispatched before the tokens of those before them are looked
+        at, so that it never waits for the host. What it draws too much, behind a row's end, nobody looks at; where
+        all rows will have ended by `max_tokens`, there is no next call.
+        """
         begun = time.perf_counter()
         state, how = self._prefilled(rows)
-        state, drawn = generation.first(self.model, state, **how)
+        state, drawn = generation.first(self._weights, state, **how)
+        asked = 1  # tokens of each row, those on their way included
         while True:
-            state = self._take(rows, state, drawn, begun)
+            following = None
+            left = max(row.max_tokens for row in rows if row.reason is None) - asked
+            if left > 0:
+                steps = _steps(left)
+                state, following = generation.advance(self._weights, state, self._rope, steps=steps, **how)
+                asked += steps
+            stopped = self._take(rows, drawn, begun)
             yield
-            left = [row.max_tokens - len(row.ids) for row in rows if row.reason is None]
-            if not left:
+            if all(row.reason is not None for row in rows):
                 return
-            state, drawn = generation.advance(self.model, state, self._rope, steps=_steps(max(left)), **how)
+            if stopped.any():
+                state = generation.end(state, stopped)
+            drawn = following
 
     def _begin(self, rows: list["_Row"]) -> tuple[Generation, int | None, int]:
         batch = power_of_two_at_least(len(rows))
@@ -264,7 +283,7 @@ class LLM:
         needed = max(len(row.prompt) + row.max_tokens for row in rows)
         capacity = min(self.max_context, _bucket(needed))
         asked = [row.params.logprobs for row in rows if row.params.logprobs is not None]
-        state = generation.begin(self.model, sampling, jnp.asarray(most), capacity)
+        state = generation.begin(config, self.model.dtype, sampling, jnp.asarray(most), capacity=capacity)
         return state, max(asked) if asked else None, capacity
 
     def _chunks(self, rows, batch, capacity):
@@ -285,18 +304,18 @@ class LLM:
             )
             start += size
 
-    def _take(self, rows, state: Generation, drawn: generation.Drawn, begun: float) -> Generation:
-        """Gives what was drawn to the rows, and ends on the device those that a stop string has ended."""
-        found = jax.device_get(dict(drawn=drawn, reason=state.reason, broken=state.sampling.broken))
+    def _take(self, rows: list["_Row"], drawn: Drawn, begun: float) -> np.ndarray:
+        """Gives what was drawn to the rows; bool [B], which of them a stop string has ended now, and not the device."""
+        drawn = jax.device_get(drawn)
         now = time.perf_counter() - begun
+        stopped = np.zeros(drawn.tokens.shape[1], bool)
         for i, row in enumerate(rows):
             if row.reason is None:
-                if found["broken"][i]:
+                if (drawn.tokens[:, i] == BROKEN).any():
                     raise FloatingPointError(f"prompt {row.number}: the model's logits are not finite")
-                row.take(found["drawn"], i, int(found["reason"][i]), now)
-        stopped = np.zeros(len(state.token), bool)
-        stopped[: len(rows)] = [row.reason is not None and not found["reason"][i] for i, row in enumerate(rows)]
-        return generation.end(state, jnp.asarray(stopped)) if stopped.any() else state
+                row.take(drawn, i, now)
+                stopped[i] = row.reason is not None and drawn.reason[i] == RUNNING
+        return stopped
 
 
 class _Row:
@@ -325,9 +344,10 @@ class _Row:
                 skip_special_tokens=params.skip_special_tokens,
             )
 
-    def take(self, drawn: generation.Drawn, row: int, reason: int, now: float) -> None:
+    def take(self, drawn: Drawn, row: int, now: float) -> None:
         """Takes the tokens of a few steps, which arrived `now`."""
         ids = [int(i) for i in drawn.tokens[:, row] if i >= 0]
+        reason = int(drawn.reason[row])
         ends = reason not in (RUNNING, LENGTH)
         kept = ids[:-1] if ends else ids
         if ends and ids[-1] not in self.eos_ids:

@@ -1,6 +1,7 @@
 """Tiles of attention, the search space of them, and which a device can run."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 
@@ -12,6 +13,9 @@ FEWEST_PROGRAMS = 32
 """Fewer leave most of any GPU idle."""
 COMBINED_A_THREAD = 64
 """Elements of partials that a thread of the combining program reads in one go."""
+NEAR_CAPACITY = 1.25
+"""How far apart two capacities may be for the tiles of one to serve the other: far less than splits and blocks, which
+are powers of two, tell apart."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,6 +160,22 @@ def default(shape: AttentionShape, device: Device) -> Tiles:
     return Tiles(block_s=block_s, splits=splits, num_stages=1 if splits >= blocks else 3)
 
 
+def stand_ins(shape: AttentionShape, entries: Sequence[tuple[AttentionShape, Tiles]]) -> list[Tiles]:
+    """Which tuned tiles may serve `shape` where it has none of its own: those of about its capacity, the nearest first.
+
+    Callers' capacities are what they happen to need, tuned ones are round. A contiguous cache, whose page is all of it,
+    goes with contiguous ones, a paged one with those of the same pages.
+    """
+    near = []
+    for other, tiles in entries:
+        page_size = other.context if shape.page_size == shape.context else shape.page_size
+        factor = max(other.context, shape.context) / min(other.context, shape.context)
+        same_otherwise = other == dataclasses.replace(shape, context=other.context, page_size=page_size)
+        if same_otherwise and factor <= NEAR_CAPACITY:
+            near.append((factor, tiles))
+    return [tiles for _, tiles in sorted(near, key=lambda found: found[0])]
+
+
 def resolve(tiles: Tiles | None, shape: AttentionShape) -> Tiles:
     """The argument, else the tuned tile, else the heuristic."""
-    return tuned.resolve("attention", tiles, shape, kind=Tiles, default=default, feasible=feasible)
+    return tuned.resolve("attention", tiles, shape, kind=Tiles, default=default, feasible=feasible, stand_ins=stand_ins)

@@ -2,7 +2,7 @@
 
 Each hook is a Pallas primitive that adds something the Triton backend cannot say in public terms. Each has a plain
 fallback: in interpret mode, and on a JAX whose internals have moved, it does nothing, and the kernels stay right (only
-slower). `tests/common/test_hooks.py` fails by name when a new JAX breaks one.
+slower). `tests/common/test_hooks.py` fails by name when a new JAX breaks one. `levers.without` leaves one out.
 """
 
 from jax._src import core as jax_core
@@ -13,6 +13,8 @@ from jax._src.pallas.triton import gpu_info, lowering
 from jax._src.state import primitives as state_primitives
 from jaxlib.mlir import ir
 from jaxlib.triton import _triton_ops_gen as triton_ops
+
+from pallas_kernels.common import levers
 
 
 class _LoopEffect(effects.Effect):
@@ -46,7 +48,8 @@ def pipeline_loop(num_stages: int) -> None:
 
     The backend pipelines only loads that feed a `dot`; the loop attribute `tt.num_stages` asks for it elsewhere.
     """
-    _pipeline_p.bind(num_stages=num_stages)
+    if levers.used("pipeline_loop"):
+        _pipeline_p.bind(num_stages=num_stages)
 
 
 _prefetch_p = jax_core.Primitive("prefetch_l2")
@@ -80,6 +83,8 @@ def _prefetch_lowering(ctx, *args, args_tree, num_bytes):
 def prefetch_l2(ref, num_bytes: int) -> None:
     """One thread requests `num_bytes` (a multiple of 16, as is the address) from `ref.at[i]` on into L2 and waits for
     nothing (Hopper and later: the copy engine does it)."""
+    if not levers.used("prefetch_l2"):
+        return
     root, transforms = state_primitives.get_ref_and_transforms(ref, None, "prefetch_l2")
     flat, tree = tree_util.tree_flatten((root, transforms))
     _prefetch_p.bind(*flat, args_tree=tree, num_bytes=num_bytes)
@@ -108,4 +113,5 @@ def launch_dependents() -> None:
     XLA launches Pallas Triton kernels with programmatic dependencies, in command buffers too, and makes each wait at
     its entry for the one before it; without this call the next kernel starts only when this one has ended.
     """
-    _dependents_p.bind()
+    if levers.used("launch_dependents"):
+        _dependents_p.bind()

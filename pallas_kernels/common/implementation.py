@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from pallas_kernels.common import launch
+from pallas_kernels.common import launch, levers
 
 IMPLEMENTATIONS = ("triton", "xla", "interpret")
 
@@ -68,11 +68,11 @@ _differentiable.defvjp(_forward, _backward)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _call(kernel, reference, options, guarded, operands):
-    del guarded  # only a part of the cache key
+def _call(kernel, reference, options, modes, operands):
+    del modes  # only a part of the cache key
     return _differentiable(kernel, reference, options, operands)
 
 
 def call(kernel: Callable, reference: Callable, options: Any, operands: dict[str, Any]):
     """Calls `kernel(options, **operands)`, compiled once per options and shapes; gradients are the reference's."""
-    return _call(kernel, reference, options, launch.is_guarded(), operands)
+    return _call(kernel, reference, options, (launch.is_guarded(), levers.left_out()), operands)

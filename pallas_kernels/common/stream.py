@@ -1,8 +1,9 @@
 """The loop that every projection is made of: stream rows of weights past a few rows of activations.
 
-One program owns `block_n` rows of the weight and all of the reduction axis, so no program waits for another. RMSNorm
-costs no pass of its own: the sum of squares is gathered while the weights stream by, and its factor, one number per
-row of x, is applied to the finished sums (the norm's weight is applied to x on the way).
+One program owns `block_n` rows of the weight and all of the reduction axis, so no program waits for another. In the
+vector form RMSNorm costs no pass of its own: the sum of squares is gathered while the weights stream by, and its
+factor, one number per row of x, is applied to the finished sums (the norm's weight is applied to x on the way). In the
+tensor-core form x comes normed, from a small launch ahead (`norm.ahead`).
 
 Letters: M rows of x, R rows of the weight, C weights per row (2 where two rows belong together: the two halves of a
 rotation, or gate and up), I the reduction axis.
@@ -20,6 +21,7 @@ from jax.experimental.pallas import triton as plt
 from pallas_kernels.common import hooks
 from pallas_kernels.common.blocks import Span, load
 from pallas_kernels.common.launch import let_next_start
+from pallas_kernels.common.norm import Norm
 from pallas_kernels.common.prefetch import prefetch
 from pallas_kernels.common.tiles import MMA_ROWS, StreamShape, Tiles
 
@@ -28,19 +30,12 @@ LAST_PROGRAMS = 128
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Norm:
-    """RMSNorm: x / sqrt(mean(x^2) + eps) * (weight + offset)."""
-
-    eps: float
-    offset: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Stream:
     """One program's share of the weight, read block by block of the reduction axis.
 
     Attributes:
-        x_ref: [M, I]; norm_ref: [I] or None; w_ref: [R, I] or [R, 2, I].
+        x_ref: [M, I]; w_ref: [R, I] or [R, 2, I].
+        norm, norm_ref: RMSNorm of x and its weight [I]; None for none, as always in the tensor-core form.
         first_row: the program's first row of the weight (traced).
         limit: the first row that is not the program's (traced), or None when all of its block_n are.
         prefetch_ref: [elements] of a later kernel's weight, or None; prefetch_bytes of it are asked for.
@@ -144,41 +139,17 @@ def _sums_fma(reader: Stream):
 
 
 def _sums_mma(reader: Stream):
-    shape, tiles, norm, dtype = reader.shape, reader.tiles, reader.norm, reader.w_ref.dtype
-    precision = lax.Precision.HIGHEST if dtype == jnp.float32 else None
-    # float16 overflows at 65504: there x is scaled before the product; in every other dtype the sums are, after it.
-    norm_first = norm if dtype == jnp.float16 else None
-    norm_last = None if dtype == jnp.float16 else norm
+    shape, tiles = reader.shape, reader.tiles
+    precision = lax.Precision.HIGHEST if reader.w_ref.dtype == jnp.float32 else None
 
-    def load_x(k, ragged):
-        return load(reader.x_ref, Span(0, MMA_ROWS, shape.rows), reader.span(k, ragged), interpret=reader.interpret)
-
-    no_squares = jnp.zeros((MMA_ROWS, tiles.block_k), jnp.float32)
-    scale: Any = None
-    if norm_first is not None:
-
-        def squares_of(k, ragged, squares):
-            x = load_x(k, ragged).astype(jnp.float32)
-            return squares + x * x
-
-        scale = reader.inverse_rms(norm_first, jnp.sum(reader.blocks(squares_of, no_squares), axis=1))
-
-    def body(k, ragged, carry):
-        sums, squares = carry
+    # x goes into the product as it is loaded, so that it comes by the ring of asynchronous copies, as the weights do.
+    def body(k, ragged, sums):
         weights = reader.weights(k, ragged)
-        x = load_x(k, ragged)
-        if norm is not None:
-            x = x.astype(jnp.float32)
-            squares = squares + x * x if norm_last is not None else squares
-            x = x * scale[:, None] if norm_first is not None else x
-            x = (x * reader.gain(norm, k, ragged)[None, :]).astype(dtype)
+        x = load(reader.x_ref, Span(0, MMA_ROWS, shape.rows), reader.span(k, ragged), interpret=reader.interpret)
         products = [plt.dot(x, w, trans_b=True, precision=precision) for w in weights]
-        return tuple(s + p for s, p in zip(sums, products, strict=True)), squares
+        return tuple(s + p for s, p in zip(sums, products, strict=True))
 
     zeros = jnp.zeros((MMA_ROWS, tiles.block_n), jnp.float32)
-    sums, squares = reader.blocks(body, ((zeros,) * shape.groups, no_squares if norm_last is not None else ()))
+    sums = reader.blocks(body, (zeros,) * shape.groups)
     reader.loaded()
-    if norm_last is not None:
-        scale = reader.inverse_rms(norm_last, jnp.sum(squares, axis=1))
-        sums = tuple(s * scale[:, None] for s in sums)
     return [sums]

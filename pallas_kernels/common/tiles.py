@@ -1,6 +1,7 @@
 """Tiles of the weight-streaming kernels, the search space of them, and which a device can run."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -12,6 +13,8 @@ MMA_ROWS = 16
 """Rows of x in one tensor-core instruction; fewer are padded."""
 MAX_BLOCK_ELEMENTS = 2**20
 """The backend's limit on the elements of one block."""
+RESERVED_BYTES = 1 << 10
+"""Of shared memory, by the driver for each block: a multiprocessor has that much more than one block may use."""
 
 
 class Verdict(NamedTuple):
@@ -34,7 +37,7 @@ class StreamShape:
         inputs: the reduction axis.
         groups: weights per packed row: 2 for qkv (the halves of a rotation) and gate_up (gate and up), else 1.
         dtype: of x and the weight: 'bfloat16', 'float16' or 'float32'.
-        norm: whether RMSNorm is fused in front.
+        norm: whether RMSNorm comes first, fused (vectors) or in a launch of its own (tensor cores).
     """
 
     rows: int
@@ -83,35 +86,30 @@ def power_of_two_at_least(value: int) -> int:
 def shared_memory_bytes(tiles: Tiles, shape: StreamShape) -> int:
     """Shared memory of one program, from what XLA asks for on Ampere, Hopper and Blackwell: at most this, nearly exact.
 
-    A loop of `num_stages` keeps one block less than that in flight, of the weights, of x and of the norm. A product's
-    operands otherwise pass through it one after the other, and so do normed activations but for one bfloat16 product.
+    A loop of `num_stages` keeps one block less than that in flight, of the weights, of x and, for vectors, of the norm.
+    A product's operands otherwise pass through it one after the other.
     """
     weights = shape.groups * tiles.block_n * tiles.block_k * shape.itemsize
-    norm = tiles.block_k * shape.itemsize if shape.norm else 0
+    norm = tiles.block_k * shape.itemsize if shape.norm and not tiles.mma else 0
     x = (MMA_ROWS if tiles.mma else shape.rows) * tiles.block_k * shape.itemsize
     loops = shape.inputs >= 2 * tiles.block_k
     ring = (tiles.num_stages - 1) * (weights + x + norm) if loops else 0
     if not tiles.mma:
         return max(ring, 4 * tiles.block_k)
     at_once = weights if shape.itemsize == 4 else weights // shape.groups
-    normed = x if shape.norm and (shape.groups > 1 or shape.dtype != "bfloat16") else 0
-    return max(ring + normed if ring else x + at_once, 4 * MMA_ROWS * tiles.block_n)
+    return max(ring or x + at_once, 4 * MMA_ROWS * tiles.block_n)
 
 
 def registers_per_thread(tiles: Tiles, shape: StreamShape) -> float:
     """Registers that a program needs at least, per thread; there are 255, and beyond them it spills to memory.
 
-    Those of the sums; of half a block of weights, unless it comes through shared memory; and, in the tensor-core form,
-    of normed activations, which every warp holds whole where two products share them.
+    Those of the sums, and of half a block of weights, unless it comes through shared memory.
     """
     if shape.inputs < 2 * tiles.block_k:
         return 0.0  # nothing is carried from block to block
     threads = 32 * tiles.num_warps
     if tiles.mma:
-        sums = MMA_ROWS * tiles.block_n * shape.groups / threads
-        if not shape.norm or shape.itemsize == 4:  # float32 products take their operands piece by piece
-            return sums
-        return sums + shape.groups * MMA_ROWS * tiles.block_k / threads + (tiles.block_k / 2 if shape.groups > 1 else 0)
+        return MMA_ROWS * tiles.block_n * shape.groups / threads
     block = tiles.block_n * tiles.block_k * shape.groups / threads
     return block * shape.rows + (block * shape.itemsize / 8 if tiles.num_stages == 1 else 0.0)
 
@@ -138,11 +136,15 @@ def feasible(tiles: Tiles, shape: StreamShape, device: Device) -> Verdict:
     return Verdict(True)
 
 
+MANY_PROGRAMS = 256
+"""About two for each multiprocessor of any GPU."""
+
+
 def search_space(shape: StreamShape) -> list[Tiles]:
     """The tiles worth trying for `shape` on any device, before `feasible`.
 
     Vectors for few rows: with 16 to 64 weights a thread loaded in one go, or 16 to 32 in each block of a ring. Tensor
-    cores from 3 rows on, and a few of them below for comparison.
+    cores from 3 rows on, and a few of them below for comparison; the widest where enough programs are left.
     """
     spaces, widest = [], power_of_two_at_least(shape.inputs)
     if shape.rows <= 4:
@@ -157,9 +159,10 @@ def search_space(shape: StreamShape) -> list[Tiles]:
             and (num_stages == 1 or block_k <= 1024)
         ]
     few = shape.rows <= 2
+    wide = (16, 32, 64, 128) if shape.outputs >= 128 * MANY_PROGRAMS else (16, 32, 64)
     spaces += [
         Tiles(block_n=block_n, block_k=block_k, num_warps=num_warps, num_stages=num_stages, mma=True)
-        for block_n in ((16,) if few else (16, 32, 64))
+        for block_n in ((16,) if few else wide)
         for block_k in ((128, 256) if few else (64, 128, 256, 512))
         for num_warps in ((4,) if few else (2, 4, 8))
         for num_stages in ((4,) if few else (3, 4, 6))
@@ -170,6 +173,41 @@ def search_space(shape: StreamShape) -> list[Tiles]:
 FEW_BYTES, MANY_BYTES = 128 << 10, 1 << 20
 """Of weights for each multiprocessor: what its registers can hold at once, and where programs that take more at a time
 pay."""
+STAGE_BYTES = 32 << 10
+"""Of weights in one stage of a tensor-core ring, at most: a barrier for each costs little then."""
+
+
+def _tensor_core_default(shape: StreamShape, device: Device) -> Tiles:
+    """Wide programs, since each reads all of x again: 16 rows of weights cost L2 as much of x, 64 a quarter of that.
+
+    But about two programs for each multiprocessor, with room there for both: one fills its ring while another drains.
+    """
+    block_n = 64 // shape.groups
+    while block_n > 16 and round(shape.outputs / (block_n * device.num_sms)) < 2:
+        block_n //= 2
+    at_once = 2 if shape.outputs > block_n * device.num_sms else 1
+    most = STAGE_BYTES // (shape.groups * block_n * shape.itemsize)
+    block_k = max(16, min(most, power_of_two_at_least(shape.inputs)))
+    # A tensor-core instruction is 8 columns wide: warps beyond that only read the same from shared memory again. With
+    # block_n=16 and 4 warps 8 times the weights' bytes pass through it, all that it can at memory's rate.
+    num_warps = 4 if shape.itemsize == 4 else min(4, block_n // 8)
+    tiles = Tiles(block_n=block_n, block_k=block_k, num_warps=num_warps, num_stages=4, mma=True)
+
+    def have_room(tiles):
+        need, limit = shared_memory_bytes(tiles, shape), device.shared_memory_bytes
+        return at_once * (need + RESERVED_BYTES) <= limit + RESERVED_BYTES
+
+    while not have_room(tiles):
+        tiles = dataclasses.replace(tiles, block_k=tiles.block_k // 2)
+    return tiles
+
+
+def stand_ins(shape: StreamShape, entries: Sequence[tuple[StreamShape, Tiles]]) -> list[Tiles]:
+    """Which tuned tiles may serve `shape` where it has none of its own: tensor cores take 3 rows or more as 16."""
+    if shape.rows <= 2:
+        return []
+    padded = dataclasses.replace(shape, rows=MMA_ROWS)
+    return [tiles for other, tiles in entries if tiles.mma and other == padded]
 
 
 def default(shape: StreamShape, device: Device) -> Tiles:
@@ -179,7 +217,7 @@ def default(shape: StreamShape, device: Device) -> Tiles:
     through shared memory, a few blocks ahead; from 3 rows on, tensor cores.
     """
     if shape.rows > 2:
-        return Tiles(block_n=16, block_k=256 // shape.groups, num_warps=4, num_stages=4, mma=True)
+        return _tensor_core_default(shape, device)
     most, share = power_of_two_at_least(shape.inputs), shape.weight_bytes / device.num_sms
     if share < FEW_BYTES:
         return Tiles(block_n=2, block_k=min(2048 // shape.groups, most), num_warps=4)

@@ -1,15 +1,18 @@
-"""Which tiles a call runs with: the argument, else the tuned file of this device, else the op's heuristic."""
+"""Which tiles a call runs with: the argument, else the tuned file of this device, else the op's heuristic.
+
+Of the tuned file the entry of exactly this shape, else the first of those that the op lets stand in for it.
+"""
 
 import dataclasses
 import functools
 import importlib.resources
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
-from pallas_kernels.common import devices
+from pallas_kernels.common import devices, levers
 from pallas_kernels.common.devices import Device
 
 
@@ -42,7 +45,35 @@ def lookup(op: str, shape: Any, device: Device) -> dict[str, Any] | None:
     return None
 
 
-def resolve(op: str, tiles: Any, shape: Any, *, kind: type, default: Callable, feasible: Callable) -> Any:
+class Entry(NamedTuple):
+    """A shape, and the tiles that were found the fastest for it."""
+
+    shape: Any
+    tiles: Any
+
+
+def choose(
+    op: str, shape: Any, device: Device, *, kind: type, default: Callable, feasible: Callable, stand_ins: Callable
+) -> Any:
+    """The tiles of a call that names none: tuned ones that are feasible for its shape, else the heuristic's.
+
+    Args:
+        stand_ins: (shape, entries of other shapes) -> the tiles that may serve it as well, the best first.
+    """
+    exact = lookup(op, shape, device)
+    if not levers.used("tuned_tiles"):
+        found = []
+    elif exact is not None:
+        found = [kind(**exact)]
+    else:
+        entries = [Entry(type(shape)(**e["shape"]), kind(**e["tiles"])) for e in load(op, device.key)]
+        found = stand_ins(shape, entries)
+    return next((tiles for tiles in found if feasible(tiles, shape, device)), None) or default(shape, device)
+
+
+def resolve(
+    op: str, tiles: Any, shape: Any, *, kind: type, default: Callable, feasible: Callable, stand_ins: Callable
+) -> Any:
     """The tiles to use; raises where an argument's tiles cannot run."""
     device = current_device()
     if tiles is not None:
@@ -52,5 +83,4 @@ def resolve(op: str, tiles: Any, shape: Any, *, kind: type, default: Callable, f
         if not verdict:
             raise ValueError(f"tiles: {verdict.reason}")
         return tiles
-    found = lookup(op, shape, device)
-    return kind(**found) if found is not None else default(shape, device)
+    return choose(op, shape, device, kind=kind, default=default, feasible=feasible, stand_ins=stand_ins)

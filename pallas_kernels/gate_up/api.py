@@ -1,4 +1,4 @@
-"""gate_up: RMSNorm + gate and up projections + activation and product, one launch."""
+"""gate_up: RMSNorm + gate and up projections + activation and product, one launch (with tensor cores two)."""
 
 import dataclasses
 

@@ -7,21 +7,24 @@ from jax.experimental import pallas as pl
 from pallas_kernels.common.arithmetic import activate
 from pallas_kernels.common.blocks import gather, scatter
 from pallas_kernels.common.launch import launch
+from pallas_kernels.common.norm import Norm, ahead
 from pallas_kernels.common.prefetch import flat_rows
-from pallas_kernels.common.stream import Norm, Stream
+from pallas_kernels.common.stream import Stream
 
 
 def gate_up(options, *, x, norm, weight, prefetch):
     """As `api.gate_up`."""
     shape, tiles = options.shape, options.tiles
+    fused = Norm(eps=options.eps, offset=options.norm_offset)
+    fused, x, norm = ahead(fused, x, norm, tiles, interpret=options.interpret)
     ragged = shape.outputs % tiles.block_n != 0
 
     def kernel(refs, y_ref):
         first = pl.program_id(0) * tiles.block_n
         stream = Stream(
             x_ref=refs.x, norm_ref=refs.norm, w_ref=refs.w, first_row=first, limit=shape.outputs if ragged else None,
-            shape=shape, tiles=tiles, norm=Norm(eps=options.eps, offset=options.norm_offset),
-            interpret=options.interpret, prefetch_ref=refs.prefetch, prefetch_bytes=options.prefetch_bytes,
+            shape=shape, tiles=tiles, norm=fused, interpret=options.interpret, prefetch_ref=refs.prefetch,
+            prefetch_bytes=options.prefetch_bytes,
         )  # fmt: skip
         columns = first + jnp.arange(tiles.block_n, dtype=jnp.int32)
         for (rows, valid), (gate, up) in zip(stream.row_groups(), stream.sums(), strict=True):

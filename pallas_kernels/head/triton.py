@@ -8,12 +8,13 @@ from jax.experimental import pallas as pl
 from pallas_kernels.common.arithmetic import cap
 from pallas_kernels.common.blocks import Span, gather, load, scatter
 from pallas_kernels.common.launch import launch
-from pallas_kernels.common.stream import Norm, Stream
+from pallas_kernels.common.norm import Norm, ahead
+from pallas_kernels.common.stream import Stream
 from pallas_kernels.common.tiles import power_of_two_at_least
 
 NO_TOKEN = 2**31 - 1
 LARGEST = float(jnp.finfo(jnp.float32).max)
-ARGMAX_BLOCK = 8192
+ARGMAX_BLOCK, ARGMAX_WARPS = 8192, 8
 
 
 def head_logits(options, *, x, norm, weight):
@@ -59,14 +60,15 @@ def _best(logits, tokens, mask):
 
 def _vocabulary(options, name, finish, outputs, x, norm, weight):
     shape, tiles = options.shape, options.tiles
+    fused = Norm(eps=options.eps, offset=options.norm_offset)
+    fused, x, norm = ahead(fused, x, norm, tiles, interpret=options.interpret)
     ragged = shape.outputs % tiles.block_n != 0
 
     def kernel(refs, *out_refs):
         first = pl.program_id(0) * tiles.block_n
         stream = Stream(
             x_ref=refs.x, norm_ref=refs.norm, w_ref=refs.w, first_row=first, limit=shape.outputs if ragged else None,
-            shape=shape, tiles=tiles, norm=Norm(eps=options.eps, offset=options.norm_offset),
-            interpret=options.interpret,
+            shape=shape, tiles=tiles, norm=fused, interpret=options.interpret,
         )  # fmt: skip
         columns = first + jnp.arange(tiles.block_n, dtype=jnp.int32)
         for (rows, valid), (logits,) in zip(stream.row_groups(), stream.sums(), strict=True):
@@ -121,7 +123,7 @@ def _argmax(values, tokens, *, interpret):
         grid=(batch,),
         inputs=dict(values=values, tokens=tokens),
         outputs=[jax.ShapeDtypeStruct((batch,), jnp.int32), jax.ShapeDtypeStruct((batch,), jnp.float32)],
-        num_warps=8,
+        num_warps=ARGMAX_WARPS,
         num_stages=1,
         interpret=interpret,
     )

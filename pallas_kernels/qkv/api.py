@@ -1,4 +1,4 @@
-"""qkv: RMSNorm + QKV projection + RoPE + KV-cache write, one launch."""
+"""qkv: RMSNorm + QKV projection + RoPE + KV-cache write, one launch (with tensor cores two)."""
 
 import dataclasses
 

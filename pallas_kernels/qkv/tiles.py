@@ -5,9 +5,17 @@ import dataclasses
 from pallas_kernels.common import tiles as stream_tiles
 from pallas_kernels.common import tuned
 from pallas_kernels.common.devices import Device
-from pallas_kernels.common.tiles import StreamShape, Tiles, Verdict, feasible, power_of_two_at_least, search_space
+from pallas_kernels.common.tiles import (
+    StreamShape,
+    Tiles,
+    Verdict,
+    feasible,
+    power_of_two_at_least,
+    search_space,
+    stand_ins,
+)
 
-__all__ = ["Tiles", "default", "feasible", "resolve", "search_space", "whole_head_tiles"]
+__all__ = ["Tiles", "default", "feasible", "resolve", "search_space", "stand_ins", "whole_head_tiles"]
 
 
 def default(shape: StreamShape, device: Device) -> Tiles:
@@ -27,7 +35,7 @@ def whole_head_tiles(shape: StreamShape, head_dim: int, device: Device) -> Tiles
 def resolve(tiles: Tiles | None, shape: StreamShape, whole_heads_of: int | None) -> Tiles:
     """The argument, else the tuned tile, else the heuristic; `whole_heads_of` is the head dimension under QK-norm."""
     if whole_heads_of is None:
-        return tuned.resolve("qkv", tiles, shape, kind=Tiles, default=default, feasible=feasible)
+        return tuned.resolve("qkv", tiles, shape, kind=Tiles, default=default, feasible=feasible, stand_ins=stand_ins)
     half = whole_heads_of // 2
 
     def holds_a_head(tiles, shape, device):
@@ -37,4 +45,4 @@ def resolve(tiles: Tiles | None, shape: StreamShape, whole_heads_of: int | None)
 
     if tiles is None:
         return whole_head_tiles(shape, whole_heads_of, tuned.current_device())
-    return tuned.resolve("qkv", tiles, shape, kind=Tiles, default=default, feasible=holds_a_head)
+    return tuned.resolve("qkv", tiles, shape, kind=Tiles, default=default, feasible=holds_a_head, stand_ins=stand_ins)

@@ -11,13 +11,16 @@ from jax.experimental.pallas import triton as plt
 from pallas_kernels.common.blocks import gather, scatter
 from pallas_kernels.common.kv_cache import KVCache
 from pallas_kernels.common.launch import launch
+from pallas_kernels.common.norm import Norm, ahead
 from pallas_kernels.common.prefetch import flat_rows
-from pallas_kernels.common.stream import Norm, Stream
+from pallas_kernels.common.stream import Stream
 
 
 def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rope, q_norm, k_norm, prefetch):
     """As `api.qkv`, with every optional array present or None."""
     shape, tiles = options.shape, options.tiles
+    fused = Norm(eps=options.eps, offset=options.norm_offset)
+    fused, x, norm = ahead(fused, x, norm, tiles, interpret=options.interpret)
     heads, (_, kv_heads, page_size, head_dim) = options.num_heads, cache.k.shape
     half, block_n = head_dim // 2, tiles.block_n
     whole_heads = q_norm is not None  # its sum spans a head, so one program owns one head
@@ -33,8 +36,7 @@ def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rop
             limit = first + half if whole_heads else shape.outputs
         stream = Stream(
             x_ref=refs.x, norm_ref=refs.norm, w_ref=refs.w, first_row=first, limit=limit, shape=shape, tiles=tiles,
-            norm=Norm(eps=options.eps, offset=options.norm_offset), interpret=options.interpret,
-            prefetch_ref=refs.prefetch, prefetch_bytes=options.prefetch_bytes,
+            norm=fused, interpret=options.interpret, prefetch_ref=refs.prefetch, prefetch_bytes=options.prefetch_bytes,
         )  # fmt: skip
         pair = first + jnp.arange(block_n, dtype=jnp.int32)
         inside = pair < (shape.outputs if limit is None else limit)

@@ -7,8 +7,11 @@ import warnings
 import jax
 import pytest
 
+from pallas_kernels.attention import tiles as attention_tiles
+from pallas_kernels.attention.tiles import AttentionShape
 from pallas_kernels.common import devices, implementation, tuned
-from pallas_kernels.common.tiles import StreamShape, Tiles, default, feasible
+from pallas_kernels.common import tiles as stream_tiles
+from pallas_kernels.common.tiles import StreamShape, Tiles, default
 from tests.lowering import for_gpu
 
 no_gpu = pytest.mark.skipif(implementation._has_nvidia_gpu(), reason="a GPU is here")
@@ -75,8 +78,17 @@ def tuned_file(tmp_path, monkeypatch):
 
 
 def resolve(tiles=None, shape=SHAPE):
+    of = attention_tiles if isinstance(shape, AttentionShape) else stream_tiles
     with for_gpu("h200"):
-        return tuned.resolve("op", tiles, shape, kind=Tiles, default=default, feasible=feasible)
+        return tuned.resolve(
+            "op", tiles, shape, kind=of.Tiles, default=of.default, feasible=of.feasible, stand_ins=of.stand_ins
+        )
+
+
+def entries(*found):
+    """The text of a tuned file of these (shape, tiles)."""
+    found = [dict(shape=dataclasses.asdict(shape), tiles=dataclasses.asdict(tiles)) for shape, tiles in found]
+    return json.dumps({"entries": found})
 
 
 def test_tiles_from_the_argument_then_the_file_then_the_heuristic(tuned_file):
@@ -84,11 +96,95 @@ def test_tiles_from_the_argument_then_the_file_then_the_heuristic(tuned_file):
     tuned_file(json.dumps({"entries": []}))
     assert resolve() == heuristic
     winner = Tiles(block_n=8, block_k=64, num_stages=3)
-    entry = dict(shape=dataclasses.asdict(SHAPE), tiles=dataclasses.asdict(winner))
-    tuned_file(json.dumps({"entries": [entry]}))
+    tuned_file(entries((SHAPE, winner)))
     assert resolve() == winner
     assert resolve(shape=dataclasses.replace(SHAPE, rows=2)) != winner
     assert resolve(Tiles(block_n=1, block_k=32)) == Tiles(block_n=1, block_k=32)
+
+
+SIXTEEN = StreamShape(rows=16, outputs=4096, inputs=4096)
+MMA = Tiles(block_n=32, block_k=64, num_warps=2, num_stages=6, mma=True)
+
+
+def test_tensor_core_tiles_of_16_rows_serve_3_to_15(tuned_file):
+    tuned_file(entries((SIXTEEN, MMA)))
+    served = [rows for rows in range(1, 17) if resolve(shape=dataclasses.replace(SIXTEEN, rows=rows)) == MMA]
+    assert served == list(range(3, 17))
+    for change in (dict(outputs=2048), dict(inputs=2048), dict(groups=2), dict(dtype="float32"), dict(norm=True)):
+        shape = dataclasses.replace(SIXTEEN, rows=8, **change)
+        assert resolve(shape=shape) == default(shape, devices.DEVICES["h200"]), change
+
+
+def test_an_entry_of_its_own_comes_before_one_that_stands_in(tuned_file):
+    eight, own = dataclasses.replace(SIXTEEN, rows=8), dataclasses.replace(MMA, block_k=128)
+    tuned_file(entries((SIXTEEN, MMA), (eight, own)))
+    assert resolve(shape=eight) == own
+    assert resolve(shape=dataclasses.replace(SIXTEEN, rows=9)) == MMA, "only 16 rows stand in for others"
+
+
+@pytest.mark.parametrize(
+    "tiles",
+    [Tiles(block_n=4, block_k=256), dataclasses.replace(MMA, block_n=256, block_k=512)],
+    ids=["vectors", "not feasible"],
+)
+def test_what_cannot_stand_in_leaves_the_heuristic(tuned_file, tiles):
+    eight = dataclasses.replace(SIXTEEN, rows=8)
+    tuned_file(entries((SIXTEEN, tiles)))
+    assert resolve(shape=eight) == default(eight, devices.DEVICES["h200"])
+
+
+def attends(context, page_size=None, **changes):
+    shape = dict(rows=1, heads=32, kv_heads=8, head_dim=64, context=context, page_size=page_size or context)
+    return AttentionShape(**(shape | changes))
+
+
+def keys(block_s, **changes):
+    """Tiles that no heuristic chooses."""
+    return attention_tiles.Tiles(**(dict(block_s=block_s, splits=8, num_warps=2, num_stages=2) | changes))
+
+
+@pytest.mark.parametrize(
+    "context, block_s",
+    [(1024, 16), (1152, 16), (1280, 16), (1281, None), (820, 16), (819, None), (8320, 32), (10240, 32), (4096, None)],
+)
+def test_attention_tiles_of_a_near_capacity(tuned_file, context, block_s):
+    tuned_file(entries((attends(1024), keys(16)), (attends(8192), keys(32))))
+    expected = attention_tiles.default(attends(context), devices.DEVICES["h200"])
+    assert resolve(shape=attends(context)) == (keys(block_s) if block_s else expected)
+
+
+def test_the_nearest_capacity_wins_and_an_infeasible_one_is_passed_over(tuned_file):
+    infeasible = keys(1024, num_stages=6)
+    tuned_file(entries((attends(1280), keys(32)), (attends(1024), keys(16)), (attends(1120), infeasible)))
+    assert [resolve(shape=attends(context)) for context in (1050, 1250)] == [keys(16), keys(32)]
+    assert resolve(shape=attends(1152)) == keys(32)  # 1120 is nearer, but does not run; 1024 is farther than 1280
+
+
+def test_paged_and_contiguous_caches_are_told_apart(tuned_file):
+    tuned_file(entries((attends(1024), keys(16)), (attends(1024, 64), keys(32))))
+    for shape, tiles in {attends(1152): keys(16), attends(1152, 64): keys(32)}.items():
+        assert resolve(shape=shape) == tiles
+    for other in (attends(1152, 128), attends(1152, rows=2), attends(1152, dtype="float16"), attends(1152, heads=16)):
+        assert resolve(shape=other) == attention_tiles.default(other, devices.DEVICES["h200"]), other
+
+
+def shipped():
+    """(device, op, shape, tiles) of every entry that ships."""
+    for device in devices.DEVICES.values():
+        for op in ("qkv", "attention", "out", "gate_up", "down", "head"):
+            of = attention_tiles if op == "attention" else stream_tiles
+            kind = AttentionShape if op == "attention" else StreamShape
+            for entry in tuned.load(op, device.key):
+                yield device, op, of, kind(**entry["shape"]), of.Tiles(**entry["tiles"])
+
+
+def test_what_ships_is_what_runs():
+    tuned.load.cache_clear()
+    for device, op, of, shape, tiles in shipped():
+        chosen = tuned.choose(
+            op, shape, device, kind=of.Tiles, default=of.default, feasible=of.feasible, stand_ins=of.stand_ins
+        )
+        assert chosen == tiles, (device.key, op, shape)
 
 
 def test_a_broken_tuned_file_is_named(tuned_file):

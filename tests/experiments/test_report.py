@@ -19,7 +19,9 @@ def files(tmp_path):
     def run(*arguments, rows=None):
         if rows is not None:
             (results / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return report.main(["--readme", str(readme), "--results", str(results), *arguments])
+        return report.main(
+            ["--readme", str(readme), "--ledger", str(tmp_path / "LEDGER.md"), "--results", str(results), *arguments]
+        )
 
     return readme, results, run
 

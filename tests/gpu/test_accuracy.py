@@ -27,7 +27,7 @@ TENSOR_CORES = Tiles(block_n=16, block_k=64, num_stages=4, mma=True)
 FORMS = {"vectors": (2, VECTORS), "pipelined": (1, PIPELINED), "tensor cores": (5, TENSOR_CORES)}
 
 each_form = pytest.mark.parametrize("form", FORMS)
-# Every pair of form and dtype whose kernel is another: float16 tensor cores scale before the product, say.
+# Every pair of form and dtype whose kernel is another.
 each_kernel = pytest.mark.parametrize(
     "form, dtype",
     [

@@ -91,7 +91,7 @@ def test_donated_counters_are_not_copied(compiled):
     assert not copies(call, tiles, ("counters",), call.arrays["counters"].shape)
 
 
-def decode(implementation, layers, wait):
+def decode(implementation, layers, wait, tiles=None):
     """A decode step of `layers` equal layers, each kernel reading what the one before has just written."""
     qkv, gate_up, down = CALLS["qkv"], CALLS["gate_up"], CALLS["down"]
     out = CALLS["out"]
@@ -100,28 +100,33 @@ def decode(implementation, layers, wait):
 
     def step(x, cache, counters):
         for _ in range(layers):
-            q, cache = wait(qkv(implementation, x=x, cache=cache))
+            q, cache = wait(qkv(implementation, tiles, x=x, cache=cache))
             heads, counters = wait(
                 pk.attention(
                     q, cache, lengths=qkv.arrays["positions"] + 1, counters=counters, prefetch=later,
                     implementation=implementation, **where,
                 )
             )  # fmt: skip
-            x = wait(out(implementation, x=heads, residual=x, prefetch=gate_up.arrays["weight"]))
-            hidden = wait(gate_up(implementation, x=x, prefetch=down.arrays["weight"]))
-            x = wait(pk.down(hidden, down.arrays["weight"], residual=x, implementation=implementation))
+            x = wait(out(implementation, tiles, x=heads, residual=x, prefetch=gate_up.arrays["weight"]))
+            hidden = wait(gate_up(implementation, tiles, x=x, prefetch=down.arrays["weight"]))
+            x = wait(pk.down(hidden, down.arrays["weight"], residual=x, implementation=implementation, tiles=tiles))
         return x, cache, counters
 
     return step
 
 
-def test_a_chain_of_launches_equals_them_one_by_one(implementation):
+@pytest.mark.parametrize(
+    "tiles",
+    [None, Tiles(block_n=16, block_k=64, num_warps=2, num_stages=4, mma=True)],
+    ids=["heuristic", "tensor cores, norms of their own"],
+)
+def test_a_chain_of_launches_equals_them_one_by_one(tiles, implementation):
     """Kernels start before the one ahead has ended: what they read must be there all the same."""
     call = CALLS["qkv"]
     start = call.arrays["x"], call.arrays["cache"], pk.attention_counters(2, 2)
     layers, repeats = (8, 40) if implementation == "triton" else (1, 1)
-    expected = decode(implementation, layers, wait=jax.block_until_ready)(*start)
-    chain = jax.jit(decode(implementation, layers, wait=lambda x: x))
+    expected = decode(implementation, layers, wait=jax.block_until_ready, tiles=tiles)(*start)
+    chain = jax.jit(decode(implementation, layers, wait=lambda x: x, tiles=tiles))
     for _ in range(repeats):
         result = chain(*start)
         if implementation == "triton":

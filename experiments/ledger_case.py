@@ -1,0 +1,98 @@
+"""The decode step with one lever left out at a time: its programs, and how far its logits are from the truth."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from experiments import oracle
+from experiments.decode_loop import Decoder, Workload, loop
+from experiments.levers import Lever
+from tokenspeed import decode
+
+
+class Levered(Workload):
+    """A workload whose programs are the step without a lever, by the lever's name."""
+
+    def __init__(self, decoder: Decoder, chosen: Sequence[Lever], *, batch: int, context: int, steps: int):
+        super().__init__(decoder, batch=batch, context=context, steps=steps)
+        self._levers = {lever.name: lever for lever in chosen}
+
+    def compiled(self, implementation: str) -> Callable:
+        lever = self._levers[implementation]
+        steps = 1 if lever.host_loop else self.steps
+
+        def run(weights, state, rope):
+            model = self.decoder.model(weights)
+            return loop(model, state, rope, steps=steps, implementation=lever.implementation, kernels=lever.kernels)
+
+        state = jax.eval_shape(functools.partial(self.fresh, 0))
+        with lever.applied():
+            lowered = jax.jit(run, donate_argnums=1).lower(self.decoder.weights, state, self.rope)
+        program = lowered.compile(compiler_options=lever.compiler_options or None)
+        return functools.partial(_from_the_host, program, self.steps) if lever.host_loop else program
+
+    def logits(self, lever: Lever) -> Callable:
+        """The program (weights, state, rope) -> logits float32 [B, V] after one step."""
+
+        def run(weights, state, rope):
+            model = self.decoder.model(weights)
+            x, _, _ = decode.decode_step(
+                model, state.caches, state.token[:, None], state.position[:, None], rope, counters=state.counters,
+                implementation=lever.implementation, kernels=lever.kernels,
+            )  # fmt: skip
+            return decode.logits(model, x, lever.implementation, lever.kernels)
+
+        state = jax.eval_shape(functools.partial(self.fresh, 0))
+        with lever.applied():
+            return jax.jit(run).lower(self.decoder.weights, state, self.rope).compile()
+
+
+def _from_the_host(program: Callable, steps: int, weights, state, rope):
+    """`steps` calls of a program of one step, each token copied to the host before the next."""
+    tokens, logits = [], None
+    for _ in range(steps):
+        state, token, logits = program(weights, state, rope)
+        tokens.append(np.asarray(token)[0])
+    return state, np.stack(tokens), logits
+
+
+class Drift:
+    """How far the logits of one step are from those in float64, over a few sequences; asked for lever by lever.
+
+    Levers that trace the same kernels share an answer: some change only how a program is run.
+    """
+
+    def __init__(self, workload: Levered, sequences: int):
+        self.workload, self._known = workload, {}
+        model = workload.decoder.model(workload.decoder.weights)
+        states = map(workload.fresh, range(sequences))
+        self._truths = [oracle.logits(model, state.caches, state.token, state.position) for state in states]
+
+    def of(self, lever: Lever) -> dict[str, float]:
+        """RMS of the difference over RMS of the logits, the largest difference, and the mean divergence (KL)."""
+        how = lever.implementation, id(lever.kernels), lever.left_out
+        if how not in self._known:
+            program, decoder = self.workload.logits(lever), self.workload.decoder
+            found = [
+                np.asarray(program(decoder.weights, self.workload.fresh(i), self.workload.rope), np.float64)
+                for i in range(len(self._truths))
+            ]
+            self._known[how] = compared(np.stack(found), np.stack(self._truths))
+        return self._known[how]
+
+
+def compared(logits: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Of logits [..., V] and the truth, in float64."""
+    difference, ours, true = logits - truth, _log_softmax(logits), _log_softmax(truth)
+    return dict(
+        drift=float(np.sqrt(np.mean(difference**2) / np.mean(truth**2))),
+        drift_max=float(np.abs(difference).max()),
+        drift_kl=float((np.exp(true) * (true - ours)).sum(-1).mean()),
+    )
+
+
+def _log_softmax(x: np.ndarray) -> np.ndarray:
+    x = x - x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))

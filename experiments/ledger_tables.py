@@ -1,0 +1,83 @@
+"""The tables of the ledger, and of the counters."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from experiments.row_log import Row
+from experiments.tables import number
+
+HEADER = (
+    "model", "strategy", "lever", "without it", "ms/token (p5 to p95)", "gives µs", "predicted µs", "launches",
+    "MB", "drift", "KL", "largest", "tokens as shipped", "status",
+)  # fmt: skip
+COUNTERS_HEADER = (
+    "model",
+    "implementation",
+    "context",
+    "MB needed",
+    "MB read",
+    "% of it",
+    "MB written",
+    "by kernel, MB read",
+)
+COUNTERS_KEYS = ("device", "model", "dtype", "batch", "context", "implementation")
+NAMED = 6
+"""Kernels whose bytes are told one by one."""
+KEYS = ("device", "model", "dtype", "batch", "context", "lever")
+
+
+def newest(rows: Sequence[Row]) -> list[Row]:
+    """Of the ledger's rows those of each case's last run, in the order of that run."""
+    mine = sorted((row for row in rows if row["op"] == "ledger"), key=lambda row: row.get("date") or "")
+    last = {tuple(row[field] for field in KEYS): row for row in mine}
+    return list(last.values())
+
+
+def ledger(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[list[Any]]]:
+    """Header and lines: model by model, the shipped step first."""
+    rows = newest(rows)
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    rows = sorted(rows, key=lambda row: (models.index(row["model"]), bool(row["lever"])))
+    return HEADER, [_line(row) for row in rows]
+
+
+def _line(row: Row) -> list[Any]:
+    ms, ok = row["ms_per_token"], row["status"] == "ok"
+    predicted, lever = row["predicted_us"], row["lever"]
+    if row["tried"] and predicted is not None:
+        predicted = -predicted  # as the gain: what it would give
+    return [
+        row["model"], row["strategy"], f"{lever} (tried)" if row["tried"] else lever or "as shipped", row["without"],
+        f"{ms:.3f} ({row['ms_p5']:.3f} to {row['ms_p95']:.3f})" if ms and ok else "-",
+        number(row["gain_us"], ".1f"), number(predicted if lever else None, ".0f"),
+        row["predicted_launches"] or "", number(row["predicted_bytes"] / 1e6, ".2f") if row["predicted_bytes"] else "",
+        number(row["drift"], ".2e"), number(row["drift_kl"], ".1e"), number(row["drift_max"], ".2e"),
+        "-" if row["tokens_as_shipped"] is None else f"{row['tokens_as_shipped']} of {row['tokens_checked']}",
+        row["status"],
+    ]  # fmt: skip
+
+
+def newest_counters(rows: Sequence[Row]) -> list[Row]:
+    """Of the counters' rows those of each case's last run."""
+    mine = sorted((row for row in rows if row["op"] == "counters"), key=lambda row: row.get("date") or "")
+    last = {tuple(row[field] for field in (*COUNTERS_KEYS, "kernel")): row for row in mine}
+    return list(last.values())
+
+
+def counters(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[list[Any]]]:
+    """Header and lines, one for each case."""
+    cases: dict[tuple, list[Row]] = {}
+    for row in rows:
+        cases.setdefault(tuple(row[field] for field in COUNTERS_KEYS), []).append(row)
+    return COUNTERS_HEADER, [_counted(members) for _, members in sorted(cases.items())]
+
+
+def _counted(rows: Sequence[Row]) -> list[Any]:
+    rows = sorted(rows, key=lambda row: -row["read_bytes"])
+    first, read = rows[0], sum(row["read_bytes"] for row in rows)
+    named = ", ".join(f"{row['kernel']} {row['read_bytes'] / 1e6:.1f}" for row in rows[:NAMED])
+    return [
+        first["model"], first["implementation"], first["context"], number(first["step_bytes"] / 1e6, ".1f"),
+        number(read / 1e6, ".1f"), number(100 * read / first["step_bytes"], ".1f"),
+        number(sum(row["written_bytes"] for row in rows) / 1e6, ".1f"), named,
+    ]  # fmt: skip

@@ -1,0 +1,78 @@
+"""The ops of a decode step with one fusion undone each: the same streaming kernels, and XLA for what they took along.
+
+A namespace of these stands in for `pallas_kernels` where `tokenspeed.decode` takes its kernels. They exist to be
+measured against; only what a LLaMA needs is here.
+"""
+
+import types
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import pallas_kernels as pk
+from pallas_kernels import DenseWeight, KVCache
+from pallas_kernels.common.arithmetic import activate, rms_norm
+from pallas_kernels.common.kv_cache import locate
+from pallas_kernels.qkv.reference import rotate
+
+
+def kernels(**others: Any) -> types.SimpleNamespace:
+    """The fused kernels, but for those that are given."""
+    return types.SimpleNamespace(**{name: getattr(pk, name) for name in pk.__all__} | others)
+
+
+def _flat(weight: DenseWeight) -> DenseWeight:
+    """The pairs of rows as rows: no copy."""
+    bias = None if weight.bias is None else weight.bias.reshape(-1)
+    return DenseWeight(rows=weight.rows.reshape(-1, weight.rows.shape[-1]), bias=bias)
+
+
+def qkv(x, norm, weight, cache, *, positions, rope, sequence, page_table, eps, **how) -> tuple[jax.Array, KVCache]:
+    """As `pk.qkv`: RMSNorm, the rotation and the write into the cache are XLA's; the product alone is the kernel's."""
+    hidden = rms_norm(x, norm, eps, 0.0).astype(x.dtype)
+    pairs = pk.out(hidden, _flat(weight), **how)
+    kv_heads, head_dim = cache.k.shape[1], cache.k.shape[3]
+    low, high = jnp.moveaxis(pairs.reshape(x.shape[0], -1, head_dim // 2, 2), -1, 0)
+    heads = jnp.concatenate([low, high], axis=-1).astype(jnp.float32)
+    q, k, v = jnp.split(heads, (heads.shape[1] - 2 * kv_heads, heads.shape[1] - kv_heads), axis=1)
+    page, slot = locate(cache.k, positions, sequence, page_table)
+    k, v = (
+        old.at[page, :, slot].set(new.astype(old.dtype), mode="drop")
+        for old, new in ((cache.k, rotate(k, positions, rope)), (cache.v, v))
+    )
+    return rotate(q, positions, rope).astype(x.dtype), KVCache(k=k, v=v)
+
+
+def gate_up(x, norm, weight, *, activation, eps, **how) -> jax.Array:
+    """As `pk.gate_up`: RMSNorm and the gated activation are XLA's."""
+    both = pk.down(rms_norm(x, norm, eps, 0.0).astype(x.dtype), _flat(weight), **how).astype(jnp.float32)
+    return (activate(activation, both[:, ::2]) * both[:, 1::2]).astype(x.dtype)
+
+
+def out(x, weight, *, residual, **how) -> jax.Array:
+    """As `pk.out`: the residual is added by XLA."""
+    return _added(pk.out(x, weight, **how), residual)
+
+
+def down(x, weight, *, residual, **how) -> jax.Array:
+    """As `pk.down`: the residual is added by XLA."""
+    return _added(pk.down(x, weight, **how), residual)
+
+
+def _added(product, residual):
+    # Behind the barrier the sum is XLA's own: without it, it might become an operand of something else again.
+    y = jax.lax.optimization_barrier(product)
+    return (y.astype(jnp.float32) + residual.astype(jnp.float32)).astype(y.dtype)
+
+
+def head(x, norm, weight, **how) -> tuple[jax.Array, jax.Array]:
+    """As `pk.head`: all logits go to memory, and XLA looks for the largest."""
+    logits = pk.head_logits(x, norm, weight, **how)
+    token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return token, jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
+
+
+def attention(q, cache, **how) -> jax.Array:
+    """As `pk.attention`, all of it XLA's."""
+    return pk.attention(q, cache, **how | dict(implementation="xla"))

@@ -1,0 +1,91 @@
+"""RMSNorm as a kernel of its own, and the tensor-core kernels that it goes ahead of."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pallas_kernels as pk
+from pallas_kernels.common.checks import DTYPES
+from pallas_kernels.common.launch import guarded
+from pallas_kernels.common.norm import Norm, rms_norm
+from pallas_kernels.common.tiles import Tiles
+from tests import inputs, oracle
+from tests.compare import assert_close, assert_right, assert_same_bits
+from tests.inputs import Layout
+from tests.lowering import lower
+
+VECTORS = Tiles(block_n=4, block_k=32)
+TENSOR_CORES = Tiles(block_n=16, block_k=32, num_stages=3, mma=True)
+WIDTH = 100
+"""No power of two, and no multiple of a block."""
+
+
+def of_op(op, rows, dtype="bfloat16", draw=None):
+    common = dict(rows=rows, width=WIDTH, dtype=dtype, norm_offset=1.0)
+    draw = draw or inputs.Values(rows)
+    match op:
+        case "qkv":
+            return inputs.qkv(draw, heads=4, kv_heads=2, head_dim=24, layout=Layout(19), bias=True, **common)
+        case "gate_up":
+            return inputs.gate_up(draw, features=37, bias=True, **common)
+    return inputs.head(draw, getattr(pk, op), vocabulary=37, bias=True, **common)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows, width, offset", [(1, 1, 0.0), (3, 100, 1.0), (8, 128, 0.0), (16, 1000, 1.0)])
+def test_the_kernel(rows, width, offset, dtype):
+    """Within what rounding the result costs (`compare.TOLERANCES`); its sums are float32 whatever the dtype."""
+    draw = inputs.Values(width)
+    x, weight = draw.normal(rows, width, dtype=dtype, scale=3.0), draw.normal(width, dtype=dtype)
+    norm = Norm(eps=1e-2, offset=offset)
+    plain = rms_norm(norm, x, weight, interpret=True)
+    expected = oracle.rms_norm(np.float64(x), np.float64(weight), norm.eps, offset)
+    assert plain.dtype == x.dtype
+    assert_close(plain, (expected,), dtype)
+    with guarded():
+        assert_same_bits(rms_norm(norm, x, weight, interpret=True), plain)
+
+
+def test_the_weight_may_be_of_another_dtype():
+    x = inputs.Values(0).normal(2, WIDTH, dtype="bfloat16")
+    weight = jnp.linspace(0.5, 2.0, WIDTH, dtype=jnp.float32)
+    y = rms_norm(Norm(eps=1e-5), x, weight, interpret=True)
+    assert_close(y, (oracle.rms_norm(np.float64(x), np.float64(weight), 1e-5, 0.0),), "bfloat16")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [3, 8, 16])
+@pytest.mark.parametrize("op", ["qkv", "gate_up", "head_logits"])
+def test_ahead_of_tensor_cores(op, rows, dtype):
+    """Kernel (in guarded buffers) and reference agree with the oracle within `compare.TOLERANCES`.
+
+    Those hold one rounding of the normed x, which this kernel and the reference do alike.
+    """
+    assert_right(of_op(op, rows, dtype), TENSOR_CORES)
+
+
+@pytest.mark.parametrize("rows", [3, 8, 16])
+def test_ahead_of_the_head(rows):
+    call = of_op("head", rows, "float32")
+    with guarded():
+        token, value = call("interpret", TENSOR_CORES)
+    logits = oracle.head_logits(**call.arrays, **call.options)
+    np.testing.assert_array_equal(token, logits.argmax(axis=1))
+    np.testing.assert_allclose(value, logits.max(axis=1), rtol=1e-5)  # float32 sums of 100 terms
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_row_is_normed_as_the_reference_norms_it(dtype):
+    """With weights of the identity a projection passes on what it is given, but for the order of float32 sums."""
+    call = of_op("head_logits", 5, dtype)
+    weight = pk.DenseWeight(rows=jnp.eye(WIDTH, dtype=dtype))
+    kernel, reference = (call.replace(weight=weight)(how, TENSOR_CORES) for how in ("interpret", "xla"))
+    # A last digit of difference in a float32 sum of squares may turn one rounding to dtype: one unit, 2^-7 at most.
+    np.testing.assert_allclose(kernel, reference, rtol={"bfloat16": 2**-7, "float16": 2**-10, "float32": 1e-6}[dtype])
+
+
+@pytest.mark.parametrize("op", ["qkv", "gate_up", "head", "head_logits"])
+def test_vectors_need_no_launch_for_it(op):
+    call = of_op(op, 3, draw=inputs.Shapes())
+    assert 'name = "norm"' in lower(call, TENSOR_CORES)
+    assert 'name = "norm"' not in lower(call, VECTORS)
