@@ -132,8 +132,8 @@ def run(argv: Sequence[str], arguments: argparse.Namespace) -> None:
                             status="ok", step_bytes=round(needed), step_read_bytes=total,
                         ) | row | dict(date=provenance.now()) | origin
                     )  # fmt: skip
-                body.append([model, implementation, tables.number(needed / 1e6, ".1f"),
-                             tables.number(total / 1e6, ".1f"), tables.number(100 * total / needed, ".1f")])  # fmt: skip
+                figures = (needed / 1e6, total / 1e6, 100 * total / needed)
+                body.append([model, implementation, *(tables.number(figure, ".1f") for figure in figures)])
     print(tables.text(("model", "implementation", "MB needed", "MB read", "% of it"), body))
     print(f"Rows: {log.path}")
 

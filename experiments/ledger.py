@@ -81,7 +81,7 @@ def measured(step: Step, levers: Sequence[Lever], arguments: argparse.Namespace)
     workload = Levered(decoder, levers, batch=step.batch, context=step.context, steps=arguments.steps)
     case = Case(workload, [lever.name for lever in levers])
     found = case.measure(arguments.sequences, arguments.repeats)
-    drift = Drift(workload, arguments.sequences)
+    drift = Drift(workload, [lever for lever in levers if not found[lever.name].failure], arguments.sequences)
     for lever in levers:
         own = found[lever.name]
         row = blank(step, lever, own, arguments.steps) | figures(lever, own, found[SHIPPED.name])

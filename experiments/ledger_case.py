@@ -2,12 +2,14 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from experiments import oracle
 from experiments.decode_loop import Decoder, Workload, loop
+from experiments.gpu import compile_all
 from experiments.levers import Lever
 from tokenspeed import decode
 
@@ -59,28 +61,33 @@ def _from_the_host(program: Callable, steps: int, weights, state, rope):
 
 
 class Drift:
-    """How far the logits of one step are from those in float64, over a few sequences; asked for lever by lever.
+    """How far the logits of one step are from those in float64, over a few sequences.
 
     Levers that trace the same kernels share an answer: some change only how a program is run.
     """
 
-    def __init__(self, workload: Levered, sequences: int):
-        self.workload, self._known = workload, {}
+    def __init__(self, workload: Levered, levers: Sequence[Lever], sequences: int):
+        self.workload, self.sequences = workload, sequences
         model = workload.decoder.model(workload.decoder.weights)
         states = map(workload.fresh, range(sequences))
-        self._truths = [oracle.logits(model, state.caches, state.token, state.position) for state in states]
+        self._truth = np.stack([oracle.logits(model, s.caches, s.token, s.position) for s in states])
+        different = {_traced(lever): lever for lever in levers}
+        programs = compile_all([functools.partial(workload.logits, lever) for lever in different.values()], 0)
+        self._known = dict(zip(different, map(self._compared, programs), strict=True))
 
     def of(self, lever: Lever) -> dict[str, float]:
         """RMS of the difference over RMS of the logits, the largest difference, and the mean divergence (KL)."""
-        how = lever.implementation, id(lever.kernels), lever.left_out
-        if how not in self._known:
-            program, decoder = self.workload.logits(lever), self.workload.decoder
-            found = [
-                np.asarray(program(decoder.weights, self.workload.fresh(i), self.workload.rope), np.float64)
-                for i in range(len(self._truths))
-            ]
-            self._known[how] = compared(np.stack(found), np.stack(self._truths))
-        return self._known[how]
+        return self._known[_traced(lever)]
+
+    def _compared(self, program: Callable) -> dict[str, float]:
+        weights, rope = self.workload.decoder.weights, self.workload.rope
+        found = [program(weights, self.workload.fresh(i), rope) for i in range(self.sequences)]
+        return compared(np.stack([np.asarray(logits, np.float64) for logits in found]), self._truth)
+
+
+def _traced(lever: Lever) -> Any:
+    """What the kernels of a lever's step depend on."""
+    return lever.implementation, id(lever.kernels), lever.left_out
 
 
 def compared(logits: np.ndarray, truth: np.ndarray) -> dict[str, float]:

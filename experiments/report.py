@@ -43,7 +43,7 @@ DECODE = {
 """Rows of whole steps, and what their tables say of themselves."""
 CLAIM = (
     "A token of greedy decode, batch 1, bf16, context 1024: embedding, all layers, head, argmax, every step on the one "
-    "before, random weights, the floor being the bytes of weights and cache at the read ceiling measured in the same run."
+    "before, random weights; the floor is the bytes of weights and cache at the read ceiling measured in the same run."
 )
 LEDGER = (
     "The greedy step of `experiments.decode`, timed as it ships and with one lever left out at a time, in turn in one "
