@@ -164,14 +164,16 @@ def stand_ins(shape: AttentionShape, entries: Sequence[tuple[AttentionShape, Til
     """Which tuned tiles may serve `shape` where it has none of its own: those of about its capacity, the nearest first.
 
     Callers' capacities are what they happen to need, tuned ones are round. A contiguous cache, whose page is all of it,
-    goes with contiguous ones, a paged one with those of the same pages.
+    goes with contiguous ones, a paged one with those of the same pages; and tiles that were found without a loop over
+    blocks serve only where they need none.
     """
     near = []
     for other, tiles in entries:
         page_size = other.context if shape.page_size == shape.context else shape.page_size
         factor = max(other.context, shape.context) / min(other.context, shape.context)
         same_otherwise = other == dataclasses.replace(shape, context=other.context, page_size=page_size)
-        if same_otherwise and factor <= NEAR_CAPACITY:
+        looping = {tiles.splits * tiles.block_s < size for size in (other.context, shape.context)}
+        if same_otherwise and factor <= NEAR_CAPACITY and len(looping) == 1:
             near.append((factor, tiles))
     return [tiles for _, tiles in sorted(near, key=lambda found: found[0])]
 
