@@ -144,7 +144,7 @@ def search_space(shape: StreamShape) -> list[Tiles]:
     """The tiles worth trying for `shape` on any device, before `feasible`.
 
     Vectors for few rows: with 16 to 64 weights a thread loaded in one go, or 16 to 32 in each block of a ring. Tensor
-    cores from 3 rows on, and a few of them below for comparison; the widest where enough programs are left.
+    cores from 2 rows on, and a few of them for one row for comparison; the widest where enough programs are left.
     """
     spaces, widest = [], power_of_two_at_least(shape.inputs)
     if shape.rows <= 4:
@@ -158,7 +158,7 @@ def search_space(shape: StreamShape) -> list[Tiles]:
             and block_k <= widest
             and (num_stages == 1 or block_k <= 1024)
         ]
-    few = shape.rows <= 2
+    few = shape.rows == 1
     wide = (16, 32, 64, 128) if shape.outputs >= 128 * MANY_PROGRAMS else (16, 32, 64)
     spaces += [
         Tiles(block_n=block_n, block_k=block_k, num_warps=num_warps, num_stages=num_stages, mma=True)
@@ -203,8 +203,8 @@ def _tensor_core_default(shape: StreamShape, device: Device) -> Tiles:
 
 
 def stand_ins(shape: StreamShape, entries: Sequence[tuple[StreamShape, Tiles]]) -> list[Tiles]:
-    """Which tuned tiles may serve `shape` where it has none of its own: tensor cores take 3 rows or more as 16."""
-    if shape.rows <= 2:
+    """Which tuned tiles may serve `shape` where it has none of its own: tensor cores take 2 rows or more as 16."""
+    if shape.rows == 1:
         return []
     padded = dataclasses.replace(shape, rows=MMA_ROWS)
     return [tiles for other, tiles in entries if tiles.mma and other == padded]
@@ -214,9 +214,9 @@ def default(shape: StreamShape, device: Device) -> Tiles:
     """The heuristic for every weight-streaming op.
 
     Weights that the register files can hold at once are loaded in one go, by many small programs; longer streams go
-    through shared memory, a few blocks ahead; from 3 rows on, tensor cores.
+    through shared memory, a few blocks ahead; from 2 rows on, tensor cores.
     """
-    if shape.rows > 2:
+    if shape.rows > 1:
         return _tensor_core_default(shape, device)
     most, share = power_of_two_at_least(shape.inputs), shape.weight_bytes / device.num_sms
     if share < FEW_BYTES:

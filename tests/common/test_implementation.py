@@ -106,10 +106,10 @@ SIXTEEN = StreamShape(rows=16, outputs=4096, inputs=4096)
 MMA = Tiles(block_n=32, block_k=64, num_warps=2, num_stages=6, mma=True)
 
 
-def test_tensor_core_tiles_of_16_rows_serve_3_to_15(tuned_file):
+def test_tensor_core_tiles_of_16_rows_serve_2_to_15(tuned_file):
     tuned_file(entries((SIXTEEN, MMA)))
     served = [rows for rows in range(1, 17) if resolve(shape=dataclasses.replace(SIXTEEN, rows=rows)) == MMA]
-    assert served == list(range(3, 17))
+    assert served == list(range(2, 17))
     for change in (dict(outputs=2048), dict(inputs=2048), dict(groups=2), dict(dtype="float32"), dict(norm=True)):
         shape = dataclasses.replace(SIXTEEN, rows=8, **change)
         assert resolve(shape=shape) == default(shape, devices.DEVICES["h200"]), change
