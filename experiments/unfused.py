@@ -50,20 +50,19 @@ def gate_up(x, norm, weight, *, activation, eps, **how) -> jax.Array:
     return (activate(activation, both[:, ::2]) * both[:, 1::2]).astype(x.dtype)
 
 
-def out(x, weight, *, residual, **how) -> jax.Array:
+def out(x, weight, *, residual, wide, **how) -> Any:
     """As `pk.out`: the residual is added by XLA."""
-    return _added(pk.out(x, weight, **how), residual)
+    return _added(pk.out(x, weight, **how), residual, wide)
 
 
-def down(x, weight, *, residual, **how) -> jax.Array:
+def down(x, weight, *, residual, wide, **how) -> Any:
     """As `pk.down`: the residual is added by XLA."""
-    return _added(pk.down(x, weight, **how), residual)
+    return _added(pk.down(x, weight, **how), residual, wide)
 
 
-def _added(product, residual):
-    # Behind the barrier the sum is XLA's own: without it, it might become an operand of something else again.
-    y = jax.lax.optimization_barrier(product)
-    return (y.astype(jnp.float32) + residual.astype(jnp.float32)).astype(y.dtype)
+def _added(product, residual, wide):
+    y = product.astype(jnp.float32) + residual.astype(jnp.float32)
+    return (y.astype(product.dtype), y) if wide else y.astype(product.dtype)
 
 
 def head(x, norm, weight, **how) -> tuple[jax.Array, jax.Array]:

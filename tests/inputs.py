@@ -98,17 +98,26 @@ def _norm(draw, size: int, dtype, offset: float):
 
 
 def projection(
-    draw, function=pk.down, *, rows: int, outputs: int, inputs: int, dtype="bfloat16", bias=False, residual=True
+    draw,
+    function=pk.down,
+    *,
+    rows: int,
+    outputs: int,
+    inputs: int,
+    dtype="bfloat16",
+    bias=False,
+    residual=True,
+    wide=False,
 ) -> Call:
-    """Arguments of `out` or `down`."""
+    """Arguments of `out` or `down`; with `wide` the residual is float32, as what it comes from returns it."""
     return Call(
         function=function,
         arrays=dict(
             x=draw.normal(rows, inputs, dtype=dtype),
             weight=_weight(draw, outputs, inputs=inputs, dtype=dtype, bias=bias),
-            residual=draw.normal(rows, outputs, dtype=dtype) if residual else None,
+            residual=draw.normal(rows, outputs, dtype="float32" if wide else dtype) if residual else None,
         ),
-        options={},
+        options=dict(wide=wide),
         shape=StreamShape(rows=rows, outputs=outputs, inputs=inputs, dtype=dtype),
     )
 

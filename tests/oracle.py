@@ -26,10 +26,11 @@ def rotate(x, angles_cos, angles_sin):
     return out
 
 
-def projection(*, x, weight, residual=None):
+def projection(*, x, weight, residual=None, wide=False):
     kernel, bias = (_float64(a) for a in pk.unpack_linear(weight))
     y = np.einsum("bi,io->bo", _float64(x).reshape(len(x), -1), kernel)
-    return y + (0 if bias is None else bias) + (0 if residual is None else _float64(residual))
+    y = y + (0 if bias is None else bias) + (0 if residual is None else _float64(residual))
+    return (y, y) if wide else y
 
 
 def gate_up(*, x, norm, weight, activation="silu", eps=1e-5, norm_offset=0.0):

@@ -60,7 +60,17 @@ def decode_step(
         """The op on every group of rows, under its name in a trace."""
         with jax.named_scope(name):
             parts = [op(*(operand[group] for operand in operands)) for group in groups]
-            return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+            return parts[0] if len(parts) == 1 else jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
+
+    # The residual stream is float32 where layers add to it; what a norm reads is rounded to the model's dtype.
+    wide, stream = model.dtype != jnp.float32, x.astype(jnp.float32)
+
+    def add(name: str, op: Callable, operand, weight, following):
+        """A projection that adds to the residual stream: (x, the stream)."""
+        found = each(
+            name, lambda h, r: op(h, weight, residual=r, wide=wide, prefetch=following, **how), operand, stream
+        )
+        return found if wide else (found, found)
 
     new = []
     weights = [(b.qkv.weight, b.out.weight, b.gate_up.weight, b.down.weight) for b in model.blocks]
@@ -87,14 +97,14 @@ def decode_step(
                 found, counters = found
             mixed.append(found)
         heads = mixed[0] if len(mixed) == 1 else jnp.concatenate(mixed)
-        x = each("out", lambda h, r: kernels.out(h, out, residual=r, prefetch=gate_up, **how), heads, x)
+        x, stream = add("out", kernels.out, heads, out, gate_up)
         norm, act = block.mlp_norm[...], config.activation
         product = each(
             "gate_up",
             lambda r: kernels.gate_up(r, norm, gate_up, activation=act, eps=config.eps, prefetch=down, **how),
             x,
         )
-        x = each("down", lambda p, r: kernels.down(p, down, residual=r, prefetch=following, **how), product, x)
+        x, stream = add("down", kernels.down, product, down, following)
     return x, new, counters
 
 

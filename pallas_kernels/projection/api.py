@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 
 from pallas_kernels.common import checks
 from pallas_kernels.common import implementation as impl
@@ -22,6 +23,7 @@ class Options:
     tiles: Tiles
     interpret: bool
     prefetch_bytes: int
+    wide: bool
 
 
 def out(
@@ -29,11 +31,12 @@ def out(
     weight: DenseWeight,
     *,
     residual: jax.Array | None = None,
+    wide: bool = False,
     prefetch: DenseWeight | None = None,
     prefetch_bytes: int = PREFETCH_BYTES,
     implementation: str | None = None,
     tiles: Tiles | None = None,
-) -> jax.Array:
+) -> jax.Array | tuple[jax.Array, jax.Array]:
     """The attention's output projection: x W^T + bias + residual.
 
     Sizes: B rows (1 to 16), N query heads, H head dimension, D model.
@@ -41,14 +44,16 @@ def out(
     Args:
         x: [B, N, H] or [B, N * H], bfloat16, float16 or float32: what attention returned.
         weight: rows [D, N * H] of x's dtype, from `pack_linear`, with or without a bias [D].
-        residual: [B, D] of x's dtype, added in float32, or None.
+        residual: [B, D] of x's dtype or float32, added in float32, or None.
+        wide: whether the sum is returned in float32 as well, to be the residual of the next projection: a residual
+            stream that no layer rounds. It costs a few bytes; what reads all of x takes the narrow one.
         prefetch: the weight that the next kernel streams: this kernel's programs, when their own loads are done, ask
             for its first `prefetch_bytes` to be in L2, so that memory has work between the two. None asks for nothing.
         implementation: 'triton', 'xla', 'interpret', or None to choose by device.
         tiles: how to cut the kernel; None takes the tuned ones or the heuristic.
 
     Returns:
-        [B, D] of x's dtype; sums are float32.
+        [B, D] of x's dtype; sums are float32. With `wide`: (that, [B, D] float32).
 
     Raises:
         ValueError, TypeError: an argument's shape, dtype or value is wrong; the message names it.
@@ -57,7 +62,7 @@ def out(
     """
     if x.ndim == 3:
         x = x.reshape(x.shape[0], -1)
-    return _projection("out", x, weight, residual, prefetch, prefetch_bytes, implementation, tiles)
+    return _projection("out", x, weight, residual, wide, prefetch, prefetch_bytes, implementation, tiles)
 
 
 def down(
@@ -65,19 +70,20 @@ def down(
     weight: DenseWeight,
     *,
     residual: jax.Array | None = None,
+    wide: bool = False,
     prefetch: DenseWeight | None = None,
     prefetch_bytes: int = PREFETCH_BYTES,
     implementation: str | None = None,
     tiles: Tiles | None = None,
-) -> jax.Array:
+) -> jax.Array | tuple[jax.Array, jax.Array]:
     """The MLP's down projection: x W^T + bias + residual.
 
     As `out`, with x [B, F] (what `gate_up` returned), weight rows [D, F], and [B, D] back.
     """
-    return _projection("down", x, weight, residual, prefetch, prefetch_bytes, implementation, tiles)
+    return _projection("down", x, weight, residual, wide, prefetch, prefetch_bytes, implementation, tiles)
 
 
-def _projection(op, x, weight, residual, prefetch, prefetch_bytes, implementation, tiles):
+def _projection(op, x, weight, residual, wide, prefetch, prefetch_bytes, implementation, tiles):
     checks.shape("x", x, ("B", "I"))
     checks.rows("x", x)
     dtype = checks.float_dtype("x", x)
@@ -88,7 +94,8 @@ def _projection(op, x, weight, residual, prefetch, prefetch_bytes, implementatio
         checks.shape("weight.bias", weight.bias, (outputs,))
     if residual is not None:
         checks.shape("residual", residual, (x.shape[0], outputs))
-        checks.same_dtype("residual", residual, "x", x)
+        if residual.dtype != jnp.float32:
+            checks.same_dtype("residual", residual, "x", x)
     chosen = impl.resolve(implementation)
     shape = StreamShape(rows=x.shape[0], outputs=outputs, inputs=x.shape[1], dtype=dtype)
     options = Options(
@@ -97,6 +104,7 @@ def _projection(op, x, weight, residual, prefetch, prefetch_bytes, implementatio
         tiles=projection_tiles.resolve(op, tiles, shape),
         interpret=chosen == "interpret",
         prefetch_bytes=prefetch_bytes,
+        wide=wide,
     )
     kernel = reference.projection if chosen == "xla" else triton.projection
     return impl.call(

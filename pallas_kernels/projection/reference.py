@@ -7,9 +7,9 @@ from pallas_kernels.common.arithmetic import project
 
 def projection(options, *, x, weight, residual, prefetch):
     """As `api.out`, with x [B, I] and every optional array present or None."""
-    del options, prefetch
+    del prefetch
     y = project(x, weight.rows)
     for term in (weight.bias, residual):
         if term is not None:
             y = y + term.astype(jnp.float32)
-    return y.astype(x.dtype)
+    return (y.astype(x.dtype), y) if options.wide else y.astype(x.dtype)

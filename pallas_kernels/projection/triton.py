@@ -15,7 +15,7 @@ def projection(options, *, x, weight, residual, prefetch):
     shape, tiles = options.shape, options.tiles
     ragged = shape.outputs % tiles.block_n != 0
 
-    def kernel(refs, y_ref):
+    def kernel(refs, *y_refs):
         first = pl.program_id(0) * tiles.block_n
         stream = Stream(
             x_ref=refs.x, norm_ref=None, w_ref=refs.w, first_row=first, limit=shape.outputs if ragged else None,
@@ -35,16 +35,18 @@ def projection(options, *, x, weight, residual, prefetch):
                 term += gather(refs.residual, rows[:, None], columns[None, :], mask=mask)
             added.append(term)
         for (row, column, mask), term, (y,) in zip(places, added, stream.sums(), strict=True):
-            scatter(y_ref, row, column, value=y + term, mask=mask, interpret=options.interpret)
+            for y_ref in y_refs:
+                scatter(y_ref, row, column, value=y + term, mask=mask, interpret=options.interpret)
 
-    (y,) = launch(
+    dtypes = (x.dtype, jnp.float32) if options.wide else (x.dtype,)
+    results = launch(
         kernel,
         name=options.op,
         grid=(pl.cdiv(shape.outputs, tiles.block_n),),
         inputs=dict(x=x, w=weight.rows, bias=weight.bias, residual=residual, prefetch=flat_rows(prefetch)),
-        outputs=[jax.ShapeDtypeStruct((shape.rows, shape.outputs), x.dtype)],
+        outputs=[jax.ShapeDtypeStruct((shape.rows, shape.outputs), dtype) for dtype in dtypes],
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
         interpret=options.interpret,
     )
-    return y
+    return tuple(results) if options.wide else results[0]

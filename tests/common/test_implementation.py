@@ -153,6 +153,13 @@ def test_attention_tiles_of_a_near_capacity(tuned_file, context, block_s):
     assert resolve(shape=attends(context)) == (keys(block_s) if block_s else expected)
 
 
+def test_tiles_without_a_loop_do_not_serve_a_capacity_that_needs_one(tuned_file):
+    one_block_each = keys(64, splits=16)
+    tuned_file(entries((attends(1024), one_block_each)))
+    assert resolve(shape=attends(960)) == one_block_each
+    assert resolve(shape=attends(1152)) == attention_tiles.default(attends(1152), devices.DEVICES["h200"])
+
+
 def test_the_nearest_capacity_wins_and_an_infeasible_one_is_passed_over(tuned_file):
     infeasible = keys(1024, num_stages=6)
     tuned_file(entries((attends(1280), keys(32)), (attends(1024), keys(16)), (attends(1120), infeasible)))

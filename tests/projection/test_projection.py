@@ -1,6 +1,9 @@
 """out and down."""
 
 import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from hypothesis import strategies as st
 
@@ -23,6 +26,7 @@ def test_ragged(data):
         dtype=data.draw(dtypes),
         bias=data.draw(st.booleans()),
         residual=data.draw(st.booleans()),
+        wide=data.draw(st.booleans()),
     )
     assert_right(call, tiles)
 
@@ -44,3 +48,20 @@ def test_a_row_does_not_depend_on_the_others(tiles):
     call = inputs.projection(inputs.Values(0), rows=3, outputs=40, inputs=100)
     alone = call.replace(x=call.arrays["x"][:1], residual=call.arrays["residual"][:1])
     assert_same_bits(alone("interpret", tiles), call("interpret", tiles)[:1])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("tiles", [Tiles(block_n=16, block_k=32, mma=True), Tiles(block_n=4, block_k=32)], ids=str)
+@pytest.mark.parametrize("implementation", ["interpret", "xla"])
+def test_the_wide_sum_is_not_rounded(implementation, tiles, dtype):
+    call = inputs.projection(inputs.Values(0), rows=3, outputs=40, inputs=100, dtype=dtype, wide=True)
+    narrow, wide = call(implementation, tiles)
+    assert wide.dtype == jnp.float32 and narrow.dtype == dtype
+    assert_same_bits(narrow, wide.astype(dtype))
+    exact = call.replace(x=widened(call.arrays["x"]), weight=widened(call.arrays["weight"]))("xla")[1]
+    # products of 16-bit numbers are exact in float32, so only the order of the sums differs
+    np.testing.assert_allclose(wide, exact, rtol=0, atol=1e-5)
+
+
+def widened(tree):
+    return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
