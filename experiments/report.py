@@ -201,9 +201,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; fail where the README is out of date")
     parser.add_argument("--pictures", action="store_true", help="draw the pictures too (needs the extra 'plot')")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
-    parser.add_argument("--ledger", type=Path, default=ROOT / "experiments" / "LEDGER.md")
+    parser.add_argument("--ledger", type=Path, help="default: LEDGER.md beside the folder of results")
     parser.add_argument("--results", type=Path, default=RESULTS, help="a folder of JSONL files")
     arguments = parser.parse_args(argv)
+    arguments.ledger = arguments.ledger or arguments.results.parent / "LEDGER.md"
     try:
         rows = [row for path in sorted(arguments.results.glob("*.jsonl")) for row in row_log.read(path)]
         if not arguments.readme.is_file():

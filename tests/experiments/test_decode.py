@@ -466,6 +466,7 @@ def test_the_report_draws_decode(tmp_path):
     pytest.importorskip("matplotlib")
     (tmp_path / "README.md").write_text(f"{report.BEGIN}\n{report.END}")
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (decoded(), generated())))
-    where = ["--readme", str(tmp_path / "README.md"), "--results", str(tmp_path)]
+    pages = ["--readme", str(tmp_path / "README.md"), "--ledger", str(tmp_path / "LEDGER.md")]
+    where = [*pages, "--results", str(tmp_path)]
     assert report.main([*where, "--pictures"]) == 0 and report.main([*where, "--check"]) == 0
     assert [path.name for path in (tmp_path / "h200").iterdir()] == ["decode.png"]

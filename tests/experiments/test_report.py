@@ -91,3 +91,28 @@ def test_mistakes_are_one_line(files, capsys):
     assert run() == 2
     err = capsys.readouterr().err.splitlines()
     assert len(err) == 3 and "bad.jsonl:1" in err[0] and "results:begin" in err[1] and "readme" in err[2]
+
+
+def test_the_ledger_is_a_page_of_its_own(files, make_row, tmp_path):
+    readme, _, run = files
+    row = dict(
+        op="ledger", model="llama-3.2-1b", dtype="bf16", batch=1, rows=1, context=1024, lever="", strategy="",
+        without="", tried=False, status="ok", ms_per_token=0.8, ms_p5=0.79, ms_p95=0.81, gain_us=None,
+        predicted_us=0.0, predicted_bytes=0, predicted_launches=0, drift=0.02, drift_kl=1e-4, drift_max=0.1,
+        tokens_checked=10, tokens_as_shipped=10, device="NVIDIA H200", date="2026-01-01",
+        command="python -m experiments.ledger", commit="abc",
+    )  # fmt: skip
+    less = row | dict(lever="loop", strategy="parallel scheduling", without="none", gain_us=12.5, predicted_us=10.0)
+    counted = row | dict(
+        op="counters", implementation="triton", kernel="qkv", calls=16, read_bytes=2_000_000, written_bytes=1000,
+        alone_us=7.0, step_bytes=1_900_000, step_read_bytes=2_000_000,
+    )  # fmt: skip
+    assert run(rows=[row, less, counted]) == 0
+    page = (tmp_path / "LEDGER.md").read_text()
+    assert "| llama-3.2-1b |  | as shipped |  | 0.800 (0.790 to 0.810) | - | - |" in page
+    assert "| 12.5 | 10 |" in page and "`python -m experiments.ledger`" in page
+    assert "| llama-3.2-1b | triton | 1024 | 1.9 | 2.0 | 105.3 | 0.0 | qkv 2.0 |" in page
+    assert "as shipped" not in readme.read_text()
+    assert run("--check") == 0
+    (tmp_path / "LEDGER.md").write_text("")
+    assert run("--check") == 1
