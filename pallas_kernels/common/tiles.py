@@ -182,16 +182,18 @@ def _tensor_core_default(shape: StreamShape, device: Device) -> Tiles:
 
     But about two programs for each multiprocessor, with room there for both: one fills its ring while another drains.
     """
-    block_n = 64 // shape.groups
+    block_n = 64
     while block_n > 16 and round(shape.outputs / (block_n * device.num_sms)) < 2:
         block_n //= 2
     at_once = 2 if shape.outputs > block_n * device.num_sms else 1
     most = STAGE_BYTES // (shape.groups * block_n * shape.itemsize)
     block_k = max(16, min(most, power_of_two_at_least(shape.inputs)))
     # A tensor-core instruction is 8 columns wide: warps beyond that only read the same from shared memory again. With
-    # block_n=16 and 4 warps 8 times the weights' bytes pass through it, all that it can at memory's rate.
-    num_warps = 4 if shape.itemsize == 4 else min(4, block_n // 8)
-    tiles = Tiles(block_n=block_n, block_k=block_k, num_warps=num_warps, num_stages=4, mma=True)
+    # block_n=16 and 4 warps 8 times the weights' bytes pass through it, all that it can at memory's rate. Pairs of rows
+    # take two products of the same x: two warps, and three stages where a stage has 128 rows, were the fastest.
+    num_warps = 4 if shape.itemsize == 4 else min(4 // shape.groups, block_n // 8)
+    num_stages = 4 if shape.groups * block_n <= 64 else 3
+    tiles = Tiles(block_n=block_n, block_k=block_k, num_warps=num_warps, num_stages=num_stages, mma=True)
 
     def have_room(tiles):
         need, limit = shared_memory_bytes(tiles, shape), device.shared_memory_bytes

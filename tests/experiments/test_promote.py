@@ -81,7 +81,9 @@ def test_a_tuned_tile_that_was_not_measured_gives_way_to_the_heuristic_as_rival(
 
 def test_other_shapes_keep_their_entries(promoted, make_row):
     def pair(rows):
-        return [make_row(rows=rows, tiles=HEURISTIC), make_row(rows=rows, tiles=FAST, median_us=5.0)]
+        case = cases.make("out", "tiny", rows=rows)
+        heuristic = dataclasses.asdict(case.tiles.default(case.shape, devices.DEVICES["h200"]))
+        return [make_row(rows=rows, tiles=heuristic), make_row(rows=rows, tiles=FAST, median_us=5.0)]
 
     promoted(pair(1))
     assert [entry["shape"]["rows"] for entry in promoted(pair(2))] == [1, 2]
