@@ -16,6 +16,8 @@ from experiments.gpu import reason_of
 
 MOST_SPREAD = 0.10
 """Of (p95 - p5) / median; beyond it something else ran on the machine."""
+NO_COMMAND_BUFFER = {"xla_gpu_enable_command_buffer": ""}
+"""XLA's option for launching every kernel by itself."""
 
 
 @dataclasses.dataclass
@@ -92,7 +94,7 @@ class Case:
                 self._programs[name] = program
         for name in self._running():
             with self._failing(name, "running"):
-                self._run(name, 0)  # loads the program, which is no part of a time
+                self._run(self._programs[name], 0)  # loads the program, which is no part of a time
 
     def measure(self, count: int, repeats: int) -> dict[str, Found]:
         """Times `repeats` runs of each of `count` sequences by every implementation in turn."""
@@ -101,22 +103,30 @@ class Case:
                 for sequence in range(count):
                     for name in self._running():
                         with self._failing(name, "running"):
-                            self.found[name].add(sequence, *self._run(name, sequence))
+                            self.found[name].add(sequence, *self._run(self._programs[name], sequence))
         for found in self.found.values():
             found.judge(compiled)
         return self.found
 
     def trace(self, folder: Path) -> None:
-        """Runs every implementation once more, traced by jax.profiler into a folder of its name in `folder`."""
-        for name in self._running():
-            with jax.profiler.trace(folder / name):
-                self._run(name, 0)
+        """Runs every implementation once more, traced by jax.profiler into a folder of its name in `folder`.
 
-    def _run(self, name: str, sequence: int) -> tuple[float, np.ndarray, np.ndarray]:
+        The kernels carry their own names. XLA's operations have theirs from the stage that they belong to, and in a
+        command buffer they lose them, so its program is traced without.
+        """
+        for name in self._running():
+            program = self._programs[name]
+            if name == "xla" and jax.default_backend() == "gpu":
+                program = self.workload.compiled(name, NO_COMMAND_BUFFER)
+                self._run(program, 0)
+            with jax.profiler.trace(folder / name):
+                self._run(program, 0)
+
+    def _run(self, program: Callable, sequence: int) -> tuple[float, np.ndarray, np.ndarray]:
         """Milliseconds a step, the tokens, and the logits of the last step."""
         state = jax.block_until_ready(self.workload.fresh(sequence))
         weights, rope = self.workload.decoder.weights, self.workload.rope
-        (_, tokens, logits), seconds = timed(self._programs[name], weights, state, rope)
+        (_, tokens, logits), seconds = timed(program, weights, state, rope)
         return 1e3 * seconds / self.workload.steps, np.asarray(tokens), np.asarray(logits)
 
     def _running(self) -> list[str]:

@@ -118,14 +118,15 @@ class Workload:
 
         return dict(zip(names, compile_all([functools.partial(attempt, name) for name in names], 0), strict=True))
 
-    def compiled(self, implementation: str) -> Callable:
-        """The program (weights, state, rope) -> what `loop` returns; the state is donated."""
+    def compiled(self, implementation: str, options: dict[str, Any] | None = None) -> Callable:
+        """The program (weights, state, rope) -> what `loop` returns, by XLA with options; the state is donated."""
 
         def run(weights, state, rope):
             return loop(self.decoder.model(weights), state, rope, steps=self.steps, implementation=implementation)
 
         state = jax.eval_shape(functools.partial(self.fresh, 0))
-        return jax.jit(run, donate_argnums=1).lower(self.decoder.weights, state, self.rope).compile()
+        lowered = jax.jit(run, donate_argnums=1).lower(self.decoder.weights, state, self.rope)
+        return lowered.compile(compiler_options=options)
 
 
 @jax.jit

@@ -21,7 +21,7 @@ class Levered(Workload):
         super().__init__(decoder, batch=batch, context=context, steps=steps)
         self._levers = {lever.name: lever for lever in chosen}
 
-    def compiled(self, implementation: str) -> Callable:
+    def compiled(self, implementation: str, options: dict[str, Any] | None = None) -> Callable:
         lever = self._levers[implementation]
         steps = 1 if lever.host_loop else self.steps
 
@@ -32,7 +32,7 @@ class Levered(Workload):
         state = jax.eval_shape(functools.partial(self.fresh, 0))
         with lever.applied():
             lowered = jax.jit(run, donate_argnums=1).lower(self.decoder.weights, state, self.rope)
-        program = lowered.compile(compiler_options=lever.compiler_options or None)
+        program = lowered.compile(compiler_options=options or lever.compiler_options or None)
         return functools.partial(_from_the_host, program, self.steps) if lever.host_loop else program
 
     def logits(self, lever: Lever) -> Callable:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 import pallas_kernels as pk
 from experiments import cases, unfused
+from experiments.decode_case import NO_COMMAND_BUFFER
 from experiments.row_log import Row
 from experiments.rows import GPU
 from pallas_kernels.common import levers
@@ -231,7 +232,7 @@ LEVERS = (
         strategy=SCHEDULING,
         without="the host starts every kernel",
         predicted=lambda step: Prediction(us=(5 * _layers(step) + 8) * HOST_STARTS_US),
-        compiler_options=dict(xla_gpu_enable_command_buffer=""),
+        compiler_options=NO_COMMAND_BUFFER,
     ),
     Lever(
         name="loop on the device",
