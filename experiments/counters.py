@@ -25,12 +25,11 @@ import jax
 
 from experiments import provenance, tables
 from experiments.cases import DTYPES
-from experiments.decode_loop import Decoder, Workload
-from experiments.models import FOLDER, config_of
-from experiments.options import UsageError, check_name, fail
+from experiments.decode_loop import Decoder, Workload, mean_bytes
+from experiments.models import config_of
+from experiments.options import UsageError, check_name, check_published, fail
 from experiments.row_log import Log, ResultsError, Row
 from pallas_kernels.common import devices
-from tokenspeed.memory import decode_bytes
 
 READ, WRITTEN, TIME = "dram__bytes_read.sum", "dram__bytes_write.sum", "gpu__time_duration.sum"
 UNITS = {
@@ -104,8 +103,7 @@ def kernels(lines: Sequence[dict[str, str]]) -> list[Row]:
 
 
 def run(argv: Sequence[str], arguments: argparse.Namespace) -> None:
-    for model in arguments.models.split(","):
-        check_name("models", model, sorted(path.stem for path in FOLDER.glob("*.json")))
+    check_published(arguments.models.split(","))
     for name in arguments.implementations.split(","):
         check_name("implementations", name, ("triton", "xla"))
     if arguments.step:
@@ -118,19 +116,19 @@ def run(argv: Sequence[str], arguments: argparse.Namespace) -> None:
     body = []
     with Log(arguments.results.replace("{device}", device.key if device else "gpu")) as log:
         for model in arguments.models.split(","):
-            needed = decode_bytes(
-                config_of(model), dtype=DTYPES[arguments.dtype], context=arguments.context + 1, batch=arguments.batch
+            needed = mean_bytes(
+                config_of(model), DTYPES[arguments.dtype], batch=arguments.batch, context=arguments.context, steps=1
             )
             for implementation in arguments.implementations.split(","):
                 rows = kernels(profiled(model, implementation, arguments))
-                total = sum(row["read_bytes"] for row in rows)
+                total, date = sum(row["read_bytes"] for row in rows), provenance.now()
                 for row in rows:
                     log.append(
                         dict(
                             op="counters", model=model, dtype=arguments.dtype, batch=arguments.batch,
                             rows=arguments.batch, context=arguments.context, implementation=implementation,
                             status="ok", step_bytes=round(needed), step_read_bytes=total,
-                        ) | row | dict(date=provenance.now()) | origin
+                        ) | row | dict(date=date) | origin
                     )  # fmt: skip
                 figures = (needed / 1e6, total / 1e6, 100 * total / needed)
                 body.append([model, implementation, *(tables.number(figure, ".1f") for figure in figures)])

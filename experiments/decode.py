@@ -24,7 +24,6 @@ tokens_checked: drawn by different sequences, each the same in every run. tokens
 """
 
 import gc
-import statistics
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -37,7 +36,7 @@ from absl import flags
 from experiments import decode_options, decode_tables, plots, provenance, tables
 from experiments.cases import DTYPES
 from experiments.decode_case import Case, Found
-from experiments.decode_loop import Decoder, Workload
+from experiments.decode_loop import Decoder, Workload, mean_bytes
 from experiments.decode_options import Options
 from experiments.gpu import DeviceLost, probe_device, reason_of
 from experiments.options import UsageError, fail, parse
@@ -45,7 +44,6 @@ from experiments.row_log import Log, ResultsError, Row
 from pallas_kernels.common import devices
 from tokenspeed import measure
 from tokenspeed.config import ModelConfig
-from tokenspeed.memory import decode_bytes
 
 INTERRUPTED = 130
 
@@ -138,9 +136,7 @@ def blank(
     options: Options, config: ModelConfig, ceiling_gbps: float, *, model: str, dtype: str, batch: int, context: int
 ) -> Row:
     """A row of the case with nothing found yet."""
-    seen = range(context + 1, context + options.steps + 1)
-    step_bytes = [decode_bytes(config, dtype=DTYPES[dtype], context=keys, batch=batch) for keys in seen]
-    mean_bytes = statistics.fmean(step_bytes)
+    moved = mean_bytes(config, DTYPES[dtype], batch=batch, context=context, steps=options.steps)
     return dict(
         op="decode",
         model=model,
@@ -155,12 +151,12 @@ def blank(
         ms_p95=None,
         xla_ms_per_token=None,
         tokens_per_s=None,
-        bytes=round(mean_bytes),
+        bytes=round(moved),
         achieved_gbps=None,
         ceiling_gbps=round(ceiling_gbps, 3),
         percent_of_ceiling=None,
         percent_of_datasheet=None,
-        floor_ms=round(mean_bytes / ceiling_gbps / 1e6, 6),
+        floor_ms=round(moved / ceiling_gbps / 1e6, 6),
         samples=0,
         steps=options.steps,
         tokens_checked=0,

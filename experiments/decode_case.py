@@ -13,11 +13,10 @@ import numpy as np
 from experiments.compilations import counted
 from experiments.decode_loop import Workload
 from experiments.gpu import reason_of
+from tokenspeed.generation import LAUNCHED_ONE_BY_ONE
 
 MOST_SPREAD = 0.10
 """Of (p95 - p5) / median; beyond it something else ran on the machine."""
-NO_COMMAND_BUFFER = {"xla_gpu_enable_command_buffer": ""}
-"""XLA's option for launching every kernel by itself."""
 
 
 @dataclasses.dataclass
@@ -117,7 +116,7 @@ class Case:
         for name in self._running():
             program = self._programs[name]
             if name == "xla" and jax.default_backend() == "gpu":
-                program = self.workload.compiled(name, NO_COMMAND_BUFFER)
+                program = self.workload.compiled(name, LAUNCHED_ONE_BY_ONE)
                 self._run(program, 0)
             with jax.profiler.trace(folder / name):
                 self._run(program, 0)

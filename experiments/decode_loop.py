@@ -6,6 +6,7 @@ position. Steps follow each other in one program of a static trip count, so the 
 
 import dataclasses
 import functools
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from experiments.gpu import compile_all
 from pallas_kernels import KVCache, attention_counters
 from tokenspeed import decode
 from tokenspeed.config import ModelConfig
+from tokenspeed.memory import decode_bytes
 from tokenspeed.model import Llama
 from tokenspeed.random_model import random_model
 
@@ -75,6 +77,12 @@ def loop(
     return State(caches=caches, counters=counters, token=token, position=start + steps), tokens, logit
 
 
+def mean_bytes(config: ModelConfig, dtype: Any, *, batch: int, context: int, steps: int) -> float:
+    """What a step must read, on average over `steps` of them behind `context` positions."""
+    seen = range(context + 1, context + steps + 1)
+    return statistics.fmean(decode_bytes(config, dtype=dtype, context=keys, batch=batch) for keys in seen)
+
+
 class Decoder:
     """A model of random weights on the device."""
 
@@ -121,12 +129,16 @@ class Workload:
     def compiled(self, implementation: str, options: dict[str, Any] | None = None) -> Callable:
         """The program (weights, state, rope) -> what `loop` returns, by XLA with options; the state is donated."""
 
+        return self.lowered(steps=self.steps, implementation=implementation).compile(compiler_options=options)
+
+    def lowered(self, **how: Any) -> jax.stages.Lowered:
+        """The program of `loop`, to which `how` goes."""
+
         def run(weights, state, rope):
-            return loop(self.decoder.model(weights), state, rope, steps=self.steps, implementation=implementation)
+            return loop(self.decoder.model(weights), state, rope, **how)
 
         state = jax.eval_shape(functools.partial(self.fresh, 0))
-        lowered = jax.jit(run, donate_argnums=1).lower(self.decoder.weights, state, self.rope)
-        return lowered.compile(compiler_options=options)
+        return jax.jit(run, donate_argnums=1).lower(self.decoder.weights, state, self.rope)
 
 
 @jax.jit

@@ -7,7 +7,7 @@ import jax
 
 from experiments.cases import DTYPES
 from experiments.models import FOLDER
-from experiments.options import UsageError, check_name
+from experiments.options import UsageError, check_name, check_published
 from pallas_kernels.common.checks import MAX_ROWS
 from pallas_kernels.common.implementation import IMPLEMENTATIONS, resolve
 from tokenspeed.config import ConfigError, ModelConfig, read_json
@@ -104,5 +104,5 @@ def _path(name: str) -> Path:
     if (FOLDER / f"{name}.json").is_file():
         return FOLDER / f"{name}.json"
     if not Path(name).is_file():
-        check_name("models", name, sorted(path.stem for path in FOLDER.glob("*.json")))
+        check_published([name], FOLDER)
     return Path(name)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from experiments import tables
 from experiments.row_log import Row
 from experiments.tables import number
 
@@ -38,9 +39,7 @@ Table = tuple[tuple[str, ...], list[list[Any]]]
 
 def newest(rows: Sequence[Row], op: str) -> list[Row]:
     """The rows of the op; of those of the same measurement the one of the last date."""
-    last: dict[tuple, Row] = {}
-    for row in sorted((row for row in rows if row["op"] == op), key=lambda row: row.get("date") or ""):
-        last[tuple(row[field] for field in KEYS[op])] = row
+    last = tables.newest(rows, op, KEYS[op])
     return [last[key] for key in sorted(last)]
 
 

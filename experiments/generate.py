@@ -20,7 +20,7 @@ import numpy as np
 
 from experiments import provenance
 from experiments.models import FOLDER, config_of
-from experiments.options import UsageError, check_name, fail
+from experiments.options import UsageError, check_published, fail
 from experiments.row_log import Log, ResultsError
 from pallas_kernels.common import devices
 from tokenspeed import cli
@@ -80,8 +80,8 @@ def cases(models: str, prompts: str, max_tokens: int) -> list[tuple[str, int]]:
     except ValueError:
         raise UsageError(f"prompts: expected lengths, got {prompts!r}") from None
     found = [(model, length) for model in models.split(",") for length in lengths]
+    check_published(models.split(","), FOLDER)
     for model, length in found:
-        check_name("models", model, sorted(path.stem for path in FOLDER.glob("*.json")))
         if not 1 <= length <= config_of(model).max_positions - max_tokens:
             raise UsageError(f"prompts: {length} and {max_tokens} more are not in the positions of {model}")
     return found

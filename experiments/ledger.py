@@ -17,7 +17,6 @@ tokens_checked, tokens_as_shipped: drawn, each the same in every run, and how ma
 
 import argparse
 import gc
-import statistics
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -26,18 +25,17 @@ import jax
 from experiments import ledger_tables, provenance, row_log, tables
 from experiments.cases import DTYPES
 from experiments.decode_case import Case, Found
-from experiments.decode_loop import Decoder
+from experiments.decode_loop import Decoder, mean_bytes
 from experiments.gpu import DeviceLost, probe_device
 from experiments.ledger_case import Drift, Levered
 from experiments.levers import LEVERS, SHIPPED, Lever, Step
-from experiments.models import FOLDER, config_of
-from experiments.options import UsageError, check_name, fail
+from experiments.models import config_of
+from experiments.options import UsageError, check_name, check_published, fail
 from experiments.report import RESULTS
 from experiments.row_log import Log, ResultsError, Row
 from pallas_kernels.common import devices
 from pallas_kernels.common.checks import MAX_ROWS
 from tokenspeed import measure
-from tokenspeed.memory import decode_bytes
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,8 +55,8 @@ def parser() -> argparse.ArgumentParser:
 
 def chosen(arguments: argparse.Namespace) -> list[Lever]:
     """The levers that are measured, the shipped step first; the arguments are checked on the way."""
+    check_published(arguments.models.split(","))
     for model in arguments.models.split(","):
-        check_name("models", model, sorted(path.stem for path in FOLDER.glob("*.json")))
         longest = config_of(model).max_positions
         if not 1 <= arguments.context <= longest - arguments.steps:
             raise UsageError(
@@ -93,9 +91,7 @@ def measured(step: Step, levers: Sequence[Lever], arguments: argparse.Namespace)
 def blank(step: Step, lever: Lever, own: Found, steps: int) -> Row:
     """The row of a lever without what was measured."""
     predicted = lever.predicted(step)
-    seen = range(step.context + 1, step.context + steps + 1)
-    dtype = DTYPES[step.dtype]
-    moved = statistics.fmean(decode_bytes(step.config, dtype=dtype, context=keys, batch=step.batch) for keys in seen)
+    moved = mean_bytes(step.config, DTYPES[step.dtype], batch=step.batch, context=step.context, steps=steps)
     return dict(
         op="ledger",
         model=step.model,

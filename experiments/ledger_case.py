@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from experiments import oracle
-from experiments.decode_loop import Decoder, Workload, loop
+from experiments.decode_loop import Decoder, Workload
 from experiments.gpu import compile_all
 from experiments.levers import Lever
 from tokenspeed import decode
@@ -24,15 +24,9 @@ class Levered(Workload):
     def compiled(self, implementation: str, options: dict[str, Any] | None = None) -> Callable:
         lever = self._levers[implementation]
         steps = 1 if lever.host_loop else self.steps
-
-        def run(weights, state, rope):
-            model = self.decoder.model(weights)
-            return loop(model, state, rope, steps=steps, implementation=lever.implementation, kernels=lever.kernels)
-
-        state = jax.eval_shape(functools.partial(self.fresh, 0))
         with lever.applied():
-            lowered = jax.jit(run, donate_argnums=1).lower(self.decoder.weights, state, self.rope)
-        program = lowered.compile(compiler_options=options or lever.compiler_options or None)
+            lowered = self.lowered(steps=steps, implementation=lever.implementation, kernels=lever.kernels)
+        program = lowered.compile(compiler_options=(options or {}) | lever.compiler_options or None)
         return functools.partial(_from_the_host, program, self.steps) if lever.host_loop else program
 
     def logits(self, lever: Lever) -> Callable:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from experiments import tables
 from experiments.row_log import Row
 from experiments.tables import number
 
@@ -11,15 +12,8 @@ HEADER = (
     "MB", "drift", "KL", "largest", "tokens as shipped", "status",
 )  # fmt: skip
 COUNTERS_HEADER = (
-    "model",
-    "implementation",
-    "context",
-    "MB needed",
-    "MB read",
-    "% of it",
-    "MB written",
-    "by kernel, MB read",
-)
+    "model", "implementation", "context", "MB needed", "MB read", "% of it", "MB written", "by kernel, MB read",
+)  # fmt: skip
 COUNTERS_KEYS = ("device", "model", "dtype", "batch", "context", "implementation")
 NAMED = 6
 """Kernels whose bytes are told one by one."""
@@ -28,9 +22,7 @@ KEYS = ("device", "model", "dtype", "batch", "context", "lever")
 
 def newest(rows: Sequence[Row]) -> list[Row]:
     """Of the ledger's rows those of each case's last run, in the order of that run."""
-    mine = sorted((row for row in rows if row["op"] == "ledger"), key=lambda row: row.get("date") or "")
-    last = {tuple(row[field] for field in KEYS): row for row in mine}
-    return list(last.values())
+    return list(tables.newest(rows, "ledger", KEYS).values())
 
 
 def ledger(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[list[Any]]]:
@@ -58,10 +50,12 @@ def _line(row: Row) -> list[Any]:
 
 
 def newest_counters(rows: Sequence[Row]) -> list[Row]:
-    """Of the counters' rows those of each case's last run."""
-    mine = sorted((row for row in rows if row["op"] == "counters"), key=lambda row: row.get("date") or "")
-    last = {tuple(row[field] for field in (*COUNTERS_KEYS, "kernel")): row for row in mine}
-    return list(last.values())
+    """Of the counters' rows those of each case's last run, all of one date: its kernels may be others than before."""
+    last = tables.newest(rows, "counters", COUNTERS_KEYS)
+    return [
+        row for row in rows
+        if row["op"] == "counters" and row["date"] == last[tuple(row[field] for field in COUNTERS_KEYS)]["date"]
+    ]  # fmt: skip
 
 
 def counters(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[list[Any]]]:

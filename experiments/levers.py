@@ -9,12 +9,12 @@ import jax.numpy as jnp
 
 import pallas_kernels as pk
 from experiments import cases, unfused
-from experiments.decode_case import NO_COMMAND_BUFFER
 from experiments.row_log import Row
 from experiments.rows import GPU
 from pallas_kernels.common import levers
 from pallas_kernels.common.devices import Device
 from tokenspeed.config import ModelConfig
+from tokenspeed.generation import LAUNCHED_ONE_BY_ONE
 
 FUSION, MEMORY, SCHEDULING = "operator fusion", "memory access", "parallel scheduling"
 LAUNCH_US = 2.5
@@ -232,7 +232,7 @@ LEVERS = (
         strategy=SCHEDULING,
         without="the host starts every kernel",
         predicted=lambda step: Prediction(us=(5 * _layers(step) + 8) * HOST_STARTS_US),
-        compiler_options=NO_COMMAND_BUFFER,
+        compiler_options=LAUNCHED_ONE_BY_ONE,
     ),
     Lever(
         name="loop on the device",

@@ -14,7 +14,7 @@ from ml_collections import config_dict
 from ml_collections.config_flags import config_flags
 
 from experiments.cases import DTYPES, OPS
-from experiments.models import MODELS
+from experiments.models import FOLDER, MODELS
 from pallas_kernels.common.devices import DEVICES
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -104,6 +104,13 @@ def nearest(name: str, names: Iterable[str]) -> str:
 def check_name(field: str, name: Any, names: Iterable[str]) -> None:
     if name not in names:
         raise UsageError(f"{field}: unknown {name!r}; {nearest(str(name), names)}")
+
+
+def check_published(models: Iterable[str], folder: Path = FOLDER) -> None:
+    """Raises unless each is the name of a model's file in the folder."""
+    names = sorted(path.stem for path in folder.glob("*.json"))
+    for model in models:
+        check_name("models", model, names)
 
 
 def from_config[Kind](config: config_dict.ConfigDict, kind: type[Kind] = Options) -> Kind:

@@ -50,6 +50,12 @@ def tiles_text(tiles: dict[str, Any] | None) -> str:
     return " ".join(parts)
 
 
+def newest(rows: Sequence[Row], op: str, keys: Sequence[str]) -> dict[tuple, Row]:
+    """The rows of the op by those fields; of several alike the one of the last date."""
+    mine = sorted((row for row in rows if row["op"] == op), key=lambda row: row.get("date") or "")
+    return {tuple(row[key] for key in keys): row for row in mine}
+
+
 def by_case(rows: Sequence[Row]) -> dict[tuple, list[Row]]:
     """Rows by case, in the order in which the cases first appear."""
     cases: dict[tuple, list[Row]] = {}

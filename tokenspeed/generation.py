@@ -18,7 +18,7 @@ from tokenspeed.sampling import RUNNING, Logprobs, SamplingState, finished, samp
 ENDED, BROKEN = -1, -2
 """In the place of a token: the sequence had ended, or its logits were not finite, which ends it."""
 
-_LAUNCHED_ONE_BY_ONE = {"xla_gpu_enable_command_buffer": ""}
+LAUNCHED_ONE_BY_ONE = {"xla_gpu_enable_command_buffer": ""}
 """XLA's options for what runs once for a prompt. Its buffers are elsewhere each time, and XLA would record its hundreds
 of launches into a CUDA graph anew, library calls by capturing them, before the first one starts."""
 
@@ -92,7 +92,7 @@ def begin(
 
 
 @functools.partial(
-    jax.jit, static_argnames=("config", "dtype", "rows", "capacity"), compiler_options=_LAUNCHED_ONE_BY_ONE
+    jax.jit, static_argnames=("config", "dtype", "rows", "capacity"), compiler_options=LAUNCHED_ONE_BY_ONE
 )
 def _empty(config, dtype, *, rows, capacity):
     """All that `begin` makes, by one call: a call for each layer's caches takes the host milliseconds."""
@@ -108,7 +108,7 @@ def _empty(config, dtype, *, rows, capacity):
 
 
 @functools.partial(
-    jax.jit, static_argnames=("capacity", "library"), donate_argnums=1, compiler_options=_LAUNCHED_ONE_BY_ONE
+    jax.jit, static_argnames=("capacity", "library"), donate_argnums=1, compiler_options=LAUNCHED_ONE_BY_ONE
 )
 def prefill(
     weights: Weights, state: Generation, tokens, start, lengths, rope, *, capacity: int, library: str | None = None
@@ -137,7 +137,7 @@ def prefill(
 
 
 @functools.partial(
-    jax.jit, static_argnames=("logprobs", "implementation"), donate_argnums=1, compiler_options=_LAUNCHED_ONE_BY_ONE
+    jax.jit, static_argnames=("logprobs", "implementation"), donate_argnums=1, compiler_options=LAUNCHED_ONE_BY_ONE
 )
 def first(weights: Weights, state: Generation, *, logprobs: int | None, implementation: str | None):
     """Draws the first token of each sequence, from the end of its prompt: (state, Drawn of one step)."""

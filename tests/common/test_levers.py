@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import pytest
 
 import pallas_kernels as pk
-from pallas_kernels.common import levers
+from pallas_kernels.common import devices, levers, tuned
+from pallas_kernels.common.tiles import StreamShape
+from pallas_kernels.qkv import tiles as qkv_tiles
 from tests.lowering import for_gpu
 
 MARKS = dict(
@@ -62,10 +64,6 @@ def test_an_unknown_one_is_refused():
 
 
 def test_tuned_tiles():
-    from pallas_kernels.common import devices, tuned
-    from pallas_kernels.common.tiles import StreamShape
-    from pallas_kernels.qkv import tiles as qkv_tiles
-
     device = devices.DEVICES["h200"]
     entry = tuned.load("qkv", device.key)[0]
     shape = StreamShape(**entry["shape"])

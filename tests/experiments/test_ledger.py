@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import counters, ledger, ledger_tables, oracle
+from experiments import counters, ledger, ledger_tables, oracle, row_log
+from experiments.decode_case import Found
 from experiments.decode_loop import Decoder, Workload
 from experiments.ledger_case import compared
 from experiments.levers import LEVERS, SHIPPED, Step
 from experiments.models import config_of
+from experiments.report import RESULTS
 from pallas_kernels.common.devices import DEVICES
 
 CONFIG = dataclasses.replace(
@@ -72,8 +74,6 @@ def test_table_shows_the_shipped_step_first_and_the_newest_run(rows):
 
 
 def test_a_gain_needs_two_times_that_count():
-    from experiments.decode_case import Found
-
     tokens = {0: np.zeros((2, 1), np.int32)}
     shipped, slower = Found(step_ms=[1.0, 1.0], tokens=tokens), Found(step_ms=[1.5, 1.5], tokens=tokens)
     (lever, tried) = LEVERS[0], next(lever for lever in LEVERS if lever.tried)
@@ -87,9 +87,6 @@ def test_predictions_by_the_sweep():
     step = step_of(config=config_of("llama-3.2-1b"), context=1024, dtype="bf16")
     lever = next(lever for lever in LEVERS if lever.name == "tuned tiles")
     assert lever.predicted(step).us is None  # without a sweep nothing is known
-    from experiments import row_log
-    from experiments.report import RESULTS
-
     swept = [row for row in row_log.read(RESULTS / "sweep-h200.jsonl") if row["model"] == step.model]
     assert 0 <= lever.predicted(dataclasses.replace(step, sweep=swept)).us < 100
 
