@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments import tables
+from experiments.levers import LEVERS, SHIPPED
 from experiments.row_log import Row
 from experiments.tables import number
 
@@ -38,8 +39,10 @@ def _line(row: Row) -> list[Any]:
     predicted, lever = row["predicted_us"], row["lever"]
     if row["tried"] and predicted is not None:
         predicted = -predicted  # as the gain: what it would give
+    known = next((one for one in (SHIPPED, *LEVERS) if one.name == lever), None)
+    aside = " (removed)" if known is None else " (tried)" if row["tried"] else ""
     return [
-        row["model"], row["strategy"], f"{lever} (tried)" if row["tried"] else lever or "as shipped", row["without"],
+        row["model"], row["strategy"], f"{lever}{aside}" or "as shipped", row["without"],
         f"{ms:.3f} ({row['ms_p5']:.3f} to {row['ms_p95']:.3f})" if ms and ok else "-",
         number(row["gain_us"], ".1f"), number(predicted if lever else None, ".0f"),
         row["predicted_launches"] or "", number(row["predicted_bytes"] / 1e6, ".2f") if row["predicted_bytes"] else "",

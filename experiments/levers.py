@@ -200,13 +200,6 @@ LEVERS = (
         left_out=("pipeline_loop",),
     ),
     Lever(
-        name="weights leave the cache first",
-        strategy=MEMORY,
-        without="no eviction hint",
-        predicted=lambda step: Prediction(us=0.0),
-        left_out=("evict_first",),
-    ),
-    Lever(
         name="dependent launch",
         strategy=SCHEDULING,
         without="the next kernel starts when this one has ended",

@@ -14,8 +14,6 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 
-from pallas_kernels.common import levers
-
 
 @dataclasses.dataclass(frozen=True)
 class Span:
@@ -52,12 +50,10 @@ def view(ref, *index, interpret: bool) -> tuple[Any, jax.Array | None]:
     return ref.at[tuple(pl.ds(i.start, i.size) if isinstance(i, Span) else i for i in index)], mask
 
 
-def load(ref, *index, interpret: bool, eviction_policy: str | None = None) -> jax.Array:
+def load(ref, *index, interpret: bool) -> jax.Array:
     """Loads a block; what is outside reads as zero."""
     at, mask = view(ref, *index, interpret=interpret)
-    if eviction_policy is not None and not levers.used(eviction_policy):
-        eviction_policy = None
-    return plt.load(at, mask=mask, other=None if mask is None else 0, eviction_policy=eviction_policy)
+    return plt.load(at, mask=mask, other=None if mask is None else 0)
 
 
 def store(ref, *index, value: jax.Array, interpret: bool) -> None:

@@ -4,8 +4,8 @@ import contextlib
 import contextvars
 from collections.abc import Iterator
 
-LEVERS = ("pipeline_loop", "prefetch_l2", "launch_dependents", "evict_first", "tuned_tiles")
-"""The three hooks by their names; weights that are the first to leave the cache; the tiles that a sweep found."""
+LEVERS = ("pipeline_loop", "prefetch_l2", "launch_dependents", "tuned_tiles")
+"""The three hooks by their names, and the tiles that a sweep found."""
 
 _left_out: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar("left_out", default=frozenset())
 

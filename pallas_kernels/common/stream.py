@@ -85,7 +85,7 @@ class Stream:
     def weights(self, k, ragged):
         rows, cols = Span(self.first_row, self.tiles.block_n, self.limit), self.span(k, ragged)
         indices = [(rows, cols)] if self.shape.groups == 1 else [(rows, c, cols) for c in range(self.shape.groups)]
-        return [load(self.w_ref, *i, interpret=self.interpret, eviction_policy="evict_first") for i in indices]
+        return [load(self.w_ref, *i, interpret=self.interpret) for i in indices]
 
     def gain(self, norm: Norm, k, ragged):
         weight = load(self.norm_ref, self.span(k, ragged), interpret=self.interpret)

@@ -73,6 +73,12 @@ def test_table_shows_the_shipped_step_first_and_the_newest_run(rows):
     assert {line[-1] for line in lines} == {"ok"}
 
 
+def test_a_lever_that_is_no_more_stays_in_the_table(rows):
+    gone = dict(rows[1], lever="magic", device="NVIDIA H200", date="2026-01-01T00:00:00Z")
+    header, lines = ledger_tables.ledger([gone])
+    assert [line[header.index("lever")] for line in lines] == ["magic (removed)"]
+
+
 def test_a_gain_needs_two_times_that_count():
     tokens = {0: np.zeros((2, 1), np.int32)}
     shipped, slower = Found(step_ms=[1.0, 1.0], tokens=tokens), Found(step_ms=[1.5, 1.5], tokens=tokens)
