@@ -9,8 +9,8 @@ from experiments.row_log import Row
 from experiments.tables import number
 
 HEADER = (
-    "model", "strategy", "lever", "without it", "ms/token (p5 to p95)", "gives µs", "predicted µs", "launches",
-    "MB", "drift", "KL", "largest", "tokens as shipped", "status",
+    "model", "strategy", "lever", "without it", "ms/token (p5 to p95)", "gives µs", "the run before",
+    "predicted µs", "launches", "MB", "drift", "KL", "largest", "tokens as shipped", "status",
 )  # fmt: skip
 COUNTERS_HEADER = (
     "model", "implementation", "context", "MB needed", "MB read", "% of it", "MB written", "by kernel, MB read",
@@ -26,15 +26,29 @@ def newest(rows: Sequence[Row]) -> list[Row]:
     return list(tables.newest(rows, "ledger", KEYS).values())
 
 
+def before(rows: Sequence[Row]) -> dict[tuple, Row]:
+    """Of each case the row of the run before its last."""
+    last = {_case(row): row["date"] for row in newest(rows)}
+    return tables.newest(
+        [row for row in rows if row["op"] == "ledger" and row["date"] < last[_case(row)]], "ledger", KEYS
+    )
+
+
 def ledger(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[list[Any]]]:
     """Header and lines: model by model, the shipped step first."""
+    earlier = before(rows)
     rows = newest(rows)
     models = list(dict.fromkeys(row["model"] for row in rows))
     rows = sorted(rows, key=lambda row: (models.index(row["model"]), bool(row["lever"])))
-    return HEADER, [_line(row) for row in rows]
+    return HEADER, [_line(row, earlier.get(_case(row))) for row in rows]
 
 
-def _line(row: Row) -> list[Any]:
+def _case(row: Row) -> tuple:
+    return tuple(row[key] for key in KEYS)
+
+
+def _line(row: Row, earlier: Row | None) -> list[Any]:
+    """`earlier`: the row of the run before, where there is one."""
     ms, ok = row["ms_per_token"], row["status"] == "ok"
     predicted, lever = row["predicted_us"], row["lever"]
     if row["tried"] and predicted is not None:
@@ -44,12 +58,19 @@ def _line(row: Row) -> list[Any]:
     return [
         row["model"], row["strategy"], f"{lever}{aside}" or "as shipped", row["without"],
         f"{ms:.3f} ({row['ms_p5']:.3f} to {row['ms_p95']:.3f})" if ms and ok else "-",
-        number(row["gain_us"], ".1f"), number(predicted if lever else None, ".0f"),
+        number(row["gain_us"], ".1f"), _before(earlier), number(predicted if lever else None, ".0f"),
         row["predicted_launches"] or "", number(row["predicted_bytes"] / 1e6, ".2f") if row["predicted_bytes"] else "",
         number(row["drift"], ".2e"), number(row["drift_kl"], ".1e"), number(row["drift_max"], ".2e"),
         "-" if row["tokens_as_shipped"] is None else f"{row['tokens_as_shipped']} of {row['tokens_checked']}",
         row["status"],
     ]  # fmt: skip
+
+
+def _before(row: Row | None) -> Any:
+    """What the run before gave: the gain of a lever, the time of the shipped step."""
+    if row is None or row["lever"]:
+        return number(row and row["gain_us"], ".1f")
+    return f"{row['ms_per_token']:.3f} ms" if row["status"] == "ok" else "-"
 
 
 def newest_counters(rows: Sequence[Row]) -> list[Row]:

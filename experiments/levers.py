@@ -141,6 +141,12 @@ SHIPPED = Lever(name="", strategy="", without="", predicted=lambda step: Predict
 """No lever: the step as it is."""
 LEVERS = (
     Lever(
+        name="none",
+        strategy="control",
+        without="the same step, compiled once more",
+        predicted=lambda step: Prediction(us=0.0),
+    ),
+    Lever(
         name="norm + rotation + cache write in qkv",
         strategy=FUSION,
         without="norm, product, rotation and write apart",

@@ -48,7 +48,8 @@ CLAIM = (
 LEDGER = (
     "The greedy step of `experiments.decode`, timed as it ships and with one lever left out at a time, in turn in one "
     "run. *gives*: by how much the step is slower without the lever (for one that was tried and is not in it: faster "
-    "with it; one that was removed gave nothing, and its row is of a commit that had it). *predicted*: by the "
+    "with it; one that was removed gave nothing, and its row is of a commit that had it). The control is the same step "
+    "twice: less than that is not told from nothing; beside each is what the run before gave. *predicted*: by the "
     "arithmetic of experiments/levers.py, with the launches and megabytes that the step without it has more. *drift*, "
     "*KL*, *largest*: of the logits of that step from the same step in float64, as RMS over RMS, mean divergence and "
     "largest difference. What was tried before a lever was settled, and what bounds the rest: [NOTES.md](NOTES.md)."

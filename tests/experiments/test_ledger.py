@@ -73,6 +73,19 @@ def test_table_shows_the_shipped_step_first_and_the_newest_run(rows):
     assert {line[-1] for line in lines} == {"ok"}
 
 
+def test_table_shows_what_the_run_before_gave(rows):
+    first, lever = (dict(rows[i], device="NVIDIA H200", status="ok") for i in (0, 2))
+    runs = [
+        [first | dict(date=f"2026-01-0{day}", ms_per_token=ms), lever | dict(date=f"2026-01-0{day}", gain_us=gain)]
+        for day, ms, gain in ((3, 3.8, 40.0), (1, 5.0, 70.0), (2, 4.0, 60.0))
+    ]
+    header, lines = ledger_tables.ledger([row for run in runs for row in run])
+    assert [line[header.index("the run before")] for line in lines] == ["4.000 ms", 60.0]
+    assert lines[1][header.index("gives µs")] == 40.0
+    _, lines = ledger_tables.ledger(runs[0])
+    assert [line[header.index("the run before")] for line in lines] == ["-", "-"]
+
+
 def test_a_lever_that_is_no_more_stays_in_the_table(rows):
     gone = dict(rows[1], lever="magic", device="NVIDIA H200", date="2026-01-01T00:00:00Z")
     header, lines = ledger_tables.ledger([gone])
