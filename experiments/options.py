@@ -18,7 +18,7 @@ from experiments.models import FOLDER, MODELS
 from pallas_kernels.common.devices import DEVICES
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-TILE_FIELDS = ("block_n", "block_k", "block_s", "splits", "num_warps", "num_stages", "mma")
+TILE_FIELDS = ("block_n", "block_k", "block_s", "splits", "num_warps", "num_stages", "mma", "programs")
 
 
 class UsageError(Exception):
@@ -41,6 +41,7 @@ class Options:
     num_warps: tuple[int, ...] = ()
     num_stages: tuple[int, ...] = ()
     mma: tuple[bool, ...] = ()
+    programs: tuple[int, ...] = ()
     max_tiles: int = 0
     samples: int = 15
     quick_samples: int = 3

@@ -43,10 +43,10 @@ def number(value: float | None, form: str = ".2f") -> Any:
 
 
 def tiles_text(tiles: dict[str, Any] | None) -> str:
-    """'block_n=2 block_k=1024 num_warps=4', flags by name alone."""
+    """'block_n=2 block_k=1024 num_warps=4', flags by name alone, and nothing of what is not used."""
     if tiles is None:
         return "-"
-    parts = [name if value is True else f"{name}={value}" for name, value in tiles.items() if value is not False]
+    parts = [name if value is True else f"{name}={value}" for name, value in tiles.items() if value]
     return " ".join(parts)
 
 

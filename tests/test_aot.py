@@ -59,8 +59,9 @@ def chosen(op, shape, device):
     space = [tile for tile in dict.fromkeys(space) if module.registers_per_thread(tile, shape) < 128]
     need = {tile: module.shared_memory_bytes(tile, shape) for tile in space}
     yield "default", module.default(shape, device)
-    for form in {getattr(tile, "mma", None) for tile in space}:
-        tiles = [tile for tile in space if getattr(tile, "mma", None) == form]
+    forms = {tile: (getattr(tile, "mma", False), bool(getattr(tile, "programs", 0))) for tile in space}
+    for form in sorted(set(forms.values())):
+        tiles = [tile for tile in space if forms[tile] == form]
         yield "below the limit", max((t for t in tiles if fits(t)), key=need.get)
         above = [t for t in tiles if need[t] > 1.05 * limit]  # the estimate is an upper bound
         if above:

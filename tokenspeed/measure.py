@@ -13,6 +13,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 
+from pallas_kernels.common import hooks
+
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
@@ -51,6 +53,33 @@ def time_calls(run: Callable[[], object], *, calls: int, samples: int = 15, samp
     return Timing(statistics.median(kept), float(p10), float(p90), len(kept))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReadPattern:
+    """How a kernel reads all of an array: elements of bf16 a step, and `each` programs a multiprocessor.
+
+    Attributes:
+        num_stages: steps in flight through shared memory; 1 loads into registers.
+        runs: whether a program reads a run of neighbouring blocks, or blocks of all programs take turns.
+    """
+
+    block: int
+    num_warps: int
+    each: int
+    num_stages: int = 1
+    runs: bool = False
+
+
+PATTERNS = (
+    ReadPattern(block=4096, num_warps=4, each=8),
+    ReadPattern(block=2048, num_warps=4, each=8),
+    ReadPattern(block=8192, num_warps=8, each=4),
+    ReadPattern(block=16384, num_warps=8, each=1, num_stages=6, runs=True),
+    ReadPattern(block=8192, num_warps=8, each=2, num_stages=6, runs=True),
+    ReadPattern(block=16384, num_warps=8, each=1, num_stages=6),
+)
+"""Many programs that take turns, and few that read long runs with much in flight, as attention reads its keys."""
+
+
 def gpu_read_ceiling_gbps(gibibytes: int = 4, passes: int = 10) -> float:
     """GB/s at which a Pallas kernel reads device memory: the best of a few plain streaming reads, each the median of 5.
 
@@ -58,33 +87,45 @@ def gpu_read_ceiling_gbps(gibibytes: int = 4, passes: int = 10) -> float:
     """
     data = jax.jit(lambda key: jax.random.normal(key, (gibibytes * 2**29,), jnp.bfloat16))(jax.random.key(0))
     best = 0.0
-    for block, num_warps, occupancy in ((4096, 4, 8), (2048, 4, 8), (8192, 8, 4)):
-        programs = 132 * occupancy
-        steps = data.size // block // programs
-
-        def kernel(data_ref, sum_ref, block=block, programs=programs, steps=steps):
-            program = pl.program_id(0)
-
-            def body(j, total):
-                start = (lax.rem(j, steps) * programs + program) * block
-                return total + plt.load(data_ref.at[pl.ds(start, block)], eviction_policy="evict_first").astype(
-                    jnp.float32
-                )
-
-            total = lax.fori_loop(0, steps * passes, body, jnp.zeros((block,), jnp.float32))
-            sum_ref[program] = jnp.sum(total)
-
-        read = pl.pallas_call(
-            kernel,
-            grid=(programs,),
-            in_specs=[pl.BlockSpec(memory_space=pl.ANY)],
-            out_specs=pl.BlockSpec(memory_space=pl.ANY),
-            out_shape=jax.ShapeDtypeStruct((programs,), jnp.float32),
-            compiler_params=plt.CompilerParams(num_warps=num_warps, num_stages=1),
-        )
+    for pattern in PATTERNS:
+        read, read_bytes = reader(pattern, data.size, passes)
         timing = time_calls(functools.partial(jax.jit(read), data), calls=1, samples=5)
-        best = max(best, steps * passes * programs * block * 2 / timing.median_us / 1e3)
+        best = max(best, read_bytes / timing.median_us / 1e3)
     return best
+
+
+def reader(pattern: ReadPattern, size: int, passes: int, *, multiprocessors: int = 132, interpret: bool = False):
+    """A kernel that reads bf16 [size], but for what is left over, `passes` times, and the bytes that it reads.
+
+    It returns the sums of its programs, float32 [programs].
+    """
+    block, programs = pattern.block, multiprocessors * pattern.each
+    steps = size // block // programs
+
+    def kernel(data_ref, sum_ref):
+        program = pl.program_id(0)
+
+        def body(j, total):
+            if pattern.num_stages > 1 and not interpret:
+                hooks.pipeline_loop(pattern.num_stages)
+            step = lax.rem(j, jnp.int32(steps))
+            start = program * steps + step if pattern.runs else step * programs + program
+            values = plt.load(data_ref.at[pl.ds(start * block, block)], eviction_policy="evict_first")
+            return total + values.astype(jnp.float32)
+
+        total = lax.fori_loop(0, steps * passes, body, jnp.zeros((block,), jnp.float32))
+        sum_ref[program] = jnp.sum(total)
+
+    read = pl.pallas_call(
+        kernel,
+        grid=(programs,),
+        in_specs=[pl.BlockSpec(memory_space=pl.ANY)],
+        out_specs=pl.BlockSpec(memory_space=pl.ANY),
+        out_shape=jax.ShapeDtypeStruct((programs,), jnp.float32),
+        compiler_params=plt.CompilerParams(num_warps=pattern.num_warps, num_stages=pattern.num_stages),
+        interpret=interpret,
+    )
+    return read, steps * passes * programs * block * 2
 
 
 def read_ceiling_gbps() -> float:

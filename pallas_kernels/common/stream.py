@@ -1,15 +1,17 @@
 """The loop that every projection is made of: stream rows of weights past a few rows of activations.
 
-One program owns `block_n` rows of the weight and all of the reduction axis, so no program waits for another. In the
-vector form RMSNorm costs no pass of its own: the sum of squares is gathered while the weights stream by, and its
-factor, one number per row of x, is applied to the finished sums (the norm's weight is applied to x on the way). In the
-tensor-core form x comes normed, from a small launch ahead (`norm.ahead`).
+A block is `block_n` rows of the weight and all of the reduction axis; a program owns one, or, where the tiles name a
+number of programs, a run of them that it streams one after the other without ever letting the ring of loads run dry.
+No program waits for another. In the vector form RMSNorm costs no pass of its own: the sum of squares is gathered while
+the weights stream by, and its factor, one number per row of x, is applied to the finished sums (the norm's weight is
+applied to x on the way). In the tensor-core form x comes normed, from a small launch ahead (`norm.ahead`).
 
 Letters: M rows of x, R rows of the weight, C weights per row (2 where two rows belong together: the two halves of a
 rotation, or gate and up), I the reduction axis.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -30,14 +32,38 @@ LAST_PROGRAMS = 128
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Block:
+    """Rows of the weight that are summed together.
+
+    Attributes:
+        index: among all blocks. first: its first row. limit: the first row that is not its own, or None when all of
+            its block_n are.
+    """
+
+    index: Any
+    first: Any
+    limit: Any
+
+
+def blocks_of(shape: StreamShape, tiles: Tiles, apart: int | None = None) -> int:
+    """How many blocks the weight has; they start `apart` rows from each other, block_n if None."""
+    return pl.cdiv(shape.outputs, apart or tiles.block_n)
+
+
+def programs_of(shape: StreamShape, tiles: Tiles, apart: int | None = None) -> int:
+    """How many programs stream them: the kernel's grid."""
+    blocks = blocks_of(shape, tiles, apart)
+    return min(tiles.programs, blocks) if tiles.programs else blocks
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Stream:
-    """One program's share of the weight, read block by block of the reduction axis.
+    """One program's share of the weight, read block by block, and those step by step of the reduction axis.
 
     Attributes:
         x_ref: [M, I]; w_ref: [R, I] or [R, 2, I].
         norm, norm_ref: RMSNorm of x and its weight [I]; None for none, as always in the tensor-core form.
-        first_row: the program's first row of the weight (traced).
-        limit: the first row that is not the program's (traced), or None when all of its block_n are.
+        apart: rows from the start of a block to that of the next; None for block_n.
         prefetch_ref: [elements] of a later kernel's weight, or None; prefetch_bytes of it are asked for.
         early: whether the next kernel's programs may start at once, or only when this one's loads are done.
     """
@@ -45,12 +71,11 @@ class Stream:
     x_ref: Any
     norm_ref: Any
     w_ref: Any
-    first_row: Any
-    limit: Any
     shape: StreamShape
     tiles: Tiles
     norm: Norm | None
     interpret: bool
+    apart: int | None = None
     prefetch_ref: Any = None
     prefetch_bytes: int = 0
     early: bool = False
@@ -63,39 +88,81 @@ class Stream:
             return [(rows, rows < self.shape.rows)]
         return [(jnp.full((1,), m, jnp.int32), jnp.full((1,), True)) for m in range(self.shape.rows)]
 
-    def sums(self) -> list[tuple[jax.Array, ...]]:
-        """Streams the weight past x: for each group of rows a tuple of C float32 [m, block_n]."""
+    def run(self, finish: Callable, before: Callable | None = None) -> None:
+        """Streams the program's blocks past x, and calls finish(block, prepared, sums) for each group of rows of each.
+
+        Args:
+            finish: sums are a tuple of C float32 [m, block_n].
+            before: before(block) gives a list of what the finish of each group needs, loaded while the weights are on
+                their way; None for the group itself, as `row_groups` has it.
+        """
+        before = before or (lambda block: self.row_groups())
+        form = _TensorCores(self) if self.tiles.mma else _Vectors(self)
+
+        def end(block, prepared, carry):
+            for ready, sums in zip(prepared, form.sums(carry), strict=True):
+                finish(block, ready, sums)
+
+        if self.tiles.programs:
+            self._run_of_blocks(form, before, end)
+            return
+        block = self._block(pl.program_id(0))
+        prepared = before(block)
         if self.early:
             let_next_start(self.interpret)
-        return _sums_mma(self) if self.tiles.mma else _sums_fma(self)
+        carry = self._steps(lambda k, ragged, carry: form.step(block, k, ragged, carry), form.zeros(), form.pipelined)
+        self._loaded()
+        end(block, prepared, carry)
 
-    def loaded(self):
+    def _run_of_blocks(self, form, before, end):
+        """The steps of all blocks are one loop, so the loads of a block begin while those before it are summed."""
+        blocks, programs = (
+            blocks_of(self.shape, self.tiles, self.apart),
+            programs_of(self.shape, self.tiles, self.apart),
+        )
+        steps, program = jnp.int32(self.shape.inputs // self.tiles.block_k), pl.program_id(0)
+        first, stop = (lax.div(i * blocks, jnp.int32(programs)) for i in (program, program + 1))
+        if self.early:
+            let_next_start(self.interpret)
+
+        def step(j, carry):
+            if form.pipelined and not self.interpret:
+                hooks.pipeline_loop(self.tiles.num_stages)
+            block = self._block(first + lax.div(j, steps))
+            k = lax.rem(j, steps)
+            carry = form.step(block, k * self.tiles.block_k, False, carry)
+            last = k == steps - 1
+
+            @pl.when(last)
+            def _():
+                end(block, before(block), carry)
+
+            return jax.tree.map(lambda sums: jnp.where(last, jnp.zeros_like(sums), sums), carry)
+
+        lax.fori_loop(0, (stop - first) * steps, step, form.zeros())
+        self._loaded()
+
+    def _block(self, index) -> Block:
+        first = index * (self.apart or self.tiles.block_n)
+        limit = None
+        if self.apart not in (None, self.tiles.block_n):
+            limit = first + self.apart
+        elif self.shape.outputs % self.tiles.block_n:
+            limit = self.shape.outputs
+        return Block(index=index, first=first, limit=limit)
+
+    def _loaded(self):
         """All loads are done: the last programs to start ask for what the next kernel reads first."""
         if self.prefetch_ref is not None and not self.interpret:
-            programs = pl.cdiv(self.shape.outputs, self.tiles.block_n)
+            programs = programs_of(self.shape, self.tiles, self.apart)
             last = min(programs, LAST_PROGRAMS)
             program = pl.program_id(0) - (programs - last)
             prefetch(self.prefetch_ref, program, programs=last, limit_bytes=self.prefetch_bytes)
         if not self.early:
             let_next_start(self.interpret)
 
-    def span(self, k, ragged):
-        return Span(k, self.tiles.block_k, self.shape.inputs if ragged else None)
-
-    def weights(self, k, ragged):
-        rows, cols = Span(self.first_row, self.tiles.block_n, self.limit), self.span(k, ragged)
-        indices = [(rows, cols)] if self.shape.groups == 1 else [(rows, c, cols) for c in range(self.shape.groups)]
-        return [load(self.w_ref, *i, interpret=self.interpret) for i in indices]
-
-    def gain(self, norm: Norm, k, ragged):
-        weight = load(self.norm_ref, self.span(k, ragged), interpret=self.interpret)
-        return weight.astype(jnp.float32) + norm.offset
-
-    def inverse_rms(self, norm: Norm, sum_of_squares):
-        return lax.rsqrt(sum_of_squares / self.shape.inputs + norm.eps)
-
-    def blocks(self, body, carry, pipelined=False) -> Any:
-        """Runs body(k, ragged, carry) over the reduction axis; only a last block that hangs over is masked."""
+    def _steps(self, body, carry, pipelined: bool) -> Any:
+        """Runs body(k, ragged, carry) over the reduction axis; only a last step that hangs over is masked."""
         block_k = self.tiles.block_k
         full, rest = divmod(self.shape.inputs, block_k)
 
@@ -110,46 +177,73 @@ class Stream:
             carry = lax.fori_loop(0, full, step, carry)
         return body(full * block_k, True, carry) if rest else carry
 
+    def span(self, k, ragged):
+        return Span(k, self.tiles.block_k, self.shape.inputs if ragged else None)
 
-def _sums_fma(reader: Stream):
-    shape, tiles, norm = reader.shape, reader.tiles, reader.norm
+    def weights(self, block: Block, k, ragged):
+        rows, cols = Span(block.first, self.tiles.block_n, block.limit), self.span(k, ragged)
+        indices = [(rows, cols)] if self.shape.groups == 1 else [(rows, c, cols) for c in range(self.shape.groups)]
+        return [load(self.w_ref, *i, interpret=self.interpret) for i in indices]
 
-    def body(k, ragged, carry):
-        sums, squares = carry
-        weights = [w.astype(jnp.float32) for w in reader.weights(k, ragged)]
-        gain = reader.gain(norm, k, ragged) if norm is not None else None
+
+class _Vectors:
+    """Multiply and add, a row of x at a time; the carry is the sums and, with a norm, x's squares."""
+
+    def __init__(self, stream: Stream):
+        self.stream, self.pipelined = stream, stream.tiles.num_stages > 1
+
+    def zeros(self):
+        shape, tiles = self.stream.shape, self.stream.tiles
+        zeros = jnp.zeros((tiles.block_n, tiles.block_k), jnp.float32)
+        squares = (jnp.zeros((tiles.block_k,), jnp.float32),) * (shape.rows if self.stream.norm is not None else 0)
+        return ((zeros,) * shape.groups,) * shape.rows, squares
+
+    def step(self, block: Block, k, ragged, carry):
+        stream, (sums, squares) = self.stream, carry
+        span, interpret = stream.span(k, ragged), stream.interpret
+        weights = [w.astype(jnp.float32) for w in stream.weights(block, k, ragged)]
+        gain = None
+        if stream.norm is not None:
+            gain = load(stream.norm_ref, span, interpret=interpret).astype(jnp.float32) + stream.norm.offset
         new_sums, new_squares = [], []
-        for m in range(shape.rows):
-            x = load(reader.x_ref, m, reader.span(k, ragged), interpret=reader.interpret).astype(jnp.float32)
+        for m in range(stream.shape.rows):
+            x = load(stream.x_ref, m, span, interpret=interpret).astype(jnp.float32)
             if gain is not None:
                 new_squares.append(squares[m] + x * x)
                 x = x * gain
             new_sums.append(tuple(s + w * x[None, :] for s, w in zip(sums[m], weights, strict=True)))
         return tuple(new_sums), tuple(new_squares)
 
-    zeros = jnp.zeros((tiles.block_n, tiles.block_k), jnp.float32)
-    squares = (jnp.zeros((tiles.block_k,), jnp.float32),) * (shape.rows if norm is not None else 0)
-    sums, squares = reader.blocks(body, (((zeros,) * shape.groups,) * shape.rows, squares), tiles.num_stages > 1)
-    reader.loaded()
-    out = []
-    for m in range(shape.rows):
-        scale = reader.inverse_rms(norm, jnp.sum(squares[m])) if norm is not None else 1.0
-        out.append(tuple((jnp.sum(s, axis=1) * scale)[None, :] for s in sums[m]))
-    return out
+    def sums(self, carry):
+        (sums, squares), norm, out = carry, self.stream.norm, []
+        for m in range(self.stream.shape.rows):
+            scale = 1.0
+            if norm is not None:
+                scale = lax.rsqrt(jnp.sum(squares[m]) / self.stream.shape.inputs + norm.eps)
+            out.append(tuple((jnp.sum(s, axis=1) * scale)[None, :] for s in sums[m]))
+        return out
 
 
-def _sums_mma(reader: Stream):
-    shape, tiles = reader.shape, reader.tiles
-    precision = lax.Precision.HIGHEST if reader.w_ref.dtype == jnp.float32 else None
+class _TensorCores:
+    """Products of x's rows, padded to 16; the backend sees to the ring, as the loads feed a product."""
 
-    # x goes into the product as it is loaded, so that it comes by the ring of asynchronous copies, as the weights do.
-    def body(k, ragged, sums):
-        weights = reader.weights(k, ragged)
-        x = load(reader.x_ref, Span(0, MMA_ROWS, shape.rows), reader.span(k, ragged), interpret=reader.interpret)
-        products = [plt.dot(x, w, trans_b=True, precision=precision) for w in weights]
+    pipelined = False
+
+    def __init__(self, stream: Stream):
+        self.stream = stream
+        self.precision = lax.Precision.HIGHEST if stream.w_ref.dtype == jnp.float32 else None
+
+    def zeros(self):
+        return (jnp.zeros((MMA_ROWS, self.stream.tiles.block_n), jnp.float32),) * self.stream.shape.groups
+
+    def step(self, block: Block, k, ragged, sums):
+        # x goes into the product as it is loaded, so that it comes by the ring of asynchronous copies, as the weights
+        # do.
+        stream = self.stream
+        weights, rows = stream.weights(block, k, ragged), Span(0, MMA_ROWS, stream.shape.rows)
+        x = load(stream.x_ref, rows, stream.span(k, ragged), interpret=stream.interpret)
+        products = [plt.dot(x, w, trans_b=True, precision=self.precision) for w in weights]
         return tuple(s + p for s, p in zip(sums, products, strict=True))
 
-    zeros = jnp.zeros((MMA_ROWS, tiles.block_n), jnp.float32)
-    sums = reader.blocks(body, (zeros,) * shape.groups)
-    reader.loaded()
-    return [sums]
+    def sums(self, carry):
+        return [carry]

@@ -66,6 +66,8 @@ class Tiles:
         num_warps: warps (32 threads) of one program.
         num_stages: 1 loads weights into registers; more keep that many blocks in flight through shared memory.
         mma: tensor cores (rows padded to 16) instead of multiply-and-add on vectors, one row of x at a time.
+        programs: how many programs share the blocks of block_n rows, each streaming one block after the other with the
+            ring kept full; 0 for a program a block.
     """
 
     block_n: int
@@ -73,6 +75,7 @@ class Tiles:
     num_warps: int = 4
     num_stages: int = 1
     mma: bool = False
+    programs: int = 0
 
 
 def is_power_of_two(value: int) -> bool:
@@ -92,8 +95,10 @@ def shared_memory_bytes(tiles: Tiles, shape: StreamShape) -> int:
     weights = shape.groups * tiles.block_n * tiles.block_k * shape.itemsize
     norm = tiles.block_k * shape.itemsize if shape.norm and not tiles.mma else 0
     x = (MMA_ROWS if tiles.mma else shape.rows) * tiles.block_k * shape.itemsize
-    loops = shape.inputs >= 2 * tiles.block_k
+    loops = tiles.programs or shape.inputs >= 2 * tiles.block_k
     ring = (tiles.num_stages - 1) * (weights + x + norm) if loops else 0
+    if tiles.programs:  # a block is summed up while the ring holds the next one's weights
+        return ring + 4 * tiles.block_n * (MMA_ROWS if tiles.mma else tiles.num_warps)
     if not tiles.mma:
         return max(ring, 4 * tiles.block_k)
     at_once = weights if shape.itemsize == 4 else weights // shape.groups
@@ -123,6 +128,10 @@ def feasible(tiles: Tiles, shape: StreamShape, device: Device) -> Verdict:
         return Verdict(False, f"num_stages: expected 1 or more, got {tiles.num_stages}")
     if 32 * tiles.num_warps > MAX_THREADS:
         return Verdict(False, f"num_warps: expected at most {MAX_THREADS // 32}, got {tiles.num_warps}")
+    if tiles.programs < 0:
+        return Verdict(False, f"programs: expected 0 or more, got {tiles.programs}")
+    if tiles.programs and shape.inputs % tiles.block_k:
+        return Verdict(False, f"programs: need a block_k that divides {shape.inputs}, got {tiles.block_k}")
     if tiles.mma and (tiles.block_k < 16 or tiles.block_n < 16):
         return Verdict(False, f"mma: needs block_n and block_k >= 16, got {tiles.block_n} and {tiles.block_k}")
     if tiles.block_n * tiles.block_k > MAX_BLOCK_ELEMENTS:
@@ -147,8 +156,10 @@ def search_space(shape: StreamShape) -> list[Tiles]:
     cores from 2 rows on, and a few of them for one row for comparison; the widest where enough programs are left.
     """
     spaces, widest = [], power_of_two_at_least(shape.inputs)
+    if shape.rows == 1:
+        spaces = _with_a_full_ring(shape)
     if shape.rows <= 4:
-        spaces = [
+        spaces += [
             Tiles(block_n=block_n, block_k=block_k, num_warps=num_warps, num_stages=num_stages)
             for block_n in (1, 2, 4, 8, 16)
             for block_k in (256, 512, 1024, 2048)
@@ -168,6 +179,32 @@ def search_space(shape: StreamShape) -> list[Tiles]:
         for num_stages in ((4,) if few else (3, 4, 6))
     ]
     return spaces
+
+
+HOPPER_SMS = 132
+
+
+def _with_a_full_ring(shape: StreamShape) -> list[Tiles]:
+    """Vectors, streamed by one or two programs for each of Hopper's multiprocessors: long loads, in flight throughout.
+
+    16 to 64 KB a step and no more than 64 weights of it a thread; 64 KB and more in flight on a multiprocessor.
+    """
+    return [
+        Tiles(
+            block_n=block_n, block_k=block_k, num_warps=num_warps, num_stages=num_stages, programs=HOPPER_SMS * each,
+        )
+        for block_n in (1, 2, 4, 8, 16)
+        for block_k in (512, 1024, 2048, 4096)
+        for num_warps in (4, 8, 16)
+        for num_stages in (3, 4, 6)
+        for each in (1, 2)
+        for weights in [shape.groups * block_n * block_k]
+        if shape.inputs % block_k == 0
+        and shape.outputs >= 2 * block_n * HOPPER_SMS * each
+        and 16 <= weights // (32 * num_warps) <= 64
+        and 16 << 10 <= each * weights * shape.itemsize <= 64 << 10
+        and each * (num_stages - 1) * weights * shape.itemsize >= 64 << 10
+    ]  # fmt: skip
 
 
 FEW_BYTES, MANY_BYTES = 128 << 10, 1 << 20

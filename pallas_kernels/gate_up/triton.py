@@ -2,14 +2,13 @@
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
 
 from pallas_kernels.common.arithmetic import activate
 from pallas_kernels.common.blocks import gather, scatter
 from pallas_kernels.common.launch import launch
 from pallas_kernels.common.norm import Norm, ahead
 from pallas_kernels.common.prefetch import flat_rows
-from pallas_kernels.common.stream import Stream
+from pallas_kernels.common.stream import Stream, programs_of
 
 
 def gate_up(options, *, x, norm, weight, prefetch):
@@ -17,17 +16,16 @@ def gate_up(options, *, x, norm, weight, prefetch):
     shape, tiles = options.shape, options.tiles
     fused = Norm(eps=options.eps, offset=options.norm_offset)
     fused, x, norm = ahead(fused, x, norm, tiles, interpret=options.interpret)
-    ragged = shape.outputs % tiles.block_n != 0
 
     def kernel(refs, y_ref):
-        first = pl.program_id(0) * tiles.block_n
         stream = Stream(
-            x_ref=refs.x, norm_ref=refs.norm, w_ref=refs.w, first_row=first, limit=shape.outputs if ragged else None,
-            shape=shape, tiles=tiles, norm=fused, interpret=options.interpret, prefetch_ref=refs.prefetch,
-            prefetch_bytes=options.prefetch_bytes,
+            x_ref=refs.x, norm_ref=refs.norm, w_ref=refs.w, shape=shape, tiles=tiles, norm=fused,
+            interpret=options.interpret, prefetch_ref=refs.prefetch, prefetch_bytes=options.prefetch_bytes,
         )  # fmt: skip
-        columns = first + jnp.arange(tiles.block_n, dtype=jnp.int32)
-        for (rows, valid), (gate, up) in zip(stream.row_groups(), stream.sums(), strict=True):
+
+        def finish(block, group, sums):
+            (rows, valid), (gate, up) = group, sums
+            columns = block.first + jnp.arange(tiles.block_n, dtype=jnp.int32)
             mask = valid[:, None] & (columns < shape.outputs)[None, :]
             if refs.bias is not None:
                 gate += gather(refs.bias, columns[None, :], 0, mask=mask)
@@ -35,10 +33,12 @@ def gate_up(options, *, x, norm, weight, prefetch):
             y = activate(options.activation, gate) * up
             scatter(y_ref, rows[:, None], columns[None, :], value=y, mask=mask, interpret=options.interpret)
 
+        stream.run(finish)
+
     (y,) = launch(
         kernel,
         name="gate_up",
-        grid=(pl.cdiv(shape.outputs, tiles.block_n),),
+        grid=(programs_of(shape, tiles),),
         inputs=dict(x=x, norm=norm, w=weight.rows, bias=weight.bias, prefetch=flat_rows(prefetch)),
         outputs=[jax.ShapeDtypeStruct((shape.rows, shape.outputs), x.dtype)],
         num_warps=tiles.num_warps,

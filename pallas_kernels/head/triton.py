@@ -1,4 +1,4 @@
-"""The Triton kernels of the head: stream the vocabulary; keep each program's best token, then the best of those."""
+"""The Triton kernels of the head: stream the vocabulary; keep each block's best token, then the best of those."""
 
 import jax
 import jax.numpy as jnp
@@ -9,20 +9,20 @@ from pallas_kernels.common.arithmetic import cap
 from pallas_kernels.common.blocks import Span, gather, load, scatter
 from pallas_kernels.common.launch import launch
 from pallas_kernels.common.norm import Norm, ahead
-from pallas_kernels.common.stream import Stream
+from pallas_kernels.common.stream import Stream, blocks_of, programs_of
 from pallas_kernels.common.tiles import power_of_two_at_least
 
 NO_TOKEN = 2**31 - 1
 LARGEST = float(jnp.finfo(jnp.float32).max)
 ARGMAX_BLOCK, ARGMAX_WARPS = 16384, 32
-"""All that the programs of a vocabulary of 128k leave, in one go: 3 us a step less than two blocks of 8 warps."""
+"""All that the blocks of a vocabulary of 128k leave, in one go: 3 us a step less than two blocks of 8 warps."""
 
 
 def head_logits(options, *, x, norm, weight):
     """As `api.head_logits`."""
     shape = options.shape
 
-    def finish(rows, mask, columns, logits, y_ref):
+    def finish(block, rows, mask, columns, logits, y_ref):
         scatter(y_ref, rows[:, None], columns[None, :], value=logits, mask=mask, interpret=options.interpret)
 
     outputs = [jax.ShapeDtypeStruct((shape.rows, shape.outputs), jnp.float32)]
@@ -32,14 +32,14 @@ def head_logits(options, *, x, norm, weight):
 def head(options, *, x, norm, weight):
     """As `api.head`."""
     shape = options.shape
-    programs = pl.cdiv(shape.outputs, options.tiles.block_n)
+    blocks = blocks_of(shape, options.tiles)
 
-    def finish(rows, mask, columns, logits, value_ref, token_ref):
+    def finish(block, rows, mask, columns, logits, value_ref, token_ref):
         token, value = _best(logits, columns[None, :], mask)
         for ref, best in ((value_ref, value), (token_ref, token)):
-            scatter(ref, rows, pl.program_id(0), value=best, mask=rows < shape.rows, interpret=options.interpret)
+            scatter(ref, rows, block.index, value=best, mask=rows < shape.rows, interpret=options.interpret)
 
-    outputs = [jax.ShapeDtypeStruct((shape.rows, programs), dtype) for dtype in (jnp.float32, jnp.int32)]
+    outputs = [jax.ShapeDtypeStruct((shape.rows, blocks), dtype) for dtype in (jnp.float32, jnp.int32)]
     values, tokens = _vocabulary(options, "head", finish, outputs, x, norm, weight)
     return _argmax(values, tokens, interpret=options.interpret)
 
@@ -63,25 +63,27 @@ def _vocabulary(options, name, finish, outputs, x, norm, weight):
     shape, tiles = options.shape, options.tiles
     fused = Norm(eps=options.eps, offset=options.norm_offset)
     fused, x, norm = ahead(fused, x, norm, tiles, interpret=options.interpret)
-    ragged = shape.outputs % tiles.block_n != 0
 
     def kernel(refs, *out_refs):
-        first = pl.program_id(0) * tiles.block_n
         stream = Stream(
-            x_ref=refs.x, norm_ref=refs.norm, w_ref=refs.w, first_row=first, limit=shape.outputs if ragged else None,
-            shape=shape, tiles=tiles, norm=fused, interpret=options.interpret,
+            x_ref=refs.x, norm_ref=refs.norm, w_ref=refs.w, shape=shape, tiles=tiles, norm=fused,
+            interpret=options.interpret,
         )  # fmt: skip
-        columns = first + jnp.arange(tiles.block_n, dtype=jnp.int32)
-        for (rows, valid), (logits,) in zip(stream.row_groups(), stream.sums(), strict=True):
+
+        def end(block, group, sums):
+            (rows, valid), (logits,) = group, sums
+            columns = block.first + jnp.arange(tiles.block_n, dtype=jnp.int32)
             mask = valid[:, None] & (columns < shape.outputs)[None, :]
             if refs.bias is not None:
                 logits += gather(refs.bias, columns[None, :], mask=mask)
-            finish(rows, mask, columns, cap(logits, options.soft_cap), *out_refs)
+            finish(block, rows, mask, columns, cap(logits, options.soft_cap), *out_refs)
+
+        stream.run(end)
 
     return launch(
         kernel,
         name=name,
-        grid=(pl.cdiv(shape.outputs, tiles.block_n),),
+        grid=(programs_of(shape, tiles),),
         inputs=dict(x=x, norm=norm, w=weight.rows, bias=weight.bias),
         outputs=outputs,
         num_warps=tiles.num_warps,
@@ -91,17 +93,17 @@ def _vocabulary(options, name, finish, outputs, x, norm, weight):
 
 
 def _argmax(values, tokens, *, interpret):
-    """The best of the programs' bests: values, tokens [B, programs] to (token [B], value [B])."""
-    batch, programs = values.shape
-    block = max(16, min(power_of_two_at_least(programs), ARGMAX_BLOCK))
+    """The best of the blocks' bests: values, tokens [B, blocks] to (token [B], value [B])."""
+    batch, blocks = values.shape
+    block = max(16, min(power_of_two_at_least(blocks), ARGMAX_BLOCK))
 
     def kernel(refs, token_ref, value_ref):
         row = pl.program_id(0)
 
         def step(j, carry):
             best_key, best_token, best_value = carry
-            span = Span(j * block, block, programs)
-            inside = span.indices() < programs
+            span = Span(j * block, block, blocks)
+            inside = span.indices() < blocks
             value = load(refs.values, row, span, interpret=interpret)
             token = jnp.where(inside, load(refs.tokens, row, span, interpret=interpret), NO_TOKEN)
             key = jnp.where(inside, _rank(value), -jnp.inf)
@@ -113,7 +115,7 @@ def _argmax(values, tokens, *, interpret):
             )
 
         carry = (jnp.full((block,), -jnp.inf), jnp.full((block,), NO_TOKEN, jnp.int32), jnp.zeros((block,)))
-        key, token, value = lax.fori_loop(0, pl.cdiv(programs, block), step, carry)
+        key, token, value = lax.fori_loop(0, pl.cdiv(blocks, block), step, carry)
         best = jnp.min(jnp.where(key == jnp.max(key), token, NO_TOKEN))
         token_ref[row] = best
         value_ref[row] = jnp.sum(jnp.where(token == best, value, 0.0))
