@@ -24,7 +24,13 @@ FLOOR = {"float32": 1e-6, "bfloat16": 0.0, "float16": 0.0}
 VECTORS = Tiles(block_n=4, block_k=256)
 PIPELINED = Tiles(block_n=4, block_k=128, num_stages=4)
 TENSOR_CORES = Tiles(block_n=16, block_k=64, num_stages=4, mma=True)
-FORMS = {"vectors": (2, VECTORS), "pipelined": (1, PIPELINED), "tensor cores": (5, TENSOR_CORES)}
+FULL_RING = Tiles(block_n=4, block_k=128, num_stages=4, programs=7)
+FORMS = {
+    "vectors": (2, VECTORS),
+    "pipelined": (1, PIPELINED),
+    "full ring": (1, FULL_RING),
+    "tensor cores": (5, TENSOR_CORES),
+}
 
 each_form = pytest.mark.parametrize("form", FORMS)
 # Every pair of form and dtype whose kernel is another.
@@ -34,9 +40,15 @@ each_kernel = pytest.mark.parametrize(
         ("vectors", "bfloat16"),
         ("vectors", "float32"),
         ("pipelined", "bfloat16"),
+        ("full ring", "bfloat16"),
         *(("tensor cores", d) for d in DTYPES),
     ],
 )
+
+
+def width(tiles: Tiles) -> int:
+    """Of x: ragged where the tiles can take it."""
+    return 1024 if tiles.programs else 1000
 
 
 def assert_accurate(calls, implementation, tiles):
@@ -62,7 +74,9 @@ def assert_accurate(calls, implementation, tiles):
 def test_projection(form, dtype, implementation, draws):
     rows, tiles = FORMS[form]
     calls = [
-        inputs.projection(inputs.Values(seed), rows=rows, outputs=301, inputs=1000, dtype=dtype, bias=form == "vectors")
+        inputs.projection(
+            inputs.Values(seed), rows=rows, outputs=301, inputs=width(tiles), dtype=dtype, bias=form == "vectors"
+        )
         for seed in range(draws)
     ]
     assert_accurate(calls, implementation, tiles)
@@ -73,7 +87,7 @@ def test_gate_up(form, dtype, implementation, draws):
     rows, tiles = FORMS[form]
     options = dict(activation="gelu_tanh", norm_offset=1.0, bias=True) if form == "vectors" else {}
     calls = [
-        inputs.gate_up(inputs.Values(seed), rows=rows, width=1000, features=301, dtype=dtype, **options)
+        inputs.gate_up(inputs.Values(seed), rows=rows, width=width(tiles), features=301, dtype=dtype, **options)
         for seed in range(draws)
     ]
     assert_accurate(calls, implementation, tiles)
@@ -84,7 +98,7 @@ def test_head_logits(form, dtype, implementation, draws):
     rows, tiles = FORMS[form]
     options = dict(soft_cap=5.0, bias=True) if form == "vectors" else {}
     calls = [
-        inputs.head(inputs.Values(seed), rows=rows, width=1000, vocabulary=1003, dtype=dtype, **options)
+        inputs.head(inputs.Values(seed), rows=rows, width=width(tiles), vocabulary=1003, dtype=dtype, **options)
         for seed in range(draws)
     ]
     assert_accurate(calls, implementation, tiles)
@@ -94,7 +108,9 @@ def test_head_logits(form, dtype, implementation, draws):
 def test_head(form, implementation, draws):
     rows, tiles = FORMS[form]
     for seed in range(draws):
-        call = inputs.head(inputs.Values(seed), pk.head, rows=rows, width=1000, vocabulary=1003, dtype="float32")
+        call = inputs.head(
+            inputs.Values(seed), pk.head, rows=rows, width=width(tiles), vocabulary=1003, dtype="float32"
+        )
         with guarded():
             token, value = call(implementation, tiles)
         logits = oracle.head_logits(**call.arrays, **call.options)
@@ -109,10 +125,10 @@ def test_head_of_equal_and_odd_logits(form, implementation):
     for changes in ({3: 5.0, 700: 5.0}, {900: np.nan, 20: np.nan}, dict.fromkeys(range(1003), -np.inf)):
         logits = base.copy()
         logits[list(changes)] = list(changes.values())
-        weight = pk.DenseWeight(rows=jnp.zeros((1003, 300)), bias=jnp.asarray(logits))
+        weight = pk.DenseWeight(rows=jnp.zeros((1003, width(tiles))), bias=jnp.asarray(logits))
         with guarded():
             token, value = pk.head(
-                jnp.ones((2, 300)), jnp.ones(300), weight, implementation=implementation, tiles=tiles
+                jnp.ones((2, width(tiles))), jnp.ones(width(tiles)), weight, implementation=implementation, tiles=tiles
             )
         expected = int(np.argmax(logits))  # XLA's own argmax on a GPU does not take the first NaN
         assert token.tolist() == [expected] * 2
@@ -123,19 +139,20 @@ HEADS = {"grouped": (6, 2), "multi-head": (3, 3), "multi-query": (7, 1)}
 QKV = {
     "vectors, contiguous": ("vectors", dict(rotary_dim=None, layout=Layout(50))),
     "pipelined, paged, no rotation": ("pipelined", dict(rotary_dim=0, layout=Layout(6, 9))),
+    "full ring, paged, bias": ("full ring", dict(rotary_dim=None, layout=Layout(6, 9), bias=True)),
     "tensor cores, paged, partial rotation": ("tensor cores", dict(rotary_dim=40, layout=Layout(16, 4), bias=True)),
 }
 
 
 @pytest.mark.parametrize(
-    "case, dtype", [*((case, "bfloat16") for case in QKV), *((list(QKV)[2], d) for d in DTYPES[1:])]
+    "case, dtype", [*((case, "bfloat16") for case in QKV), *((list(QKV)[-1], d) for d in DTYPES[1:])]
 )
 def test_qkv(case, dtype, implementation, draws):
     form, options = QKV[case]
     rows, tiles = FORMS[form]
     calls = [
         inputs.qkv(
-            inputs.Values(seed), rows=rows, width=1000, heads=6, kv_heads=2, head_dim=80, padding=rows // 2,
+            inputs.Values(seed), rows=rows, width=width(tiles), heads=6, kv_heads=2, head_dim=80, padding=rows // 2,
             dtype=dtype, **options,
         )
         for seed in range(draws)
@@ -144,7 +161,11 @@ def test_qkv(case, dtype, implementation, draws):
 
 
 @pytest.mark.parametrize("head_dim", [80, 128])
-@pytest.mark.parametrize("tiles", [None, Tiles(block_n=64, block_k=32)], ids=["heuristic", "vectors"])
+@pytest.mark.parametrize(
+    "tiles",
+    [None, Tiles(block_n=64, block_k=32), Tiles(block_n=64, block_k=8, num_warps=2, num_stages=3, programs=2)],
+    ids=["heuristic", "vectors", "full ring"],
+)
 def test_qkv_with_qk_norm(head_dim, tiles, implementation, draws):
     calls = [
         inputs.qkv(
