@@ -2,7 +2,7 @@
 
     python -m experiments.decode --config=decode.py
 
-1 minute on an H200, half a minute a case; on 2 cores without a GPU 4 minutes.
+1 to 2 minutes on an H200, most of it the larger model's; on 2 cores without a GPU 2 to 4 minutes.
 
 Expected: a row for each model, dtype, batch, context and implementation in out/decode-<device>.jsonl, a table, and a
 picture of percent of the ceiling, the fused kernels and XLA beside each other. Every row names the read ceiling that
@@ -31,7 +31,8 @@ def get_config() -> ml_collections.ConfigDict:
     # A sample is one call of `steps` steps.
     config.steps = 127
     config.sequences = 5  # of their own random cache and first token
-    config.repeats = 4  # samples of each sequence, whose tokens must be the same
+    config.repeats = 2  # samples of each sequence and compilation, whose tokens must be the same
+    config.compilations = 0  # of each program, all of them timed; 0 is what suits the machine, 3 | 1
     config.seed = 0
 
     config.results = "out/decode-{device}.jsonl"

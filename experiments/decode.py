@@ -6,8 +6,9 @@ Timed is the whole greedy step on which the next token depends: embedding, layer
 random weights and `context` random positions in the cache. A sample is one call of a program that takes `steps` such
 steps on the device (the host's 0.3 ms for starting a call are below 1% of it) for a sequence of its own cache and first
 token; it starts with that cache in place and ends when its last token is there. Samples of the implementations
-alternate, every sequence is run several times over, and a time is the median of all samples with the 5th and the 95th
-percentile, so those are percentiles of the mean step of a call.
+alternate, every sequence is run several times over by each of several compilations of the same program (where code and
+buffers lie moves a time by up to 5%), and a time is the median of all samples with the 5th and the 95th percentile, so
+those are percentiles of the mean step of a call.
 
 A row is void, and its status says why, where something was compiled during timing, where the tokens of two runs of a
 sequence differ, where a logit is not finite (the unused part of the cache is NaN), or where the percentiles are more
@@ -16,6 +17,7 @@ than 10% of the median apart. What cannot be compiled or run is a row that says 
 
 batch, rows: sequences at a time. context: positions in the cache before the first step.
 ms_per_token, ms_p5, ms_p95, samples, steps: of one step, in which each of the `batch` sequences gets a token.
+compilations, ms_by_compilation: how often each program was compiled, and the median of each.
 xla_ms_per_token: XLA's, of the same run, where that counts. tokens_per_s: of all sequences together.
 bytes: that a step must read, weights and keys and values, on average over the steps; floor_ms: at `ceiling_gbps`.
 achieved_gbps, percent_of_ceiling, percent_of_datasheet: bytes by the time, and its share of either bandwidth.
@@ -110,7 +112,8 @@ def measured(
                     yield from (lead | dict(implementation=name, status=failure) for name in implementations)
                     probe_device()
                     continue
-                case = Case(Workload(decoder, batch=batch, context=context, steps=options.steps), implementations)
+                workload = Workload(decoder, batch=batch, context=context, steps=options.steps)
+                case = Case(workload, implementations, decode_options.compilations(options))
                 found = case.measure(options.sequences, options.repeats)
                 yield from (lead | figures(lead, name, found) for name in implementations)
                 if any(one.failure for one in found.values()):
@@ -158,6 +161,8 @@ def blank(
         percent_of_datasheet=None,
         floor_ms=round(moved / ceiling_gbps / 1e6, 6),
         samples=0,
+        compilations=decode_options.compilations(options),
+        ms_by_compilation=None,
         steps=options.steps,
         tokens_checked=0,
         tokens_agree_with_xla=None,
@@ -179,6 +184,7 @@ def figures(row: Row, implementation: str, found: dict[str, Found]) -> Row:
         ms_p5=round(low, 6),
         ms_p95=round(high, 6),
         xla_ms_per_token=round(xla.percentiles[1], 6) if xla.status == "ok" else None,
+        ms_by_compilation=[round(ms, 6) for ms in own.medians],
         tokens_per_s=round(1e3 * row["batch"] / median, 3),
         achieved_gbps=round(gbps, 3),
         percent_of_ceiling=round(100 * gbps / row["ceiling_gbps"], 2),

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,12 +25,13 @@ class Found:
     """What one implementation gave.
 
     Attributes:
-        step_ms: milliseconds a step, of each sample.
+        step_ms: milliseconds a step, of each sample. compilation: by which of the programs, of each sample.
         tokens: int32 [steps, B] of each sequence, as first drawn.
         voids: why the times do not count. failure: why there are none.
     """
 
     step_ms: list[float] = dataclasses.field(default_factory=list)
+    compilation: list[int] = dataclasses.field(default_factory=list)
     tokens: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
     voids: list[str] = dataclasses.field(default_factory=list)
     failure: str = ""
@@ -41,15 +43,24 @@ class Found:
         return float(low), float(median), float(high)
 
     @property
+    def medians(self) -> list[float]:
+        """Of the samples of each compilation."""
+        times, compilation = np.array(self.step_ms), np.array(self.compilation)
+        return [float(np.median(times[compilation == i])) for i in np.unique(compilation)]
+
+    @property
     def status(self) -> str:
         """'ok', or why there is no time, or why it does not count."""
         if self.failure:
             return self.failure
         return f"void: {'; '.join(self.voids)}" if self.voids else "ok"
 
-    def add(self, sequence: int, step_ms: float, tokens: np.ndarray, logits: np.ndarray) -> None:
+    def add(
+        self, sequence: int, step_ms: float, tokens: np.ndarray, logits: np.ndarray, *, compilation: int = 0
+    ) -> None:
         """A sample; the logits are those of its last step."""
         self.step_ms.append(step_ms)
+        self.compilation.append(compilation)
         if not (self.tokens.setdefault(sequence, tokens) == tokens).all():
             self.void("the tokens of two runs of a sequence differ")
         if not np.isfinite(logits).all():
@@ -77,32 +88,38 @@ def timed(program: Callable, *arguments: Any) -> tuple[Any, float]:
 
 
 class Case:
-    """The programs of one case, compiled and run once; `found` says what became of each implementation."""
+    """The programs of one case, compiled and run once; `found` says what became of each implementation.
 
-    def __init__(self, workload: Workload, implementations: Sequence[str]):
-        self.workload, self._programs = workload, {}
+    Each is compiled `compilations` times: where a program's code and buffers lie moves its time, on a GPU by up to 5%.
+    """
+
+    def __init__(self, workload: Workload, implementations: Sequence[str], compilations: int = 1):
+        self.workload, self._compilations = workload, compilations
+        self._programs: dict[str, list[Callable]] = {}
         self.found = {name: Found() for name in implementations}
         with counted() as seen:
-            programs = workload.programs(implementations)
-        for name, program in programs.items():
+            compiled = workload.programs(implementations, compilations)
+        for name, programs in compiled.items():
             with self._failing(name, "compiling"):
-                if isinstance(program, Exception):
-                    raise program
+                for program in programs:
+                    if isinstance(program, Exception):
+                        raise program
                 if not seen:
                     raise RuntimeError("this jax does not say when it compiles")
-                self._programs[name] = program
+                self._programs[name] = programs
         for name in self._running():
             with self._failing(name, "running"):
-                self._run(self._programs[name], 0)  # loads the program, which is no part of a time
+                for program in self._programs[name]:
+                    self._run(program, 0)  # loads the program, which is no part of a time
 
     def measure(self, count: int, repeats: int) -> dict[str, Found]:
-        """Times `repeats` runs of each of `count` sequences by every implementation in turn."""
+        """Times `repeats` runs of each of `count` sequences by every program of every implementation in turn."""
         with counted() as compiled:
             for _ in range(repeats):
-                for sequence in range(count):
+                for sequence, i in itertools.product(range(count), range(self._compilations)):
                     for name in self._running():
                         with self._failing(name, "running"):
-                            self.found[name].add(sequence, *self._run(self._programs[name], sequence))
+                            self.found[name].add(sequence, *self._run(self._programs[name][i], sequence), compilation=i)
         for found in self.found.values():
             found.judge(compiled)
         return self.found
@@ -114,7 +131,7 @@ class Case:
         command buffer they lose them, so its program is traced without.
         """
         for name in self._running():
-            program = self._programs[name]
+            program = self._programs[name][0]
             if name == "xla" and jax.default_backend() == "gpu":
                 program = self.workload.compiled(name, LAUNCHED_ONE_BY_ONE)
                 self._run(program, 0)

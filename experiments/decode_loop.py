@@ -115,8 +115,8 @@ class Workload:
             **_random_start(key(c.num_layers), context, self.batch, c.num_kv_heads, c.vocab_size),
         )
 
-    def programs(self, names: Sequence[str]) -> dict[str, Callable | Exception]:
-        """`compiled` of each name, side by side, or why there is none."""
+    def programs(self, names: Sequence[str], compilations: int = 1) -> dict[str, list[Callable | Exception]]:
+        """`compiled` of each name, so many times, side by side, or why there is none."""
 
         def attempt(name: str) -> Callable | Exception:
             try:
@@ -124,7 +124,8 @@ class Workload:
             except Exception as error:
                 return error
 
-        return dict(zip(names, compile_all([functools.partial(attempt, name) for name in names], 0), strict=True))
+        found = compile_all([functools.partial(attempt, name) for name in names for _ in range(compilations)], 0)
+        return {name: found[i * compilations : (i + 1) * compilations] for i, name in enumerate(names)}
 
     def compiled(self, implementation: str, options: dict[str, Any] | None = None) -> Callable:
         """The program (weights, state, rope) -> what `loop` returns, by XLA with options; the state is donated."""

@@ -18,6 +18,8 @@ DEFAULT_IMPLEMENTATIONS = ("triton", "xla")
 GPU_MODELS, CPU_MODELS = ("llama-3.1-8b", "llama-3.2-1b"), ("qwen2.5-0.5b",)
 GPU_DTYPES, CPU_DTYPES = ("bf16",), ("f32",)
 """What is measured where nothing is named: a processor needs a small model, and XLA is slow at bf16 there."""
+GPU_COMPILATIONS = 3
+"""One alone may be lucky or not; see `decode_case.Case`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,8 @@ class Options:
     implementations: tuple[str, ...] = ()
     steps: int = 127
     sequences: int = 5
-    repeats: int = 4
+    repeats: int = 2
+    compilations: int = 0
     seed: int = 0
     results: str = "out/decode-{device}.jsonl"
     picture: str = "out/decode-{device}.png"
@@ -44,7 +47,7 @@ class Options:
         for field, names in (("dtypes", DTYPES), ("implementations", TIMED)):
             for name in getattr(self, field):
                 check_name(field, name, names)
-        for field, least in (("steps", 1), ("sequences", 1), ("repeats", 2)):
+        for field, least in (("steps", 1), ("sequences", 1), ("repeats", 2), ("compilations", 0)):
             if getattr(self, field) < least:
                 raise UsageError(f"{field}: expected {least} or more, got {getattr(self, field)}")
         if not 0 <= self.seed < 2**32:
@@ -76,6 +79,11 @@ def _runs_here(name: str) -> bool:
 def dtypes(options: Options) -> tuple[str, ...]:
     """Those that are measured on this machine."""
     return tuple(dict.fromkeys(options.dtypes)) or (GPU_DTYPES if jax.default_backend() == "gpu" else CPU_DTYPES)
+
+
+def compilations(options: Options) -> int:
+    """How often each program is compiled on this machine."""
+    return options.compilations or (GPU_COMPILATIONS if jax.default_backend() == "gpu" else 1)
 
 
 def configs(options: Options) -> dict[str, ModelConfig]:

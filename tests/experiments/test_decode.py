@@ -29,8 +29,8 @@ CONFIG = ModelConfig.from_dict(SMALL)
 FIELDS = {
     "op", "model", "dtype", "batch", "rows", "context", "implementation", "status", "ms_per_token", "ms_p5", "ms_p95",
     "xla_ms_per_token", "tokens_per_s", "bytes", "achieved_gbps", "ceiling_gbps", "percent_of_ceiling",
-    "percent_of_datasheet", "floor_ms", "samples", "steps", "tokens_checked", "tokens_agree_with_xla",
-    "device", "driver", "clocks", "jax", "kernels", "commit", "dirty", "command", "date",
+    "percent_of_datasheet", "floor_ms", "samples", "compilations", "tokens_checked", "tokens_agree_with_xla",
+    "ms_by_compilation", "steps", "device", "driver", "clocks", "jax", "kernels", "commit", "dirty", "command", "date",
 }  # fmt: skip
 
 
@@ -211,6 +211,22 @@ def test_implementations_alternate_and_are_compared(run, two, time_is, capsys):
     assert "6 of them XLA's too" in capsys.readouterr().out
 
 
+def test_every_compilation_is_timed(run, two, time_is):
+    programs = []
+
+    def seconds(call, result):
+        if call >= 4:  # the first ones load the programs
+            programs.append(calls[-1])
+        return result, 0.0030 if calls[-1] in calls[:1] + calls[2:3] else 0.0032
+
+    calls = time_is(seconds)
+    _, (fused, xla) = run(compilations=2)
+    assert len(set(map(id, programs))) == 4 and programs[:4] == programs[4:8], "all four in turn"
+    for row in (fused, xla):
+        assert (row["compilations"], row["ms_by_compilation"]) == (2, [1.0, 1.066667])
+        assert row["samples"] == 8 and 1.0 < row["ms_per_token"] < 1.066667 and row["status"] == "ok"
+
+
 def test_tokens_that_are_not_those_of_xla_are_no_fault(run, two, time_is):
     def other_tokens(call, result):
         state, tokens, logits = result
@@ -354,6 +370,7 @@ def test_an_interruption_loses_nothing(run, time_is, capsys):
         (dict(steps=0), "steps: expected 1 or more, got 0"),
         (dict(seed=2**32), "seed: expected 0 to 4294967295, got 4294967296"),
         (dict(repeats=1), "repeats: expected 2 or more, got 1"),
+        (dict(compilations=-1), "compilations: expected 0 or more, got -1"),
         (dict(picture="a.svg"), "picture: expected a path that ends in .png, got 'a.svg'"),
     ],
 )
