@@ -116,10 +116,8 @@ class Stream:
 
     def _run_of_blocks(self, form, before, end):
         """The steps of all blocks are one loop, so the loads of a block begin while those before it are summed."""
-        blocks, programs = (
-            blocks_of(self.shape, self.tiles, self.apart),
-            programs_of(self.shape, self.tiles, self.apart),
-        )
+        blocks = blocks_of(self.shape, self.tiles, self.apart)
+        programs = programs_of(self.shape, self.tiles, self.apart)
         steps, program = jnp.int32(self.shape.inputs // self.tiles.block_k), pl.program_id(0)
         first, stop = (lax.div(i * blocks, jnp.int32(programs)) for i in (program, program + 1))
         if self.early:
@@ -237,8 +235,7 @@ class _TensorCores:
         return (jnp.zeros((MMA_ROWS, self.stream.tiles.block_n), jnp.float32),) * self.stream.shape.groups
 
     def step(self, block: Block, k, ragged, sums):
-        # x goes into the product as it is loaded, so that it comes by the ring of asynchronous copies, as the weights
-        # do.
+        # x goes into the product as it is loaded: so it comes by the ring of asynchronous copies, as the weights do.
         stream = self.stream
         weights, rows = stream.weights(block, k, ragged), Span(0, MMA_ROWS, stream.shape.rows)
         x = load(stream.x_ref, rows, stream.span(k, ragged), interpret=stream.interpret)

@@ -155,9 +155,7 @@ def search_space(shape: StreamShape) -> list[Tiles]:
     Vectors for few rows: with 16 to 64 weights a thread loaded in one go, or 16 to 32 in each block of a ring. Tensor
     cores from 2 rows on, and a few of them for one row for comparison; the widest where enough programs are left.
     """
-    spaces, widest = [], power_of_two_at_least(shape.inputs)
-    if shape.rows == 1:
-        spaces = _with_a_full_ring(shape)
+    spaces, widest = _with_a_full_ring(shape), power_of_two_at_least(shape.inputs)
     if shape.rows <= 4:
         spaces += [
             Tiles(block_n=block_n, block_k=block_k, num_warps=num_warps, num_stages=num_stages)
@@ -185,23 +183,26 @@ HOPPER_SMS = 132
 
 
 def _with_a_full_ring(shape: StreamShape) -> list[Tiles]:
-    """Vectors, streamed by one or two programs for each of Hopper's multiprocessors: long loads, in flight throughout.
+    """Tiles for one or two programs on each of Hopper's multiprocessors: long loads, in flight throughout.
 
-    16 to 64 KB a step and no more than 64 weights of it a thread; 64 KB and more in flight on a multiprocessor.
+    16 to 64 KB a step, of them 64 KB and more in flight on a multiprocessor; vectors, for one row, with at most 64
+    weights a thread.
     """
+    mma = shape.rows > 1
     return [
         Tiles(
-            block_n=block_n, block_k=block_k, num_warps=num_warps, num_stages=num_stages, programs=HOPPER_SMS * each,
+            block_n=block_n, block_k=block_k, num_warps=num_warps, num_stages=num_stages, mma=mma,
+            programs=HOPPER_SMS * each,
         )
-        for block_n in (1, 2, 4, 8, 16)
-        for block_k in (512, 1024, 2048, 4096)
-        for num_warps in (4, 8, 16)
+        for block_n in ((16, 32, 64) if mma else (1, 2, 4, 8, 16))
+        for block_k in ((128, 256, 512) if mma else (512, 1024, 2048, 4096))
+        for num_warps in ((4, 8) if mma else (4, 8, 16))
         for num_stages in (3, 4, 6)
         for each in (1, 2)
         for weights in [shape.groups * block_n * block_k]
         if shape.inputs % block_k == 0
         and shape.outputs >= 2 * block_n * HOPPER_SMS * each
-        and 16 <= weights // (32 * num_warps) <= 64
+        and (mma or 16 <= weights // (32 * num_warps) <= 64)
         and 16 << 10 <= each * weights * shape.itemsize <= 64 << 10
         and each * (num_stages - 1) * weights * shape.itemsize >= 64 << 10
     ]  # fmt: skip

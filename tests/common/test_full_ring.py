@@ -89,10 +89,11 @@ def test_what_is_not_feasible_is_said():
     assert verdict.reason == "programs: expected 0 or more, got -1"
 
 
-def test_the_search_space_keeps_memory_busy():
-    shape = StreamShape(rows=1, outputs=14336, inputs=4096, groups=2, norm=True)
+@pytest.mark.parametrize("rows, fewest", [(1, 40), (2, 20), (16, 20)])
+def test_the_search_space_keeps_memory_busy(rows, fewest):
+    shape = StreamShape(rows=rows, outputs=14336, inputs=4096, groups=2, norm=True)
     found = [tiles for tiles in search_space(shape) if tiles.programs]
-    assert len(found) > 40 and not any(tiles.mma for tiles in found)
+    assert len(found) > fewest and {tiles.mma for tiles in found} == {rows > 1}
     for tiles in found:
         step = 2 * shape.itemsize * tiles.block_n * tiles.block_k * tiles.programs // 132
         assert (tiles.num_stages - 1) * step >= 64 << 10, tiles
