@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,8 @@ class Log:
     """A results file open for more rows.
 
     Opening it repairs the end: a half-written last line, which an interruption may leave, is cut off. As a context it
-    sees that no Control-C is lost: where a library's callback swallows the KeyboardInterrupt, the next row raises it.
+    sees that no Control-C is lost: where a library's callback swallows the KeyboardInterrupt, the next row raises it,
+    and Python does not report it before.
     """
 
     def __init__(self, path: str | Path):
@@ -105,13 +107,19 @@ class Log:
     def __enter__(self) -> "Log":
         if threading.current_thread() is threading.main_thread():  # no other may set handlers
             self._handler = signal.signal(signal.SIGINT, self._interrupt)
+            self._report, sys.unraisablehook = sys.unraisablehook, self._swallowed
         return self
 
     def __exit__(self, *_) -> None:
         if self._handler is not None:
             signal.signal(signal.SIGINT, self._handler)
+            sys.unraisablehook = self._report
         self.close()
 
     def _interrupt(self, number, frame) -> None:
         self._interrupted = True
         signal.default_int_handler(number, frame)
+
+    def _swallowed(self, unraisable) -> None:
+        if not (self._interrupted and unraisable.exc_type is KeyboardInterrupt):
+            self._report(unraisable)

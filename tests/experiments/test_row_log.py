@@ -1,8 +1,10 @@
 """The results file: appending, resuming, repairing, refusing."""
 
 import contextlib
+import gc
 import json
 import signal
+import sys
 
 import pytest
 
@@ -82,12 +84,27 @@ def test_a_file_that_cannot_be_opened(tmp_path):
         Log(tmp_path)
 
 
-def test_an_interruption_that_was_swallowed_comes_with_the_next_row(tmp_path, make_row):
-    before = signal.getsignal(signal.SIGINT)
-    with Log(tmp_path / "rows.jsonl") as log:
-        with contextlib.suppress(KeyboardInterrupt):
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_an_interruption_that_was_swallowed_comes_with_the_next_row(error, tmp_path, make_row, monkeypatch):
+    before, reported = signal.getsignal(signal.SIGINT), []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: reported.append(unraisable.exc_type))
+    hook = sys.unraisablehook
+
+    def callback(phase, info):
+        """As a library's: Python reports what it raises, and goes on."""
+        if phase == "start" and error is KeyboardInterrupt:
             signal.raise_signal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
+        elif phase == "start":
+            raise error
+
+    with Log(tmp_path / "rows.jsonl") as log:
+        gc.callbacks.append(callback)
+        try:
+            gc.collect()
+        finally:
+            gc.callbacks.remove(callback)
+        with pytest.raises(KeyboardInterrupt) if error is KeyboardInterrupt else contextlib.nullcontext():
             log.append(make_row())
-    assert signal.getsignal(signal.SIGINT) is before
+    assert reported == ([] if error is KeyboardInterrupt else [error]), "other errors are reported as ever"
+    assert signal.getsignal(signal.SIGINT) is before and sys.unraisablehook is hook
     assert len(row_log.read(tmp_path / "rows.jsonl")) == 1
