@@ -232,3 +232,11 @@ def make(op: str, model: str, *, rows: int = 1, context: int = 1024, dtype: str 
     """The case of `op` at the sizes of `model`; `context` matters to attention alone."""
     built = OPS[op](MODELS[model], rows, context, DTYPES[dtype])
     return Case(op=op, model=model, rows=rows, context=context, dtype=dtype, **built)
+
+
+def fields_of(tiles: Any) -> dict[str, Any]:
+    """The tiles as rows and tuned files have them: `programs` only where they are named, as in those of before."""
+    fields = dataclasses.asdict(tiles)
+    if not fields.get("programs"):
+        fields.pop("programs", None)
+    return fields

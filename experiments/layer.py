@@ -7,7 +7,6 @@ tiles those that the kernels choose by themselves, the calls dependent, in comma
 per model and implementation is appended to the results, with the read ceiling measured in the same run.
 """
 
-import dataclasses
 import sys
 
 import jax
@@ -156,7 +155,7 @@ def chosen_tiles(model: str, dtype: str, context: int) -> dict[str, dict]:
     device, found = tuned.current_device(), {}
     for op in OPS:
         case = cases.make(op, model, context=context, dtype=dtype)
-        found[op] = dataclasses.asdict(case.chosen(device))
+        found[op] = cases.fields_of(case.chosen(device))
     return found
 
 

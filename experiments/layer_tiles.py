@@ -9,7 +9,6 @@ is appended to the results, from which `experiments.promote`, given the sweep's 
 those of `experiments.layer`; each kernel asks for the most of `--prefetch_kib`.
 """
 
-import dataclasses
 import functools
 import pathlib
 import sys
@@ -45,7 +44,7 @@ def rows_of(case: cases.Case, rows: Sequence[Row]) -> list[Row]:
 
 def candidates(case: cases.Case, swept: Sequence[Row], device: Device) -> list[dict[str, Any]]:
     """What a call runs with today first, then the heuristic, then the fastest of the sweep."""
-    found = [dataclasses.asdict(tiles) for tiles in grid.incumbents(case, device)]
+    found = [cases.fields_of(tiles) for tiles in grid.incumbents(case, device)]
     found += [row["tiles"] for row in swept if row["median_us"] <= NEAR * swept[0]["median_us"]][:MOST]
     return [tiles for i, tiles in enumerate(found) if tiles not in found[:i]]
 
@@ -74,7 +73,7 @@ def choose(layers: Layers, swept: Sequence[Row], device: Device, prefetch: int, 
                     mode=IN_LAYER, op=op, model=model, rows=1, context=grid.context_of(case), dtype=dtype, tiles=tiles,
                     status="ok", layer_us=rounded(timing.median_us), layer_p10_us=rounded(timing.p10_us),
                     layer_p90_us=rounded(timing.p90_us), samples=timing.samples, incumbent=i == 0, chosen=i == best,
-                    layer_tiles={name: dataclasses.asdict(tile) for name, tile in chosen.items()},
+                    layer_tiles={name: cases.fields_of(tile) for name, tile in chosen.items()},
                     layer_context=context, prefetch_bytes=prefetch, ceiling_gbps=round(ceiling_gbps, 1),
                     **origin, date=provenance.now(),
                 )

@@ -64,7 +64,7 @@ def decide(case: Case, rows: Sequence[Row], entry: dict[str, Any] | None, device
         return None, "no tile has a time"
     best = ok[0]
     tuned = entry and next((row for row in ok if row["tiles"] == entry["tiles"]), None)
-    heuristic = dataclasses.asdict(case.tiles.default(case.shape, device))
+    heuristic = cases.fields_of(case.tiles.default(case.shape, device))
     rival, name = tuned, "the tuned tile"
     if rival is None:
         rival, name = next((row for row in ok if row["tiles"] == heuristic), None), "the heuristic"

@@ -14,11 +14,10 @@ device, driver, clocks, jax, kernels, commit, dirty, date, command: where the ro
     the sources of the kernels and of what times them.
 """
 
-import dataclasses
 from typing import Any
 
 from experiments import grid
-from experiments.cases import Case
+from experiments.cases import Case, fields_of
 from experiments.row_log import Row
 
 GPU, INTERPRET, LOWER, FEASIBLE, XLA_CPU = "gpu", "interpret", "lower", "feasible", "xla-cpu"
@@ -37,7 +36,7 @@ def blank(case: Case, mode: str, tiles: Any, origin: Row) -> Row:
         rows=case.rows,
         context=grid.context_of(case),
         dtype=case.dtype,
-        tiles=None if tiles is None else dataclasses.asdict(tiles),
+        tiles=None if tiles is None else fields_of(tiles),
         status="",
         error=None,
         error_xla=None,

@@ -1,6 +1,5 @@
 """The heuristics against what was measured: near the fastest tile of every case in the committed results."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -28,7 +27,7 @@ CASES = list(measured())
 def test_the_heuristic_is_near_the_winner(device, fields, rows):
     op, model, count, context, dtype = fields
     case = cases.make(op, model, rows=count, context=context or 1024, dtype=dtype)
-    default = dataclasses.asdict(case.tiles.default(case.shape, device))
+    default = cases.fields_of(case.tiles.default(case.shape, device))
     ok = tables.timed(promote.newest(rows))
     if not ok:
         pytest.skip("no tile of this case has a time")

@@ -1,6 +1,5 @@
 """Tiles are chosen by the time of a layer, and promoted by it."""
 
-import dataclasses
 import json
 
 import pytest
@@ -23,7 +22,7 @@ class Layers:
 
     def compiled(self, implementation, tiles, prefetch):
         assert implementation == "triton" and set(tiles) == set(OPS) and prefetch == 4096
-        return 100.0 + sum(self.slower(op, dataclasses.asdict(tile)) for op, tile in tiles.items())
+        return 100.0 + sum(self.slower(op, cases.fields_of(tile)) for op, tile in tiles.items())
 
     def time(self, program):
         return Timing(program, program, program, 7)
@@ -32,7 +31,7 @@ class Layers:
 @pytest.fixture
 def swept(make_row, device):
     """A sweep of `out` in which eight warps beat the heuristic, and sixteen are far behind."""
-    heuristic = dataclasses.asdict(CASES["out"].tiles.default(CASES["out"].shape, device))
+    heuristic = cases.fields_of(CASES["out"].tiles.default(CASES["out"].shape, device))
     times = {4: 10.0, 8: 8.0, 16: 20.0}
     return [make_row(tiles=heuristic | dict(num_warps=warps), median_us=us) for warps, us in times.items()]
 
@@ -85,4 +84,4 @@ def test_a_gain_within_the_noise_of_the_op_changes_nothing(choose):
 def test_a_later_choice_is_made_among_the_earlier_ones(choose, swept):
     chosen, rows = choose(lambda op, tile: 0.0)
     last = next(row for row in rows if row["op"] == layer_tiles.ORDER[-1])
-    assert last["layer_tiles"] == {op: dataclasses.asdict(tile) for op, tile in chosen.items()}
+    assert last["layer_tiles"] == {op: cases.fields_of(tile) for op, tile in chosen.items()}

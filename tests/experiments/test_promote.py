@@ -5,11 +5,13 @@ import json
 
 import pytest
 
-from experiments import cases, promote
+from experiments import cases, promote, row_log
+from experiments.report import RESULTS
 from pallas_kernels.common import devices, tuned
+from pallas_kernels.common.tiles import Tiles
 
 CASE = cases.make("out", "tiny")
-HEURISTIC = dataclasses.asdict(CASE.tiles.default(CASE.shape, devices.DEVICES["h200"]))
+HEURISTIC = cases.fields_of(CASE.tiles.default(CASE.shape, devices.DEVICES["h200"]))
 FAST = dict(HEURISTIC, num_warps=8)
 FASTER = dict(HEURISTIC, num_warps=16)
 
@@ -82,7 +84,7 @@ def test_a_tuned_tile_that_was_not_measured_gives_way_to_the_heuristic_as_rival(
 def test_other_shapes_keep_their_entries(promoted, make_row):
     def pair(rows):
         case = cases.make("out", "tiny", rows=rows)
-        heuristic = dataclasses.asdict(case.tiles.default(case.shape, devices.DEVICES["h200"]))
+        heuristic = cases.fields_of(case.tiles.default(case.shape, devices.DEVICES["h200"]))
         return [make_row(rows=rows, tiles=heuristic), make_row(rows=rows, tiles=FAST, median_us=5.0)]
 
     promoted(pair(1))
@@ -129,3 +131,15 @@ def test_mistakes(tmp_path, make_row, capsys):
     assert promote.main([str(broken)]) == 2
     err = capsys.readouterr().err.splitlines()
     assert len(err) == 3 and "no such file" in err[0] and "no rows measured" in err[1] and "broken.jsonl:1" in err[2]
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("sweep-*.jsonl")), ids=lambda path: path.stem)
+def test_committed_rows_name_tiles_as_new_ones_do(path):
+    """A tile that was measured before Tiles had another field is the same tile."""
+    rows = [row for row in row_log.read(path) if row["tiles"]]
+    kinds = {row["op"]: cases.make(row["op"], "tiny").tiles.Tiles for row in rows}
+    assert rows and all(cases.fields_of(kinds[row["op"]](**row["tiles"])) == row["tiles"] for row in rows)
+
+
+def test_programs_are_named_where_there_are_some():
+    assert cases.fields_of(Tiles(block_n=4, block_k=512, programs=132))["programs"] == 132
