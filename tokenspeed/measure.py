@@ -14,6 +14,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 
 from pallas_kernels.common import hooks
+from pallas_kernels.common.tiles import HOPPER_SMS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +95,7 @@ def gpu_read_ceiling_gbps(gibibytes: int = 4, passes: int = 10) -> float:
     return best
 
 
-def reader(pattern: ReadPattern, size: int, passes: int, *, multiprocessors: int = 132, interpret: bool = False):
+def reader(pattern: ReadPattern, size: int, passes: int, *, multiprocessors: int = HOPPER_SMS, interpret: bool = False):
     """A kernel that reads bf16 [size], but for what is left over, `passes` times, and the bytes that it reads.
 
     It returns the sums of its programs, float32 [programs].

@@ -56,6 +56,12 @@ def programs_of(shape: StreamShape, tiles: Tiles, apart: int | None = None) -> i
     return min(tiles.programs, blocks) if tiles.programs else blocks
 
 
+def start_of(program, blocks: int, programs: int):
+    """The first block of a program's run (`blocks` of the one after the last): runs differ by one block at most."""
+    each, more = divmod(blocks, programs)
+    return program * each + jnp.minimum(program, more)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stream:
     """One program's share of the weight, read block by block, and those step by step of the reduction axis.
@@ -119,7 +125,7 @@ class Stream:
         blocks = blocks_of(self.shape, self.tiles, self.apart)
         programs = programs_of(self.shape, self.tiles, self.apart)
         steps, program = jnp.int32(self.shape.inputs // self.tiles.block_k), pl.program_id(0)
-        first, stop = (lax.div(i * blocks, jnp.int32(programs)) for i in (program, program + 1))
+        first, stop = (start_of(i, blocks, programs) for i in (program, program + 1))
         if self.early:
             let_next_start(self.interpret)
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from pallas_kernels.common.devices import Device
+from pallas_kernels.common.devices import DEVICES, Device
 
 MAX_THREADS = 1024
 MMA_ROWS = 16
@@ -179,7 +179,7 @@ def search_space(shape: StreamShape) -> list[Tiles]:
     return spaces
 
 
-HOPPER_SMS = 132
+HOPPER_SMS = DEVICES["h200"].num_sms
 
 
 def _with_a_full_ring(shape: StreamShape) -> list[Tiles]:

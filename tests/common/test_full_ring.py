@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import pallas_kernels as pk
 from pallas_kernels.common.devices import DEVICES
 from pallas_kernels.common.launch import guarded
-from pallas_kernels.common.stream import blocks_of, programs_of
+from pallas_kernels.common.stream import blocks_of, programs_of, start_of
 from pallas_kernels.common.tiles import StreamShape, Tiles, feasible, search_space
 from tests import inputs
 from tests.lowering import lower
@@ -69,14 +69,18 @@ def test_nothing_is_read_or_written_outside(op):
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(found))
 
 
-@pytest.mark.parametrize("blocks, programs", [(1, 4), (7, 3), (8, 8), (100, 9), (128_256, 264)])
+@pytest.mark.parametrize("blocks, programs", [(1, 4), (7, 3), (8, 8), (100, 9), (128_256, 264), (2**30, 2**29 - 1)])
 def test_programs_share_the_blocks_evenly(blocks, programs):
     shape, tiles = (
         StreamShape(rows=1, outputs=4 * blocks - 1, inputs=16),
         Tiles(block_n=4, block_k=16, programs=programs),
     )
     assert blocks_of(shape, tiles) == blocks and programs_of(shape, tiles) == min(blocks, programs)
-    assert blocks * (programs + 1) < 2**31  # the borders of their shares are computed in int32
+    programs = min(blocks, programs)
+    some = np.unique(np.linspace(0, programs - 1, 300, dtype=np.int32))
+    starts, stops = (np.asarray(start_of(jnp.asarray(i, jnp.int32), blocks, programs)) for i in (some, some + 1))
+    assert starts[0] == 0 and stops[-1] == blocks and (stops > starts).all()
+    assert set(stops - starts) <= {blocks // programs, -(-blocks // programs)}
 
 
 def test_what_is_not_feasible_is_said():
