@@ -17,7 +17,7 @@ def test_cases_are_every_combination_and_only_attention_has_contexts():
 @pytest.mark.parametrize("op", cases.OPS)
 def test_incumbents_come_first_and_nothing_twice(op, make_options, device):
     case = cases.make(op, "llama-3.1-8b")
-    whole = grid.tiles_of(case, make_options(), device, 0)
+    whole = grid.tiles_of(case, make_options(programs=()), device, 0)
     first = grid.incumbents(case, device)
     assert whole[: len(first)] == first
     assert len(set(whole)) == len(whole) and set(case.tiles.search_space(case.shape)) <= set(whole)
@@ -26,8 +26,8 @@ def test_incumbents_come_first_and_nothing_twice(op, make_options, device):
 @pytest.mark.parametrize("limit", [1, 2, 7, 10_000])
 def test_a_sample_is_even_deterministic_and_feasible(limit, make_options, device):
     case = cases.make("qkv", "llama-3.1-8b")
-    sample = grid.tiles_of(case, make_options(), device, limit)
-    assert sample == grid.tiles_of(case, make_options(), device, limit)
+    sample = grid.tiles_of(case, make_options(programs=()), device, limit)
+    assert sample == grid.tiles_of(case, make_options(programs=()), device, limit)
     first = grid.incumbents(case, device)
     feasible = [t for t in case.tiles.search_space(case.shape) if case.tiles.feasible(t, case.shape, device)]
     assert len(sample) == max(len(first), min(limit, len({*feasible, *first})))
