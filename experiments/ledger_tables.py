@@ -10,12 +10,13 @@ from experiments.tables import number
 
 HEADER = (
     "model", "strategy", "lever", "without it", "ms/token (p5 to p95)", "gives µs", "the run before",
-    "predicted µs", "launches", "MB", "drift", "KL", "largest", "tokens as shipped", "status",
+    "predicted µs", "launches", "MB predicted", "MB measured", "drift", "KL", "largest", "tokens as shipped", "status",
 )  # fmt: skip
 COUNTERS_HEADER = (
-    "model", "implementation", "context", "MB needed", "MB read", "% of it", "MB written", "by kernel, MB read",
+    "model", "implementation", "without", "context", "MB needed", "MB read", "% of it", "MB written",
+    "by kernel, MB read",
 )  # fmt: skip
-COUNTERS_KEYS = ("device", "model", "dtype", "batch", "context", "implementation")
+COUNTERS_KEYS = ("device", "model", "dtype", "batch", "context", "implementation", "lever")
 NAMED = 6
 """Kernels whose bytes are told one by one."""
 KEYS = ("device", "model", "dtype", "batch", "context", "lever")
@@ -36,19 +37,19 @@ def before(rows: Sequence[Row]) -> dict[tuple, Row]:
 
 def ledger(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[list[Any]]]:
     """Header and lines: model by model, the shipped step first."""
-    earlier = before(rows)
+    earlier, more = before(rows), _moved_more(newest_counters(rows))
     rows = newest(rows)
     models = list(dict.fromkeys(row["model"] for row in rows))
     rows = sorted(rows, key=lambda row: (models.index(row["model"]), bool(row["lever"])))
-    return HEADER, [_line(row, earlier.get(_case(row))) for row in rows]
+    return HEADER, [_line(row, earlier.get(_case(row)), more.get(_case(row))) for row in rows]
 
 
 def _case(row: Row) -> tuple:
     return tuple(row[key] for key in KEYS)
 
 
-def _line(row: Row, earlier: Row | None) -> list[Any]:
-    """`earlier`: the row of the run before, where there is one."""
+def _line(row: Row, earlier: Row | None, more: float | None) -> list[Any]:
+    """`earlier`: the row of the run before; `more`: by the counters, bytes more than the shipped step's; if known."""
     ms, ok = row["ms_per_token"], row["status"] == "ok"
     predicted, lever = row["predicted_us"], row["lever"]
     if row["tried"] and predicted is not None:
@@ -60,6 +61,7 @@ def _line(row: Row, earlier: Row | None) -> list[Any]:
         f"{ms:.3f} ({row['ms_p5']:.3f} to {row['ms_p95']:.3f})" if ms and ok else "-",
         number(row["gain_us"], ".1f"), _before(earlier), number(predicted if lever else None, ".0f"),
         row["predicted_launches"] or "", number(row["predicted_bytes"] / 1e6, ".2f") if row["predicted_bytes"] else "",
+        number(more and more / 1e6, ".2f") if lever else "",
         number(row["drift"], ".2e"), number(row["drift_kl"], ".1e"), number(row["drift_max"], ".2e"),
         "-" if row["tokens_as_shipped"] is None else f"{row['tokens_as_shipped']} of {row['tokens_checked']}",
         row["status"],
@@ -75,11 +77,18 @@ def _before(row: Row | None) -> Any:
 
 def newest_counters(rows: Sequence[Row]) -> list[Row]:
     """Of the counters' rows those of each case's last run, all of one date: its kernels may be others than before."""
+    rows = [row | dict(lever=row.get("lever") or "") for row in rows if row["op"] == "counters"]
     last = tables.newest(rows, "counters", COUNTERS_KEYS)
-    return [
-        row for row in rows
-        if row["op"] == "counters" and row["date"] == last[tuple(row[field] for field in COUNTERS_KEYS)]["date"]
-    ]  # fmt: skip
+    return [row for row in rows if row["date"] == last[tuple(row[field] for field in COUNTERS_KEYS)]["date"]]
+
+
+def _moved_more(counted: Sequence[Row]) -> dict[tuple, float]:
+    """Of each case of a lever the bytes that its step reads and writes more than the shipped step."""
+    moved: dict[tuple, float] = {}
+    for row in counted:
+        moved[_case(row)] = moved.get(_case(row), 0) + row["read_bytes"] + row["written_bytes"]
+    shipped = {case: moved.get((*case[:-1], "")) for case in moved}
+    return {case: moved[case] - base for case, base in shipped.items() if case[-1] and base is not None}
 
 
 def counters(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[list[Any]]]:
@@ -95,7 +104,8 @@ def _counted(rows: Sequence[Row]) -> list[Any]:
     first, read = rows[0], sum(row["read_bytes"] for row in rows)
     named = ", ".join(f"{row['kernel']} {row['read_bytes'] / 1e6:.1f}" for row in rows[:NAMED])
     return [
-        first["model"], first["implementation"], first["context"], number(first["step_bytes"] / 1e6, ".1f"),
-        number(read / 1e6, ".1f"), number(100 * read / first["step_bytes"], ".1f"),
+        first["model"], first["implementation"], first["lever"], first["context"],
+        number(first["step_bytes"] / 1e6, ".1f"), number(read / 1e6, ".1f"),
+        number(100 * read / first["step_bytes"], ".1f"),
         number(sum(row["written_bytes"] for row in rows) / 1e6, ".1f"), named,
     ]  # fmt: skip

@@ -50,7 +50,8 @@ LEDGER = (
     "run. *gives*: by how much the step is slower without the lever (for one that was tried and is not in it: faster "
     "with it; one that was removed gave nothing, and its row is of a commit that had it). The control is the same step "
     "twice: less than that is not told from nothing; beside each is what the run before gave. *predicted*: by the "
-    "arithmetic of experiments/levers.py, with the launches and megabytes that the step without it has more. *drift*, "
+    "arithmetic of experiments/levers.py, with the launches and megabytes that the step without it has more; "
+    "*measured*: megabytes read and written, by the GPU's counters, where they were asked. *drift*, "
     "*KL*, *largest*: of the logits of that step from the same step in float64, as RMS over RMS, mean divergence and "
     "largest difference. What was tried before a lever was settled, and what bounds the rest: [NOTES.md](NOTES.md)."
 )

@@ -144,3 +144,16 @@ def test_counters_are_summed_by_kernel():
     head, qkv = counters.kernels(table)
     assert head["kernel"] == "head" and head["read_bytes"] == 10**9
     assert qkv == dict(kernel="qkv", calls=2, read_bytes=2 * 10**6, written_bytes=3000, alone_us=13)
+
+
+def test_counters_of_several_steps_are_told_apart():
+    units = {"Kernel Name": ""}
+    names = ["before(float*)", "mark(float*)", "qkv", "head", "mark(float*)", "loop_add_fusion"]
+    steps = counters.by_step([units, *({"Kernel Name": name} for name in names)])
+    assert [[line["Kernel Name"] for line in step] for step in steps] == [["", "qkv", "head"], ["", "loop_add_fusion"]]
+
+
+@pytest.mark.parametrize("bad", ["--models=gpt-2", "--levers=magic"])
+def test_bad_arguments_of_the_counters_are_one_line(bad, capsys):
+    assert counters.main([bad]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
