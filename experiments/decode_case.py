@@ -26,7 +26,7 @@ class Found:
 
     Attributes:
         step_ms: milliseconds a step, of each sample. compilation: by which of the programs, of each sample.
-        tokens: int32 [steps, B] of each sequence, as first drawn.
+        tokens: int32 [steps, B] of each sequence, as the first compilation drew them.
         voids: why the times do not count. failure: why there are none.
     """
 
@@ -35,6 +35,7 @@ class Found:
     tokens: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
     voids: list[str] = dataclasses.field(default_factory=list)
     failure: str = ""
+    _drawn: dict[tuple[int, int], np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def percentiles(self) -> tuple[float, float, float]:
@@ -58,10 +59,16 @@ class Found:
     def add(
         self, sequence: int, step_ms: float, tokens: np.ndarray, logits: np.ndarray, *, compilation: int = 0
     ) -> None:
-        """A sample; the logits are those of its last step."""
+        """A sample; the logits are those of its last step.
+
+        A program must draw the same tokens every time. Two compilations of one need not: XLA takes the algorithms of
+        products by time, and so its sums in another order.
+        """
         self.step_ms.append(step_ms)
         self.compilation.append(compilation)
-        if not (self.tokens.setdefault(sequence, tokens) == tokens).all():
+        if compilation == 0:
+            self.tokens.setdefault(sequence, tokens)
+        if not (self._drawn.setdefault((sequence, compilation), tokens) == tokens).all():
             self.void("the tokens of two runs of a sequence differ")
         if not np.isfinite(logits).all():
             self.void("logits that are not finite")

@@ -229,6 +229,16 @@ def test_every_compilation_is_timed(run, two, time_is):
         assert row["samples"] == 8 and 1.0 < row["ms_per_token"] < 1.066667 and row["status"] == "ok"
 
 
+def test_two_compilations_may_draw_other_tokens(run, time_is):
+    def other_tokens(call, result):
+        state, tokens, logits = result
+        return (state, tokens.at[1:].add(calls[call] in calls[1:2]), logits), 0.003
+
+    calls = time_is(other_tokens)
+    (_, (row,)) = run(compilations=2)
+    assert row["status"] == "ok" and row["tokens_checked"] == 6
+
+
 def test_tokens_that_are_not_those_of_xla_are_no_fault(run, two, time_is):
     def other_tokens(call, result):
         state, tokens, logits = result
