@@ -2,7 +2,7 @@
 
     python -m experiments.decode --config=decode.py
 
-A few minutes on an H200, most of it the larger model's, as on 2 cores without a GPU.
+Two minutes on an H200, most of it the larger model's, as on 2 cores without a GPU.
 
 Expected: a row for each model, dtype, batch, context and implementation in out/decode-<device>.jsonl, a table, and a
 picture of percent of the ceiling, the fused kernels and XLA beside each other. Every row names the read ceiling that
