@@ -49,7 +49,7 @@ def test_overrides():
     assert found.ops == ("qkv", "out")
     assert found.models == ("llama-3.1-8b", "llama-3.2-1b")
     assert found.rows == (1, 8) and found.contexts == (1024,)
-    assert found.restrictions == dict(block_n=(2, 4), mma=(True,))
+    assert found.restrictions == dict(block_n=(2, 4), mma=(True,), programs=(0,))
     assert found.time_limit_s == 30 and found.plots == ""
 
 
@@ -95,7 +95,7 @@ def test_a_config_file_with_an_unknown_field(tmp_path):
 
 
 def test_tiles_that_no_search_space_has(make_options, tmp_path):
-    with pytest.raises(UsageError, match=r"block_n=\(3,\): no tile of out's search space"):
+    with pytest.raises(UsageError, match=r"block_n=\(3,\), programs=\(0,\): no tile of out's search space"):
         sweep.run(make_options(block_n=(3,)), ["sweep"], False)
     assert list(tmp_path.iterdir()) == []
 
