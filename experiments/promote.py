@@ -39,6 +39,18 @@ def newest(rows: Sequence[Row]) -> list[Row]:
     return [row for row, one in zip(rows, software) if one == software[-1]]
 
 
+def fullest(rows: Sequence[Row]) -> list[Row]:
+    """The rows of a case by the software, on one device, that tried the most tiles; of equal ones by the last.
+
+    A later sweep of part of the tiles does not hide that of all.
+    """
+    by: dict[tuple, list[Row]] = {}
+    for row in rows:
+        software = tuple(row.get(field) for field in SOFTWARE)
+        by[software] = [*by.pop(software, []), row]
+    return max(reversed(by.values()), key=lambda found: len({str(row["tiles"]) for row in found}))
+
+
 def entries_of(path: Path) -> list[dict[str, Any]]:
     """The entries of a tuned file; [] where there is none."""
     if not path.exists():

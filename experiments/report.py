@@ -16,7 +16,7 @@ from typing import Any
 
 from experiments import decode_tables, ledger_tables, plots, row_log, tables
 from experiments.options import fail
-from experiments.promote import gpu_rows, newest
+from experiments.promote import fullest, gpu_rows, newest
 from experiments.row_log import ResultsError, Row
 from experiments.rows import GPU
 from experiments.tables import number
@@ -103,11 +103,12 @@ def _kernels(rows: Sequence[Row]) -> list[str]:
     """The tables of layers and of single kernels."""
     winners, layers, tried, ran = [], [], 0, 0
     for (op, *_), members in tables.by_case(rows).items():
-        members = newest(members)
         if op == "layer":
+            members = newest(members)
             last = {(row.get("implementation"), row.get("prefetch_bytes")): row for row in members}
             layers += [row for row in last.values() if row.get("median_us") is not None]
             continue
+        members = fullest(members)
         ok = tables.timed(members)
         tried += len({str(row["tiles"]) for row in members})
         ran += len(ok)
@@ -230,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.pictures:
         for device in DEVICES.values():
             folder = arguments.results / device.key
-            members = [row for _, case in tables.by_case(gpu_rows(rows, device)).items() for row in newest(case)]
+            members = [row for _, case in tables.by_case(gpu_rows(rows, device)).items() for row in fullest(case)]
             if members:
                 print("\n".join(plots.draw_gpu(members, folder, device)))
             decoded = [row for row in rows if devices.find(row.get("device") or "") == device]

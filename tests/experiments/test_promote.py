@@ -141,5 +141,15 @@ def test_committed_rows_name_tiles_as_new_ones_do(path):
     assert rows and all(cases.fields_of(kinds[row["op"]](**row["tiles"])) == row["tiles"] for row in rows)
 
 
+def test_a_sweep_of_few_tiles_does_not_hide_that_of_all(make_row):
+    whole = [make_row(tiles=tiles, kernels="a") for tiles in (HEURISTIC, FAST, FASTER)]
+    few = [make_row(tiles=tiles, kernels="b") for tiles in (HEURISTIC, FAST)]
+    assert promote.fullest(whole + few) == whole and promote.newest(whole + few) == few
+    again = [row | dict(kernels="c") for row in whole]
+    assert promote.fullest(whole + few + again) == again, "of equal ones the last"
+    assert promote.fullest(whole[:2] + few + whole[2:]) == whole
+    assert promote.fullest(few + few + whole) == whole, "a tile counts once"
+
+
 def test_programs_are_named_where_there_are_some():
     assert cases.fields_of(Tiles(block_n=4, block_k=512, programs=132))["programs"] == 132
