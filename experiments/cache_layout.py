@@ -7,9 +7,7 @@ reads keys and values, from caches [P, K, Z, H] (one head's positions are contig
 heads are), in pages of 16 and 256 positions and in one page: cold, in a chain of dependent calls.
 """
 
-import functools
-import json
-import pathlib
+import itertools
 import sys
 
 import jax
@@ -18,13 +16,14 @@ from absl import app, flags
 from jax import lax
 from jax.experimental import pallas as pl
 
-from experiments import provenance
+from experiments import cold_reads, provenance
 from experiments.models import MODELS
+from experiments.row_log import Log
 from pallas_kernels.common import devices, hooks
 from pallas_kernels.common.launch import launch, let_next_start
 from tokenspeed import measure
 
-BLOCK_S, SPLITS, STAGES, COLD_BYTES, STEPS_US = 64, 16, 3, 300e6, 20_000
+BLOCK_S, SPLITS, STAGES = 64, 16, 3
 LAYOUTS = ("PKZH", "PZKH")
 
 _RESULTS = flags.DEFINE_string("layout_results", "out/cache-layout-{device}.jsonl", "JSON lines that rows go to")
@@ -68,49 +67,26 @@ def time_layout(model: str, context: int, page_size: int, layout: str) -> tuple[
     sizes = dict(P=context // page_size, K=m.num_kv_heads, Z=page_size, H=m.head_dim)
     shape = tuple(sizes[axis] for axis in layout)
     moved = 2 * 2 * context * m.num_kv_heads * m.head_dim
-    count = int(COLD_BYTES // moved) + 1
-    passes = int(STEPS_US / count / (moved / 4e6 + 3)) + 1
+    count, passes = cold_reads.lengths(moved)
     make = jax.jit(lambda key: jax.random.normal(key, shape, jnp.bfloat16))
     caches = [tuple(make(k) for k in jax.random.split(key)) for key in jax.random.split(jax.random.key(0), count)]
-
-    def chain(before, caches):
-        def once(_, before):
-            return functools.reduce(lambda before, cache: read(before, *cache, layout), caches, before)
-
-        return lax.fori_loop(0, passes, once, before)
-
     before = jnp.zeros((m.num_kv_heads * SPLITS, m.head_dim), jnp.float32)
-    program = jax.jit(chain).lower(before, caches).compile()
-    return measure.time_calls(lambda: program(before, caches), calls=count * passes, samples=7), moved
+    run = cold_reads.chained(lambda before, cache: read(before, *cache, layout), before, caches, passes)
+    return measure.time_calls(run, calls=count * passes, samples=7), moved
 
 
 def main(argv) -> None:
     if jax.default_backend() != "gpu":
         raise app.UsageError("the comparison of cache layouts needs an NVIDIA GPU")
     origin = provenance.collect(["python", "-m", "experiments.cache_layout", *argv[1:]])
-    path = pathlib.Path(_RESULTS.value.format(device=devices.named(origin["device"]).key))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for model in ("llama-3.1-8b", "llama-3.2-1b"):
-        for context in (1024, 8192):
-            for page_size in (16, 256, context):
-                for layout in LAYOUTS:
-                    timing, moved = time_layout(model, context, page_size, layout)
-                    row = dict(
-                        op="cache_layout",
-                        model=model,
-                        context=context,
-                        page_size=page_size,
-                        layout=layout,
-                        median_us=round(timing.median_us, 3),
-                        p10_us=round(timing.p10_us, 3),
-                        p90_us=round(timing.p90_us, 3),
-                        bytes=moved,
-                        achieved_gbps=round(moved / timing.median_us / 1e3, 1),
-                        date=provenance.now(),
-                    )
-                    with path.open("a") as file:
-                        file.write(json.dumps(row | origin) + "\n")
-                    print(f"{model} {context} page {page_size:5} {layout}: {timing.median_us:7.2f} us", flush=True)
+    cases = itertools.product(("llama-3.1-8b", "llama-3.2-1b"), (1024, 8192), (16, 256, None), LAYOUTS)
+    with Log(_RESULTS.value.format(device=devices.named(origin["device"]).key)) as log:
+        for model, context, page_size, layout in cases:
+            page_size = page_size or context
+            timing, moved = time_layout(model, context, page_size, layout)
+            fields = dict(op="cache_layout", model=model, context=context, page_size=page_size, layout=layout)
+            cold_reads.append(log, fields, timing, moved, origin)
+            print(f"{model} {context} page {page_size:5} {layout}: {timing.median_us:7.2f} us", flush=True)
 
 
 if __name__ == "__main__":

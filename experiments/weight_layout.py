@@ -10,9 +10,9 @@ apart: as checkpoints have it, all gate rows, then all up rows; for the ops whos
 tiles: what a program loads at a time is one contiguous piece.
 """
 
+import dataclasses
 import functools
-import json
-import pathlib
+import itertools
 import sys
 
 import jax
@@ -21,15 +21,16 @@ from absl import app, flags
 from jax import lax
 from jax.experimental import pallas as pl
 
-from experiments import cases, provenance
+from experiments import cases, cold_reads, provenance
 from experiments.gpu import compile_all
+from experiments.row_log import Log
 from pallas_kernels.common import devices, hooks
 from pallas_kernels.common.launch import launch, let_next_start
 from pallas_kernels.common.tiles import StreamShape, Tiles
 from tokenspeed import measure
 
 OPS, MODELS = ("qkv", "out", "gate_up", "down"), ("llama-3.1-8b", "llama-3.2-1b")
-COLD_BYTES, PASS_US, ROUNDS = 300e6, 20_000, 3
+ROUNDS = 3
 
 _RESULTS = flags.DEFINE_string("weight_results", "out/weight-layout-{device}.jsonl", "JSON lines that rows go to")
 
@@ -76,29 +77,33 @@ def read(before: jax.Array, w: jax.Array, shape: StreamShape, tiles: Tiles, layo
     )[0]
 
 
-def prepared(op: str, model: str, device: devices.Device):
-    """The case's shape and tiles, cold weights, and a function that makes the program (before, weights) of a layout."""
-    case = cases.make(op, model)
-    shape, tiles = case.shape, case.chosen(device)
+def time_layouts(shape: StreamShape, tiles: Tiles) -> tuple[dict[str, measure.Timing], int]:
+    """Microseconds of one call by layout, of `ROUNDS` in turn (the card's rate moves), and the bytes that it reads."""
     if shape.inputs % tiles.block_k or shape.outputs % tiles.block_n:
-        raise ValueError(f"{op} of {model}: expected tiles that divide {shape}, got {tiles}")
+        raise ValueError(f"expected tiles that divide {shape}, got {tiles}")
     elements = shape.outputs * shape.groups * shape.inputs
-    count = int(COLD_BYTES // (2 * elements)) + 1
-    passes = int(PASS_US / count / (2 * elements / 4e6 + 3)) + 1
+    count, passes = cold_reads.lengths(2 * elements)
     make = jax.jit(lambda key: jax.random.normal(key, (elements,), jnp.bfloat16))
     weights = [make(key) for key in jax.random.split(jax.random.key(0), count)]
     before = jnp.zeros((shape.outputs // tiles.block_n,), jnp.float32)
 
-    def program(layout):
-        def chain(before, weights):
-            def once(_, before):
-                return functools.reduce(lambda before, w: read(before, w, shape, tiles, layout), weights, before)
+    def chain(layout):
+        return cold_reads.chained(lambda before, w: read(before, w, shape, tiles, layout), before, weights, passes)
 
-            return lax.fori_loop(0, passes, once, before)
+    names = layouts(shape)
+    chains = compile_all([functools.partial(chain, layout) for layout in names], 0)
+    found: dict[str, list[measure.Timing]] = {layout: [] for layout in names}
+    for _ in range(ROUNDS):
+        for layout, run in zip(names, chains, strict=True):
+            found[layout].append(measure.time_calls(run, calls=count * passes, samples=5))
+    return {layout: _together(timings) for layout, timings in found.items()}, 2 * elements
 
-        return jax.jit(chain).lower(before, weights).compile()
 
-    return shape, tiles, 2 * elements, count * passes, (before, weights), program
+def _together(timings: list[measure.Timing]) -> measure.Timing:
+    """The round of the middle, with the percentiles of the widest."""
+    middle = sorted(timings, key=lambda timing: timing.median_us)[len(timings) // 2]
+    low, high = min(timing.p10_us for timing in timings), max(timing.p90_us for timing in timings)
+    return dataclasses.replace(middle, p10_us=low, p90_us=high)
 
 
 def main(argv) -> None:
@@ -106,35 +111,15 @@ def main(argv) -> None:
         raise app.UsageError("the comparison of weight layouts needs an NVIDIA GPU")
     origin = provenance.collect(["python", "-m", "experiments.weight_layout", *argv[1:]])
     device = devices.named(origin["device"])
-    path = pathlib.Path(_RESULTS.value.format(device=device.key))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for model in MODELS:
-        for op in OPS:
-            shape, tiles, moved, calls, arguments, program = prepared(op, model, device)
-            names = layouts(shape)
-            programs = compile_all([functools.partial(program, layout) for layout in names], 0)
-            found: dict[str, list[measure.Timing]] = {layout: [] for layout in names}
-            for _ in range(ROUNDS):  # in turn: the card's rate moves
-                for layout, run in zip(names, programs, strict=True):
-                    found[layout].append(measure.time_calls(functools.partial(run, *arguments), calls=calls, samples=5))
-            for layout, timings in found.items():
-                best = sorted(timings, key=lambda timing: timing.median_us)[ROUNDS // 2]
-                row = dict(
-                    op="weight_layout",
-                    model=model,
-                    of=op,
-                    layout=layout,
-                    tiles=cases.fields_of(tiles),
-                    median_us=round(best.median_us, 3),
-                    p10_us=round(min(timing.p10_us for timing in timings), 3),
-                    p90_us=round(max(timing.p90_us for timing in timings), 3),
-                    bytes=moved,
-                    achieved_gbps=round(moved / best.median_us / 1e3, 1),
-                    date=provenance.now(),
-                )
-                with path.open("a") as file:
-                    file.write(json.dumps(row | origin) + "\n")
-                print(f"{model} {op:8} {layout:6} {best.median_us:7.2f} us", flush=True)
+    with Log(_RESULTS.value.format(device=device.key)) as log:
+        for model, op in itertools.product(MODELS, OPS):
+            case = cases.make(op, model)
+            tiles = case.chosen(device)
+            timings, moved = time_layouts(case.shape, tiles)
+            for layout, timing in timings.items():
+                fields = dict(op="weight_layout", model=model, of=op, layout=layout, tiles=cases.fields_of(tiles))
+                cold_reads.append(log, fields, timing, moved, origin)
+                print(f"{model} {op:8} {layout:6} {timing.median_us:7.2f} us", flush=True)
 
 
 if __name__ == "__main__":
