@@ -27,13 +27,14 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from experiments import levers, provenance, tables
+from experiments import provenance, tables
 from experiments.cases import DTYPES
 from experiments.decode_loop import Decoder, mean_bytes
 from experiments.gpu import compile_all
 from experiments.ledger_case import Levered
+from experiments.levers import Lever, named
 from experiments.models import config_of
-from experiments.options import UsageError, check_name, check_published, fail
+from experiments.options import UsageError, check_published, fail
 from experiments.row_log import Log, ResultsError, Row
 from pallas_kernels.common import devices
 from pallas_kernels.common.launch import launch
@@ -60,12 +61,9 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def chosen(arguments: argparse.Namespace) -> list[levers.Lever]:
+def chosen(arguments: argparse.Namespace) -> list[Lever]:
     """The levers whose steps are measured, the shipped step first."""
-    names = [name for name in arguments.levers.split(",") if name]
-    for name in names:
-        check_name("levers", name, [lever.name for lever in levers.LEVERS])
-    return [levers.SHIPPED, *(lever for lever in levers.LEVERS if lever.name in names)]
+    return named([name for name in arguments.levers.split(",") if name])
 
 
 def step(arguments: argparse.Namespace) -> None:

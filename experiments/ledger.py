@@ -28,9 +28,9 @@ from experiments.decode_case import Case, Found
 from experiments.decode_loop import Decoder, mean_bytes
 from experiments.gpu import DeviceLost, probe_device
 from experiments.ledger_case import Drift, Levered
-from experiments.levers import LEVERS, SHIPPED, Lever, Step
+from experiments.levers import LEVERS, SHIPPED, Lever, Step, named
 from experiments.models import config_of
-from experiments.options import UsageError, check_name, check_published, fail
+from experiments.options import UsageError, check_published, fail
 from experiments.report import RESULTS
 from experiments.row_log import Log, ResultsError, Row
 from pallas_kernels.common import devices
@@ -68,9 +68,7 @@ def chosen(arguments: argparse.Namespace) -> list[Lever]:
     if not 1 <= arguments.batch <= MAX_ROWS:
         raise UsageError(f"batch: expected 1 to {MAX_ROWS}, got {arguments.batch}")
     names = [name for name in arguments.levers.split(",") if name]
-    for name in names:
-        check_name("levers", name, [lever.name for lever in LEVERS])
-    return [SHIPPED, *(lever for lever in LEVERS if not names or lever.name in names)]
+    return named(names or [lever.name for lever in LEVERS])
 
 
 def measured(step: Step, levers: Sequence[Lever], arguments: argparse.Namespace) -> Iterator[Row]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 import pallas_kernels as pk
 from experiments import cases, unfused
+from experiments.options import check_name
 from experiments.row_log import Row
 from experiments.rows import GPU
 from pallas_kernels.common import levers
@@ -249,3 +250,10 @@ LEVERS = (
         compiler_options=dict(xla_gpu_enable_command_buffer="FUSION,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,WHILE"),
     ),
 )
+
+
+def named(names: Sequence[str]) -> list[Lever]:
+    """The shipped step and the levers of these names; a UsageError where there is none of a name."""
+    for name in names:
+        check_name("levers", name, [lever.name for lever in LEVERS])
+    return [SHIPPED, *(lever for lever in LEVERS if lever.name in names)]
