@@ -5,15 +5,14 @@
 Timed is the whole greedy step on which the next token depends: embedding, layers, head, argmax, next position, with
 random weights and `context` random positions in the cache. A sample is one call of a program that takes `steps` such
 steps on the device (the host's 0.3 ms for starting a call are below 1% of it) for a sequence of its own cache and first
-token; it starts with that cache in place and ends when its last token is there. Samples of the implementations
-alternate, every sequence is run several times over by each of several compilations of the same program (where code and
-buffers lie moves a time by up to 5%), and a time is the median of all samples with the 5th and the 95th percentile, so
-those are percentiles of the mean step of a call.
+token; it starts with that cache in place and ends when its last token is there. The implementations take turns, every
+sequence is run several times over by each of several compilations of the same program, and a time is the median of all
+samples with the 5th and the 95th percentile, so those are percentiles of the mean step of a call.
 
 A row is void, and its status says why, where something was compiled during timing, where the tokens of two runs of a
-sequence differ, where a logit is not finite (the unused part of the cache is NaN), or where the percentiles are more
-than 10% of the median apart. What cannot be compiled or run is a row that says why. Beside the fields of every row
-(experiments/rows.py):
+sequence by one compilation differ, where a logit is not finite (the unused part of the cache is NaN), or where the
+percentiles are more than 10% of the median apart. What cannot be compiled or run is a row that says why. Beside the
+fields of every row (experiments/rows.py):
 
 batch, rows: sequences at a time. context: positions in the cache before the first step.
 ms_per_token, ms_p5, ms_p95, samples, steps: of one step, in which each of the `batch` sequences gets a token.

@@ -19,7 +19,7 @@ GPU_MODELS, CPU_MODELS = ("llama-3.1-8b", "llama-3.2-1b"), ("qwen2.5-0.5b",)
 GPU_DTYPES, CPU_DTYPES = ("bf16",), ("f32",)
 """What is measured where nothing is named: a processor needs a small model, and XLA is slow at bf16 there."""
 GPU_COMPILATIONS = 3
-"""One alone may be lucky or not; see `decode_case.Case`."""
+"""Of XLA's step they differ by about 1%; see `decode_case.Case`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -93,8 +93,8 @@ def test_a_lever_that_is_no_more_stays_in_the_table(rows):
 
 
 def test_a_gain_needs_two_times_that_count():
-    tokens = {0: np.zeros((2, 1), np.int32)}
-    shipped, slower = Found(step_ms=[1.0, 1.0], tokens=tokens), Found(step_ms=[1.5, 1.5], tokens=tokens)
+    drawn = {(0, 0): np.zeros((2, 1), np.int32)}
+    shipped, slower = Found(step_ms=[1.0, 1.0], drawn=drawn), Found(step_ms=[1.5, 1.5], drawn=drawn)
     (lever, tried) = LEVERS[0], next(lever for lever in LEVERS if lever.tried)
     assert ledger.figures(lever, slower, shipped)["gain_us"] == pytest.approx(500)
     assert ledger.figures(tried, slower, shipped)["gain_us"] == pytest.approx(-500)
