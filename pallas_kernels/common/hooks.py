@@ -12,6 +12,7 @@ from jax._src.pallas import core as pallas_core
 from jax._src.pallas.triton import gpu_info, lowering
 from jax._src.state import primitives as state_primitives
 from jaxlib.mlir import ir
+from jaxlib.mlir.dialects import math as math_dialect
 from jaxlib.triton import _triton_ops_gen as triton_ops
 
 from pallas_kernels.common import levers
@@ -88,6 +89,33 @@ def prefetch_l2(ref, num_bytes: int) -> None:
     root, transforms = state_primitives.get_ref_and_transforms(ref, None, "prefetch_l2")
     flat, tree = tree_util.tree_flatten((root, transforms))
     _prefetch_p.bind(*flat, args_tree=tree, num_bytes=num_bytes)
+
+
+_multiply_add_p = jax_core.Primitive("multiply_add")
+
+
+@_multiply_add_p.def_abstract_eval
+def _multiply_add_abstract_eval(a, b, c):
+    if not a.shape == b.shape == c.shape or not a.dtype == b.dtype == c.dtype:
+        raise TypeError(f"multiply_add: expected operands of one shape and dtype, got {a}, {b} and {c}")
+    return jax_core.ShapedArray(c.shape, c.dtype)
+
+
+@lowering.register_lowering(_multiply_add_p)
+def _multiply_add_lowering(ctx, a, b, c):
+    del ctx
+    return math_dialect.fma(a, b, c)
+
+
+def multiply_add(a, b, c):
+    """a * b + c in one instruction and one rounding, for floating-point arrays of one shape and dtype.
+
+    The backend compiles a product and a sum as two instructions each with its own rounding (`mul.rn`, `add.rn`), which
+    the assembler must not join.
+    """
+    if not levers.used("multiply_add"):
+        return a * b + c
+    return _multiply_add_p.bind(a, b, c)
 
 
 _dependents_p = jax_core.Primitive("launch_dependents")

@@ -4,15 +4,15 @@ import contextlib
 import contextvars
 from collections.abc import Iterator
 
-LEVERS = ("pipeline_loop", "prefetch_l2", "launch_dependents", "tuned_tiles")
-"""The three hooks by their names, and the tiles that a sweep found."""
+LEVERS = ("pipeline_loop", "prefetch_l2", "launch_dependents", "multiply_add", "tuned_tiles")
+"""The four hooks by their names, and the tiles that a sweep found."""
 
 _left_out: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar("left_out", default=frozenset())
 
 
 @contextlib.contextmanager
 def without(*names: str) -> Iterator[None]:
-    """Kernels that are traced within it do without these levers; results stay the same, times do not.
+    """Kernels that are traced within it do without these levers: other times, the same results but for roundings.
 
     Part of the cache key of each public function, so it needs no clearing of caches.
     """

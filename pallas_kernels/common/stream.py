@@ -213,10 +213,14 @@ class _Vectors:
         for m in range(stream.shape.rows):
             x = load(stream.x_ref, m, span, interpret=interpret).astype(jnp.float32)
             if gain is not None:
-                new_squares.append(squares[m] + x * x)
+                new_squares.append(self._multiply_add(x, x, squares[m]))
                 x = x * gain
-            new_sums.append(tuple(s + w * x[None, :] for s, w in zip(sums[m], weights, strict=True)))
+            x = jnp.broadcast_to(x[None, :], weights[0].shape)
+            new_sums.append(tuple(self._multiply_add(w, x, s) for s, w in zip(sums[m], weights, strict=True)))
         return tuple(new_sums), tuple(new_squares)
+
+    def _multiply_add(self, a, b, c):
+        return a * b + c if self.stream.interpret else hooks.multiply_add(a, b, c)
 
     def sums(self, carry):
         (sums, squares), norm, out = carry, self.stream.norm, []

@@ -51,6 +51,17 @@ def test_pipeline_loop():
     assert "tt.num_stages" in text, "hooks.pipeline_loop: the loop has no attribute tt.num_stages"
 
 
+def test_multiply_add():
+    def kernel(x_ref, y_ref, hooked):
+        x = x_ref[pl.ds(0, 8)]
+        y_ref[pl.ds(0, 8)] = hooks.multiply_add(x, x, x) if hooked else x * x + x
+
+    assert "fma" not in lowered(lambda x, y: kernel(x, y, False))
+    assert "fma" in lowered(lambda x, y: kernel(x, y, True)), "hooks.multiply_add: no fused operation"
+    with pytest.raises(TypeError, match="one shape and dtype"):
+        jax.make_jaxpr(hooks.multiply_add)(jnp.zeros(8), jnp.zeros(16), jnp.zeros(8))
+
+
 def test_prefetch_l2():
     def kernel(x_ref, y_ref):
         hooks.prefetch_l2(x_ref.at[32], 128)
