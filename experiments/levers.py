@@ -193,6 +193,13 @@ LEVERS = (
         implementation="xla",
     ),
     Lever(
+        name="norm in halves",
+        strategy=FUSION,
+        without="all of a norm where its rows are used, with tensor cores by a launch of its own",
+        predicted=lambda step: _launches(lambda step: 2 * _layers(step) - 1)(step) if step.batch > 1 else Prediction(),
+        left_out=("weighted_norm",),
+    ),
+    Lever(
         name="tuned tiles",
         strategy=MEMORY,
         without="the heuristics' tiles",
@@ -205,6 +212,13 @@ LEVERS = (
         without="the same tiles, weights loaded straight into registers",
         predicted=_without_ring,
         left_out=("pipeline_loop",),
+    ),
+    Lever(
+        name="product and sum in one instruction",
+        strategy=MEMORY,
+        without="two",
+        predicted=lambda step: Prediction(),
+        left_out=("multiply_add",),
     ),
     Lever(
         name="dependent launch",

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 
 import pallas_kernels as pk
 from pallas_kernels import DenseWeight, KVCache
-from pallas_kernels.common.arithmetic import activate, rms_norm
+from pallas_kernels.common.arithmetic import activate
 from pallas_kernels.common.kv_cache import locate
+from pallas_kernels.common.weighted import normed, weigh
 from pallas_kernels.qkv.reference import rotate
 
 
@@ -30,10 +31,10 @@ def _flat(weight: DenseWeight) -> DenseWeight:
 
 def qkv(x, norm, weight, cache, *, positions, rope, sequence, page_table, eps, **how) -> tuple[jax.Array, KVCache]:
     """As `pk.qkv`: RMSNorm, the rotation and the write into the cache are XLA's; the product alone is the kernel's."""
-    hidden = rms_norm(x, norm, eps, 0.0).astype(x.dtype)
+    hidden = normed(x, norm, eps, 0.0).astype(weight.rows.dtype)
     pairs = pk.out(hidden, _flat(weight), **how)
     kv_heads, head_dim = cache.k.shape[1], cache.k.shape[3]
-    low, high = jnp.moveaxis(pairs.reshape(x.shape[0], -1, head_dim // 2, 2), -1, 0)
+    low, high = jnp.moveaxis(pairs.reshape(len(pairs), -1, head_dim // 2, 2), -1, 0)
     heads = jnp.concatenate([low, high], axis=-1).astype(jnp.float32)
     q, k, v = jnp.split(heads, (heads.shape[1] - 2 * kv_heads, heads.shape[1] - kv_heads), axis=1)
     page, slot = locate(cache.k, positions, sequence, page_table)
@@ -41,27 +42,30 @@ def qkv(x, norm, weight, cache, *, positions, rope, sequence, page_table, eps, *
         old.at[page, :, slot].set(new.astype(old.dtype), mode="drop")
         for old, new in ((cache.k, rotate(k, positions, rope)), (cache.v, v))
     )
-    return rotate(q, positions, rope).astype(x.dtype), KVCache(k=k, v=v)
+    return rotate(q, positions, rope).astype(pairs.dtype), KVCache(k=k, v=v)
 
 
 def gate_up(x, norm, weight, *, activation, eps, **how) -> jax.Array:
     """As `pk.gate_up`: RMSNorm and the gated activation are XLA's."""
-    both = pk.down(rms_norm(x, norm, eps, 0.0).astype(x.dtype), _flat(weight), **how).astype(jnp.float32)
-    return (activate(activation, both[:, ::2]) * both[:, 1::2]).astype(x.dtype)
+    hidden = normed(x, norm, eps, 0.0).astype(weight.rows.dtype)
+    both = pk.down(hidden, _flat(weight), **how).astype(jnp.float32)
+    return (activate(activation, both[:, ::2]) * both[:, 1::2]).astype(hidden.dtype)
 
 
-def out(x, weight, *, residual, wide, **how) -> Any:
+def out(x, weight, *, residual, wide, norm=None, **how) -> Any:
     """As `pk.out`: the residual is added by XLA."""
-    return _added(pk.out(x, weight, **how), residual, wide)
+    return _added(pk.out(x, weight, **how), residual, wide, norm)
 
 
-def down(x, weight, *, residual, wide, **how) -> Any:
+def down(x, weight, *, residual, wide, norm=None, **how) -> Any:
     """As `pk.down`: the residual is added by XLA."""
-    return _added(pk.down(x, weight, **how), residual, wide)
+    return _added(pk.down(x, weight, **how), residual, wide, norm)
 
 
-def _added(product, residual, wide):
+def _added(product, residual, wide, norm):
     y = product.astype(jnp.float32) + residual.astype(jnp.float32)
+    if norm is not None:
+        return weigh(y, norm, 0.0, dtype=product.dtype, part=y.shape[1]), y
     return (y.astype(product.dtype), y) if wide else y.astype(product.dtype)
 
 

@@ -2,6 +2,7 @@
 
 from pallas_kernels.attention.api import attention, attention_counters
 from pallas_kernels.common.kv_cache import KVCache
+from pallas_kernels.common.weighted import Weighted
 from pallas_kernels.common.weights import (
     DenseWeight,
     pack_gate_up,
@@ -19,6 +20,7 @@ from pallas_kernels.qkv.api import qkv
 __all__ = [
     "DenseWeight",
     "KVCache",
+    "Weighted",
     "attention",
     "attention_counters",
     "down",

@@ -16,6 +16,7 @@ import numpy as np
 import pallas_kernels as pk
 from pallas_kernels.attention.tiles import AttentionShape
 from pallas_kernels.common.tiles import StreamShape
+from pallas_kernels.common.weighted import weigh
 
 MODELS = {
     "llama-3.1-8b": dict(width=4096, heads=32, kv_heads=8, head_dim=128, features=14336, vocabulary=128256),
@@ -108,18 +109,48 @@ def projection(
     bias=False,
     residual=True,
     wide=False,
+    norm=False,
+    norm_offset=0.0,
 ) -> Call:
-    """Arguments of `out` or `down`; with `wide` the residual is float32, as what it comes from returns it."""
+    """Arguments of `out` or `down`; with `wide` the residual is float32, as what it comes from returns it.
+
+    With `norm`, the results are the weighted rows, their sums of squares [B], and the stream.
+    """
+    wide = wide or norm
     return Call(
-        function=function,
+        function=_summed(function) if norm else function,
         arrays=dict(
             x=draw.normal(rows, inputs, dtype=dtype),
             weight=_weight(draw, outputs, inputs=inputs, dtype=dtype, bias=bias),
             residual=draw.normal(rows, outputs, dtype="float32" if wide else dtype) if residual else None,
+            norm=_norm(draw, outputs, dtype, norm_offset) if norm else None,
         ),
-        options=dict(wide=wide),
+        options=dict(wide=wide, norm_offset=norm_offset),
         shape=StreamShape(rows=rows, outputs=outputs, inputs=inputs, dtype=dtype),
     )
+
+
+def _summed(function: Callable) -> Callable:
+    """`out` or `down` with a norm: how many parts the squares come in depends on the tiles, their sum does not."""
+
+    @functools.wraps(function)
+    def call(**arguments):
+        rows, stream = function(**arguments)
+        return rows.x, jnp.sum(rows.squares, axis=1), stream
+
+    return call
+
+
+def weighted(draw, call: Call) -> Call:
+    """`call`, of an op that norms its rows, with the norm's weight in them already; their squares in odd parts."""
+    x, norm, offset, part = *(call.arrays[name] for name in ("x", "norm")), call.options["norm_offset"], 7
+    if isinstance(draw, Shapes):
+        parts = -(-x.shape[1] // part)
+        rows = pk.Weighted(x=x, squares=jax.ShapeDtypeStruct((x.shape[0], parts), jnp.float32))
+    else:
+        rows = weigh(x, norm, offset, dtype=x.dtype, part=part)
+    shape = dataclasses.replace(call.shape, norm=False)
+    return dataclasses.replace(call.replace(x=rows, norm=None), shape=shape)
 
 
 def gate_up(

@@ -16,6 +16,14 @@ def rms_norm(x, weight, eps, offset):
     return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * (weight + offset)
 
 
+def normed(x, weight, eps, offset):
+    """RMSNorm of rows, or what is left of it of weighted ones."""
+    if isinstance(x, pk.Weighted):
+        squares = _float64(x.squares).sum(axis=1, keepdims=True)
+        return _float64(x.x) / np.sqrt(squares / x.x.shape[1] + eps)
+    return rms_norm(_float64(x), _float64(weight), eps, offset)
+
+
 def rotate(x, angles_cos, angles_sin):
     """x [B, heads, H]; cos, sin [B, R / 2]; the first R dimensions turn, dimension i with i + R / 2."""
     half = angles_cos.shape[-1]
@@ -26,16 +34,18 @@ def rotate(x, angles_cos, angles_sin):
     return out
 
 
-def projection(*, x, weight, residual=None, wide=False):
+def projection(*, x, weight, residual=None, wide=False, norm=None, norm_offset=0.0):
     kernel, bias = (_float64(a) for a in pk.unpack_linear(weight))
     y = np.einsum("bi,io->bo", _float64(x).reshape(len(x), -1), kernel)
     y = y + (0 if bias is None else bias) + (0 if residual is None else _float64(residual))
+    if norm is not None:
+        return y * (_float64(norm) + norm_offset), (y * y).sum(axis=1), y
     return (y, y) if wide else y
 
 
 def gate_up(*, x, norm, weight, activation="silu", eps=1e-5, norm_offset=0.0):
     gate, up, gate_bias, up_bias = (_float64(a) for a in pk.unpack_gate_up(weight))
-    hidden = rms_norm(_float64(x), _float64(norm), eps, norm_offset)
+    hidden = normed(x, norm, eps, norm_offset)
     g, u = np.einsum("bd,df->bf", hidden, gate), np.einsum("bd,df->bf", hidden, up)
     if gate_bias is not None:
         g, u = g + gate_bias, u + up_bias
@@ -46,7 +56,7 @@ def gate_up(*, x, norm, weight, activation="silu", eps=1e-5, norm_offset=0.0):
 
 def head_logits(*, x, norm, weight, soft_cap=None, eps=1e-5, norm_offset=0.0):
     kernel, bias = (_float64(a) for a in pk.unpack_linear(weight))
-    logits = np.einsum("bd,dv->bv", rms_norm(_float64(x), _float64(norm), eps, norm_offset), kernel)
+    logits = np.einsum("bd,dv->bv", normed(x, norm, eps, norm_offset), kernel)
     logits = logits + (0 if bias is None else bias)
     return logits if soft_cap is None else soft_cap * np.tanh(logits / soft_cap)
 
@@ -71,7 +81,7 @@ def qkv(
     heads = 2 * weight.rows.shape[0] // head_dim - 2 * kv_heads
     rotary_dim = None if rope is None else 2 * rope[0].shape[1]
     *kernels, bq, bk, bv = (_float64(a) for a in pk.unpack_qkv(weight, heads, kv_heads, rotary_dim=rotary_dim))
-    hidden = rms_norm(_float64(x), _float64(norm), eps, norm_offset)
+    hidden = normed(x, norm, eps, norm_offset)
     q, k, v = (np.einsum("bd,dnh->bnh", hidden, w) for w in kernels)
     if bq is not None:
         q, k, v = q + bq, k + bk, v + bv

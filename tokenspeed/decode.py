@@ -1,6 +1,6 @@
 """The decode step: a few tokens of each sequence through the fused kernels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,6 +9,8 @@ from jax import lax
 
 import pallas_kernels as pk
 from pallas_kernels import KVCache
+from pallas_kernels.common import implementation as impl
+from pallas_kernels.common import levers
 from pallas_kernels.common.checks import MAX_ROWS
 from tokenspeed.model import Llama
 
@@ -44,6 +46,8 @@ def decode_step(
     """
     batch, length = tokens.shape
     config, rows = model.config, batch * length
+    # The kernels pass rows on with the next norm's weight in them; XLA's own step stays as it is commonly written.
+    halves = impl.resolve(implementation) != "xla" and levers.used("weighted_norm")
     with jax.named_scope("embedding"):
         x = model.embedding[...][tokens.reshape(-1)]
     positions = positions.reshape(-1)
@@ -56,38 +60,45 @@ def decode_step(
         counters = None
     how = dict(implementation=implementation)
 
-    def each(name: str, op: Callable, *operands):
+    def each(name: str, op: Callable, *operands: Sequence) -> list:
         """The op on every group of rows, under its name in a trace."""
         with jax.named_scope(name):
-            parts = [op(*(operand[group] for operand in operands)) for group in groups]
-            return parts[0] if len(parts) == 1 else jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
+            return [op(*of_group) for of_group in zip(*operands, strict=True)]
 
     # The residual stream is float32 where layers add to it; what a norm reads is rounded to the model's dtype.
-    wide, stream = model.dtype != jnp.float32, x.astype(jnp.float32)
+    wide = model.dtype != jnp.float32
+    xs = [x[group] for group in groups]
+    streams = [x.astype(jnp.float32) for x in xs]
 
-    def add(name: str, op: Callable, operand, weight, following):
-        """A projection that adds to the residual stream: (x, the stream)."""
-        found = each(
-            name, lambda h, r: op(h, weight, residual=r, wide=wide, prefetch=following, **how), operand, stream
-        )
-        return found if wide else (found, found)
+    def add(name: str, op: Callable, operands: list, weight, following, norm):
+        """A projection that adds to the residual stream, of each group: what the norm's user takes, the stream."""
+        options = dict(wide=wide, prefetch=following) | (dict(norm=norm) if halves and norm is not None else {}) | how
+        found = each(name, lambda h, stream: op(h, weight, residual=stream, **options), operands, streams)
+        if wide or "norm" in options:
+            return [x for x, _ in found], [stream for _, stream in found]
+        return found, found
+
+    def ahead(norm: jax.Array, x) -> jax.Array | None:
+        """The weight of the norm that comes before rows are used; None where it is in them."""
+        return None if isinstance(x, pk.Weighted) else norm
 
     new = []
     weights = [(b.qkv.weight, b.out.weight, b.gate_up.weight, b.down.weight) for b in model.blocks]
+    next_norms = [*(block.attention_norm[...] for block in model.blocks[1:]), None]  # the head norms by itself
     for i, (block, cache, window) in enumerate(zip(model.blocks, caches, config.windows, strict=True)):
         qkv, out, gate_up, down = weights[i]
         following = weights[i + 1][0] if i + 1 < len(weights) else model.head_weight
-        parts = []
-        for group, sequence in zip(groups, sequences, strict=True):  # in turn: each writes its rows into the cache
+        queries = []
+        for x, group, sequence in zip(xs, groups, sequences, strict=True):  # in turn: each writes into the cache
             with jax.named_scope("qkv"):
                 q, cache = kernels.qkv(
-                    x[group], block.attention_norm[...], qkv, cache, positions=positions[group], rope=rope,
+                    x, ahead(block.attention_norm[...], x), qkv, cache, positions=positions[group], rope=rope,
                     sequence=sequence, page_table=page_table, eps=config.eps, prefetch=out, **how,
                 )  # fmt: skip
-            parts.append(q)
+            queries.append(q)
         new.append(cache)
         mixed = []
-        for q, group, sequence in zip(parts, groups, sequences, strict=True):
+        for q, group, sequence in zip(queries, groups, sequences, strict=True):
             with jax.named_scope("attention"):
                 found = kernels.attention(
                     q, cache, lengths=positions[group] + 1, sequence=sequence, page_table=page_table,
@@ -96,16 +107,15 @@ def decode_step(
             if counters is not None:
                 found, counters = found
             mixed.append(found)
-        heads = mixed[0] if len(mixed) == 1 else jnp.concatenate(mixed)
-        x, stream = add("out", kernels.out, heads, out, gate_up)
         norm, act = block.mlp_norm[...], config.activation
-        product = each(
+        xs, streams = add("out", kernels.out, mixed, out, gate_up, norm)
+        products = each(
             "gate_up",
-            lambda r: kernels.gate_up(r, norm, gate_up, activation=act, eps=config.eps, prefetch=down, **how),
-            x,
+            lambda x: kernels.gate_up(x, ahead(norm, x), gate_up, activation=act, eps=config.eps, prefetch=down, **how),
+            xs,
         )
-        x, stream = add("down", kernels.down, product, down, following)
-    return x, new, counters
+        xs, streams = add("down", kernels.down, products, down, following, next_norms[i])
+    return xs[0] if len(xs) == 1 else jnp.concatenate(xs), new, counters
 
 
 def logits(model: Llama, x: jax.Array, implementation: str | None = None, kernels: Any = pk) -> jax.Array:

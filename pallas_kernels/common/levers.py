@@ -4,8 +4,8 @@ import contextlib
 import contextvars
 from collections.abc import Iterator
 
-LEVERS = ("pipeline_loop", "prefetch_l2", "launch_dependents", "multiply_add", "tuned_tiles")
-"""The four hooks by their names, and the tiles that a sweep found."""
+LEVERS = ("pipeline_loop", "prefetch_l2", "launch_dependents", "multiply_add", "weighted_norm", "tuned_tiles")
+"""The four hooks by their names, RMSNorm in two halves (`weighted`), and the tiles that a sweep found."""
 
 _left_out: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar("left_out", default=frozenset())
 

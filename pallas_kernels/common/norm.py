@@ -2,10 +2,12 @@
 
 A tensor-core product takes its operands from shared memory, where asynchronous copies put x as it lies in memory.
 Normed in the loop, x would pass through registers in every block, in every program anew, and break that ring: about 5
-times as long as the weights take on an H200, far more than one small launch. The vector form needs none (see `stream`).
+times as long as the weights take on an H200, far more than one small launch. The vector form needs none (see `stream`),
+and rows that come weighted need none in either form (see `weighted`).
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from jax.experimental import pallas as pl
 from pallas_kernels.common.blocks import Span, load, store
 from pallas_kernels.common.launch import launch, let_next_start
 from pallas_kernels.common.tiles import Tiles, power_of_two_at_least
+from pallas_kernels.common.weighted import Weighted
 
 ELEMENTS_A_THREAD = 8
 """One 16-byte load of x in two bytes each."""
@@ -29,11 +32,28 @@ class Norm:
     offset: float = 0.0
 
 
-def ahead(
-    norm: Norm, x: jax.Array, weight: jax.Array, tiles: Tiles, *, interpret: bool
-) -> tuple[Norm | None, jax.Array, jax.Array | None]:
-    """What is left of a norm for a streaming kernel with these tiles: (norm, x, weight), or (None, normed x, None)."""
-    return (None, rms_norm(norm, x, weight, interpret=interpret), None) if tiles.mma else (norm, x, weight)
+class Left(NamedTuple):
+    """What a streaming kernel has yet to do of a norm.
+
+    Attributes:
+        norm: None for nothing.
+        x: the rows to stream past, [M, I].
+        weight: [I], to be multiplied in, or None; then the squares for the factor are gathered on the way.
+        squares: float32 [M, parts], to be summed up for the factor, or None.
+    """
+
+    norm: Norm | None
+    x: jax.Array
+    weight: jax.Array | None = None
+    squares: jax.Array | None = None
+
+
+def ahead(norm: Norm, x: jax.Array | Weighted, weight: jax.Array | None, tiles: Tiles, *, interpret: bool) -> Left:
+    """What is left of a norm for a streaming kernel with these tiles; with tensor cores it is done here."""
+    if isinstance(x, Weighted):
+        return Left(norm, x.x, squares=x.squares)
+    assert weight is not None  # checked with the arguments
+    return Left(None, rms_norm(norm, x, weight, interpret=interpret)) if tiles.mma else Left(norm, x, weight)
 
 
 def rms_norm(norm: Norm, x: jax.Array, weight: jax.Array, *, interpret: bool) -> jax.Array:

@@ -4,7 +4,8 @@ A block is `block_n` rows of the weight and all of the reduction axis; a program
 number of programs, a run of them that it streams one after the other without ever letting the ring of loads run dry.
 No program waits for another. In the vector form RMSNorm costs no pass of its own: the sum of squares is gathered while
 the weights stream by, and its factor, one number per row of x, is applied to the finished sums (the norm's weight is
-applied to x on the way). In the tensor-core form x comes normed, from a small launch ahead (`norm.ahead`).
+applied to x on the way). In the tensor-core form x comes normed, from a small launch ahead (`norm.ahead`). Rows that
+come weighted (`weighted`) leave only the factor, in either form.
 
 Letters: M rows of x, R rows of the weight, C weights per row (2 where two rows belong together: the two halves of a
 rotation, or gate and up), I the reduction axis.
@@ -25,7 +26,7 @@ from pallas_kernels.common.blocks import Span, load
 from pallas_kernels.common.launch import let_next_start
 from pallas_kernels.common.norm import Norm
 from pallas_kernels.common.prefetch import prefetch
-from pallas_kernels.common.tiles import MMA_ROWS, StreamShape, Tiles
+from pallas_kernels.common.tiles import MMA_ROWS, StreamShape, Tiles, power_of_two_at_least
 
 LAST_PROGRAMS = 128
 """How many of a kernel's programs ask for the next weights: those that end last."""
@@ -68,7 +69,7 @@ class Stream:
 
     Attributes:
         x_ref: [M, I]; w_ref: [R, I] or [R, 2, I].
-        norm, norm_ref: RMSNorm of x and its weight [I]; None for none, as always in the tensor-core form.
+        norm, norm_ref, squares_ref: what is left of RMSNorm of x and its weight [I] or squares [M, parts]; `norm.Left`.
         apart: rows from the start of a block to that of the next; None for block_n.
         prefetch_ref: [elements] of a later kernel's weight, or None; prefetch_bytes of it are asked for.
         early: whether the next kernel's programs may start at once, or only when this one's loads are done.
@@ -81,6 +82,7 @@ class Stream:
     tiles: Tiles
     norm: Norm | None
     interpret: bool
+    squares_ref: Any = None
     apart: int | None = None
     prefetch_ref: Any = None
     prefetch_bytes: int = 0
@@ -105,20 +107,20 @@ class Stream:
         before = before or (lambda block: self.row_groups())
         form = _TensorCores(self) if self.tiles.mma else _Vectors(self)
 
-        def end(block, prepared, carry):
-            for ready, sums in zip(prepared, form.sums(carry), strict=True):
+        def end(block, prepared, parts, carry):
+            for ready, sums in zip(prepared, form.sums(carry, parts), strict=True):
                 finish(block, ready, sums)
 
         if self.tiles.programs:
             self._run_of_blocks(form, before, end)
             return
         block = self._block(pl.program_id(0))
-        prepared = before(block)
+        prepared, parts = before(block), form.parts()
         if self.early:
             let_next_start(self.interpret)
         carry = self._steps(lambda k, ragged, carry: form.step(block, k, ragged, carry), form.zeros(), form.pipelined)
         self._loaded()
-        end(block, prepared, carry)
+        end(block, prepared, parts, carry)
 
     def _run_of_blocks(self, form, before, end):
         """The steps of all blocks are one loop, so the loads of a block begin while those before it are summed."""
@@ -128,6 +130,7 @@ class Stream:
         first, stop = (start_of(i, blocks, programs) for i in (program, program + 1))
         if self.early:
             let_next_start(self.interpret)
+        parts = form.parts()
 
         def step(j, carry):
             if form.pipelined and not self.interpret:
@@ -139,7 +142,7 @@ class Stream:
 
             @pl.when(last)
             def _():
-                end(block, before(block), carry)
+                end(block, before(block), parts, carry)
 
             return jax.tree.map(lambda sums: jnp.where(last, jnp.zeros_like(sums), sums), carry)
 
@@ -184,6 +187,19 @@ class Stream:
     def span(self, k, ragged):
         return Span(k, self.tiles.block_k, self.shape.inputs if ragged else None)
 
+    def parts(self, *rows) -> jax.Array | None:
+        """The parts of the squares of rows of x, [..., parts]; asked for before the weights, summed up after them."""
+        if self.squares_ref is None:
+            return None
+        count = self.squares_ref.shape[1]
+        size = power_of_two_at_least(count)
+        return load(self.squares_ref, *rows, Span(0, size, None if size == count else count), interpret=self.interpret)
+
+    def factor(self, squares: jax.Array) -> jax.Array:
+        """RMSNorm's factor of rows from their squares, [..., any], which are summed up."""
+        assert self.norm is not None
+        return lax.rsqrt(jnp.sum(squares, axis=-1) / self.shape.inputs + self.norm.eps)
+
     def weights(self, block: Block, k, ragged):
         rows, cols = Span(block.first, self.tiles.block_n, block.limit), self.span(k, ragged)
         indices = [(rows, cols)] if self.shape.groups == 1 else [(rows, c, cols) for c in range(self.shape.groups)]
@@ -191,15 +207,19 @@ class Stream:
 
 
 class _Vectors:
-    """Multiply and add, a row of x at a time; the carry is the sums and, with a norm, x's squares."""
+    """Multiply and add, a row of x at a time; the carry is the sums and, with all of a norm, x's squares."""
 
     def __init__(self, stream: Stream):
         self.stream, self.pipelined = stream, stream.tiles.num_stages > 1
+        self.gathers = stream.norm_ref is not None
+
+    def parts(self):
+        return [self.stream.parts(m) for m in range(self.stream.shape.rows)]
 
     def zeros(self):
         shape, tiles = self.stream.shape, self.stream.tiles
         zeros = jnp.zeros((tiles.block_n, tiles.block_k), jnp.float32)
-        squares = (jnp.zeros((tiles.block_k,), jnp.float32),) * (shape.rows if self.stream.norm is not None else 0)
+        squares = (jnp.zeros((tiles.block_k,), jnp.float32),) * (shape.rows if self.gathers else 0)
         return ((zeros,) * shape.groups,) * shape.rows, squares
 
     def step(self, block: Block, k, ragged, carry):
@@ -207,7 +227,8 @@ class _Vectors:
         span, interpret = stream.span(k, ragged), stream.interpret
         weights = [w.astype(jnp.float32) for w in stream.weights(block, k, ragged)]
         gain = None
-        if stream.norm is not None:
+        if self.gathers:
+            assert stream.norm is not None
             gain = load(stream.norm_ref, span, interpret=interpret).astype(jnp.float32) + stream.norm.offset
         new_sums, new_squares = [], []
         for m in range(stream.shape.rows):
@@ -222,12 +243,12 @@ class _Vectors:
     def _multiply_add(self, a, b, c):
         return a * b + c if self.stream.interpret else hooks.multiply_add(a, b, c)
 
-    def sums(self, carry):
-        (sums, squares), norm, out = carry, self.stream.norm, []
+    def sums(self, carry, parts):
+        (sums, squares), out = carry, []
         for m in range(self.stream.shape.rows):
             scale = 1.0
-            if norm is not None:
-                scale = lax.rsqrt(jnp.sum(squares[m]) / self.stream.shape.inputs + norm.eps)
+            if self.stream.norm is not None:
+                scale = self.stream.factor(squares[m] if self.gathers else parts[m])
             out.append(tuple((jnp.sum(s, axis=1) * scale)[None, :] for s in sums[m]))
         return out
 
@@ -241,6 +262,9 @@ class _TensorCores:
         self.stream = stream
         self.precision = lax.Precision.HIGHEST if stream.w_ref.dtype == jnp.float32 else None
 
+    def parts(self):
+        return self.stream.parts(Span(0, MMA_ROWS, self.stream.shape.rows))
+
     def zeros(self):
         return (jnp.zeros((MMA_ROWS, self.stream.tiles.block_n), jnp.float32),) * self.stream.shape.groups
 
@@ -252,5 +276,8 @@ class _TensorCores:
         products = [plt.dot(x, w, trans_b=True, precision=self.precision) for w in weights]
         return tuple(s + p for s, p in zip(sums, products, strict=True))
 
-    def sums(self, carry):
+    def sums(self, carry, parts):
+        if parts is not None:
+            factor = self.stream.factor(parts)[:, None]
+            carry = tuple(s * factor for s in carry)
         return [carry]

@@ -37,7 +37,7 @@ class StreamShape:
         inputs: the reduction axis.
         groups: weights per packed row: 2 for qkv (the halves of a rotation) and gate_up (gate and up), else 1.
         dtype: of x and the weight: 'bfloat16', 'float16' or 'float32'.
-        norm: whether RMSNorm comes first, fused (vectors) or in a launch of its own (tensor cores).
+        norm: whether all of RMSNorm comes first, fused (vectors) or in a launch of its own (tensor cores).
     """
 
     rows: int
@@ -153,7 +153,8 @@ def search_space(shape: StreamShape) -> list[Tiles]:
     """The tiles worth trying for `shape` on any device, before `feasible`.
 
     Vectors for few rows: with 16 to 64 weights a thread loaded in one go, or 16 to 32 in each block of a ring. Tensor
-    cores from 2 rows on, and a few of them for one row for comparison; the widest where enough programs are left.
+    cores from 2 rows on, and some of them for one row (few with a norm, which they need a launch for); the widest where
+    enough programs are left.
     """
     spaces, widest = _with_a_full_ring(shape), power_of_two_at_least(shape.inputs)
     if shape.rows <= 4:
@@ -169,14 +170,16 @@ def search_space(shape: StreamShape) -> list[Tiles]:
         ]
     few = shape.rows == 1
     wide = (16, 32, 64, 128) if shape.outputs >= 128 * MANY_PROGRAMS else (16, 32, 64)
+    if few:
+        wide = (16,) if shape.norm else (16, 32, 64)
     spaces += [
         Tiles(block_n=block_n, block_k=block_k, num_warps=num_warps, num_stages=num_stages, mma=True)
-        for block_n in ((16,) if few else wide)
+        for block_n in wide
         for block_k in ((128, 256) if few else (64, 128, 256, 512))
-        for num_warps in ((4,) if few else (2, 4, 8))
-        for num_stages in ((4,) if few else (3, 4, 6))
+        for num_warps in ((4 // shape.groups, 4) if few else (2, 4, 8))
+        for num_stages in ((3, 4) if few else (3, 4, 6))
     ]
-    return spaces
+    return list(dict.fromkeys(spaces))
 
 
 HOPPER_SMS = DEVICES["h200"].num_sms
@@ -243,11 +246,20 @@ def _tensor_core_default(shape: StreamShape, device: Device) -> Tiles:
 
 
 def stand_ins(shape: StreamShape, entries: Sequence[tuple[StreamShape, Tiles]]) -> list[Tiles]:
-    """Which tuned tiles may serve `shape` where it has none of its own: tensor cores take 2 rows or more as 16."""
-    if shape.rows == 1:
-        return []
-    padded = dataclasses.replace(shape, rows=MMA_ROWS)
-    return [tiles for other, tiles in entries if tiles.mma and other == padded]
+    """Which tuned tiles may serve `shape` where it has none of its own, the best first.
+
+    Tensor cores take 2 rows or more as 16, and stream alike with a norm ahead and without; so do vectors, nearly. For
+    one row alone a norm's launch costs tensor cores more than they gain.
+    """
+    one = shape.rows == 1
+    same = shape if one else dataclasses.replace(shape, rows=MMA_ROWS)
+    flipped = dataclasses.replace(same, norm=not shape.norm)
+    return [
+        tiles
+        for alike in (same, flipped)
+        for other, tiles in entries
+        if other == alike and (not (tiles.mma and shape.norm) if one else tiles.mma)
+    ]
 
 
 def default(shape: StreamShape, device: Device) -> Tiles:

@@ -4,11 +4,12 @@ import dataclasses
 
 import jax
 
-from pallas_kernels.common import checks
+from pallas_kernels.common import checks, weighted
 from pallas_kernels.common import implementation as impl
 from pallas_kernels.common.arithmetic import ACTIVATIONS
 from pallas_kernels.common.prefetch import PREFETCH_BYTES
 from pallas_kernels.common.tiles import StreamShape, Tiles
+from pallas_kernels.common.weighted import Weighted
 from pallas_kernels.common.weights import DenseWeight
 from pallas_kernels.gate_up import reference, triton
 from pallas_kernels.gate_up import tiles as gate_up_tiles
@@ -28,8 +29,8 @@ class Options:
 
 
 def gate_up(
-    x: jax.Array,
-    norm: jax.Array,
+    x: jax.Array | Weighted,
+    norm: jax.Array | None,
     weight: DenseWeight,
     *,
     activation: str = "silu",
@@ -45,12 +46,13 @@ def gate_up(
     Sizes: B rows (1 to 16), D model, F feed-forward.
 
     Args:
-        x: [B, D], bfloat16, float16 or float32: the residual stream, not yet normalised.
-        norm: [D], any float dtype: the weight of RMSNorm (Zhang and Sennrich 2019).
+        x: [B, D], bfloat16, float16 or float32: the residual stream, not yet normalised; or `Weighted` rows, as `out`
+            and `down` return them with `norm`: then no launch and no pass is left of this norm.
+        norm: [D], any float dtype: the weight of RMSNorm (Zhang and Sennrich 2019); None with `Weighted` rows.
         weight: rows [F, 2, D] of x's dtype, from `pack_gate_up`, with or without biases [F, 2].
         activation: 'silu' or 'gelu_tanh'.
         eps: added to the mean square.
-        norm_offset: added to the norm's weight (1.0 for Gemma).
+        norm_offset: added to the norm's weight (1.0 for Gemma); `Weighted` rows have it in them.
         prefetch: the weight that the next kernel streams: this kernel's programs, when their own loads are done, ask
             for its first `prefetch_bytes` to be in L2, so that memory has work between the two. None asks for nothing.
         implementation: 'triton', 'xla', 'interpret', or None to choose by device.
@@ -64,19 +66,22 @@ def gate_up(
 
     Gradients go through the reference. Works under jit, vmap and shard_map (pass `check_vma=False`).
     """
-    checks.shape("x", x, ("B", "D"))
-    checks.rows("x", x)
-    dtype = checks.float_dtype("x", x)
-    checks.shape("norm", norm, (x.shape[1],))
-    checks.shape("weight.rows", weight.rows, ("F", 2, x.shape[1]))
-    checks.same_dtype("weight.rows", weight.rows, "x", x)
+    rows = weighted.check(x, norm)
+    dtype = checks.float_dtype("x", rows)
+    checks.shape("weight.rows", weight.rows, ("F", 2, rows.shape[1]))
+    checks.same_dtype("weight.rows", weight.rows, "x", rows)
     if weight.bias is not None:
         checks.shape("weight.bias", weight.bias, (weight.rows.shape[0], 2))
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")
     chosen = impl.resolve(implementation)
     shape = StreamShape(
-        rows=x.shape[0], outputs=weight.rows.shape[0], inputs=x.shape[1], groups=2, dtype=dtype, norm=True
+        rows=rows.shape[0],
+        outputs=weight.rows.shape[0],
+        inputs=rows.shape[1],
+        groups=2,
+        dtype=dtype,
+        norm=norm is not None,
     )
     options = Options(
         eps=eps,

@@ -15,12 +15,13 @@ def gate_up(options, *, x, norm, weight, prefetch):
     """As `api.gate_up`."""
     shape, tiles = options.shape, options.tiles
     fused = Norm(eps=options.eps, offset=options.norm_offset)
-    fused, x, norm = ahead(fused, x, norm, tiles, interpret=options.interpret)
+    left = ahead(fused, x, norm, tiles, interpret=options.interpret)
 
     def kernel(refs, y_ref):
         stream = Stream(
-            x_ref=refs.x, norm_ref=refs.norm, w_ref=refs.w, shape=shape, tiles=tiles, norm=fused,
-            interpret=options.interpret, prefetch_ref=refs.prefetch, prefetch_bytes=options.prefetch_bytes,
+            x_ref=refs.x, norm_ref=refs.norm, w_ref=refs.w, shape=shape, tiles=tiles, norm=left.norm,
+            interpret=options.interpret, squares_ref=refs.squares, prefetch_ref=refs.prefetch,
+            prefetch_bytes=options.prefetch_bytes,
         )  # fmt: skip
 
         def finish(block, group, sums):
@@ -39,8 +40,15 @@ def gate_up(options, *, x, norm, weight, prefetch):
         kernel,
         name="gate_up",
         grid=(programs_of(shape, tiles),),
-        inputs=dict(x=x, norm=norm, w=weight.rows, bias=weight.bias, prefetch=flat_rows(prefetch)),
-        outputs=[jax.ShapeDtypeStruct((shape.rows, shape.outputs), x.dtype)],
+        inputs=dict(
+            x=left.x,
+            norm=left.weight,
+            squares=left.squares,
+            w=weight.rows,
+            bias=weight.bias,
+            prefetch=flat_rows(prefetch),
+        ),
+        outputs=[jax.ShapeDtypeStruct((shape.rows, shape.outputs), left.x.dtype)],
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
         interpret=options.interpret,

@@ -4,9 +4,10 @@ import dataclasses
 
 import jax
 
-from pallas_kernels.common import checks
+from pallas_kernels.common import checks, weighted
 from pallas_kernels.common import implementation as impl
 from pallas_kernels.common.tiles import StreamShape, Tiles
+from pallas_kernels.common.weighted import Weighted
 from pallas_kernels.common.weights import DenseWeight
 from pallas_kernels.head import reference, triton
 from pallas_kernels.head import tiles as head_tiles
@@ -25,8 +26,8 @@ class Options:
 
 
 def head(
-    x: jax.Array,
-    norm: jax.Array,
+    x: jax.Array | Weighted,
+    norm: jax.Array | None,
     weight: DenseWeight,
     *,
     soft_cap: float | None = None,
@@ -40,13 +41,14 @@ def head(
     Sizes: B rows (1 to 16), D model, V vocabulary.
 
     Args:
-        x: [B, D], bfloat16, float16 or float32: the residual stream, not yet normalised.
-        norm: [D], any float dtype: the weight of RMSNorm (Zhang and Sennrich 2019).
+        x: [B, D], bfloat16, float16 or float32: the residual stream, not yet normalised; or `Weighted` rows, as `out`
+            and `down` return them with `norm`: then no launch and no pass is left of this norm.
+        norm: [D], any float dtype: the weight of RMSNorm (Zhang and Sennrich 2019); None with `Weighted` rows.
         weight: rows [V, D] of x's dtype: `pack_linear` of an lm_head kernel [D, V], or
             `DenseWeight(rows=embedding_table)`; with or without a bias [V].
         soft_cap: logits become soft_cap * tanh(logits / soft_cap) (Gemma 2), or None.
         eps: added to the mean square.
-        norm_offset: added to the norm's weight (1.0 for Gemma).
+        norm_offset: added to the norm's weight (1.0 for Gemma); `Weighted` rows have it in them.
         implementation: 'triton', 'xla', 'interpret', or None to choose by device.
         tiles: how to cut the kernel; None takes the tuned ones or the heuristic.
 
@@ -63,8 +65,8 @@ def head(
 
 
 def head_logits(
-    x: jax.Array,
-    norm: jax.Array,
+    x: jax.Array | Weighted,
+    norm: jax.Array | None,
     weight: DenseWeight,
     *,
     soft_cap: float | None = None,
@@ -78,18 +80,18 @@ def head_logits(
 
 
 def _head(name, x, norm, weight, soft_cap, eps, norm_offset, implementation, tiles):
-    checks.shape("x", x, ("B", "D"))
-    checks.rows("x", x)
-    dtype = checks.float_dtype("x", x)
-    checks.shape("norm", norm, (x.shape[1],))
-    checks.shape("weight.rows", weight.rows, ("V", x.shape[1]))
-    checks.same_dtype("weight.rows", weight.rows, "x", x)
+    rows = weighted.check(x, norm)
+    dtype = checks.float_dtype("x", rows)
+    checks.shape("weight.rows", weight.rows, ("V", rows.shape[1]))
+    checks.same_dtype("weight.rows", weight.rows, "x", rows)
     vocabulary = weight.rows.shape[0]
     if weight.bias is not None:
         checks.shape("weight.bias", weight.bias, (vocabulary,))
     checks.positive("soft_cap", soft_cap)
     chosen = impl.resolve(implementation)
-    shape = StreamShape(rows=x.shape[0], outputs=vocabulary, inputs=x.shape[1], dtype=dtype, norm=True)
+    shape = StreamShape(
+        rows=rows.shape[0], outputs=vocabulary, inputs=rows.shape[1], dtype=dtype, norm=norm is not None
+    )
     options = Options(
         eps=eps,
         norm_offset=norm_offset,

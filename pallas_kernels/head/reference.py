@@ -2,12 +2,13 @@
 
 import jax.numpy as jnp
 
-from pallas_kernels.common.arithmetic import cap, project, rms_norm
+from pallas_kernels.common.arithmetic import cap, project
+from pallas_kernels.common.weighted import normed
 
 
 def head_logits(options, *, x, norm, weight):
     """As `api.head_logits`."""
-    logits = project(rms_norm(x, norm, options.eps, options.norm_offset), weight.rows)
+    logits = project(normed(x, norm, options.eps, options.norm_offset), weight.rows)
     if weight.bias is not None:
         logits = logits + weight.bias.astype(jnp.float32)
     return cap(logits, options.soft_cap)

@@ -62,12 +62,12 @@ def _best(logits, tokens, mask):
 def _vocabulary(options, name, finish, outputs, x, norm, weight):
     shape, tiles = options.shape, options.tiles
     fused = Norm(eps=options.eps, offset=options.norm_offset)
-    fused, x, norm = ahead(fused, x, norm, tiles, interpret=options.interpret)
+    left = ahead(fused, x, norm, tiles, interpret=options.interpret)
 
     def kernel(refs, *out_refs):
         stream = Stream(
-            x_ref=refs.x, norm_ref=refs.norm, w_ref=refs.w, shape=shape, tiles=tiles, norm=fused,
-            interpret=options.interpret,
+            x_ref=refs.x, norm_ref=refs.norm, w_ref=refs.w, shape=shape, tiles=tiles, norm=left.norm,
+            interpret=options.interpret, squares_ref=refs.squares,
         )  # fmt: skip
 
         def end(block, group, sums):
@@ -84,7 +84,7 @@ def _vocabulary(options, name, finish, outputs, x, norm, weight):
         kernel,
         name=name,
         grid=(programs_of(shape, tiles),),
-        inputs=dict(x=x, norm=norm, w=weight.rows, bias=weight.bias),
+        inputs=dict(x=left.x, norm=left.weight, squares=left.squares, w=weight.rows, bias=weight.bias),
         outputs=outputs,
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,

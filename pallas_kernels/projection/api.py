@@ -9,6 +9,7 @@ from pallas_kernels.common import checks
 from pallas_kernels.common import implementation as impl
 from pallas_kernels.common.prefetch import PREFETCH_BYTES
 from pallas_kernels.common.tiles import StreamShape, Tiles
+from pallas_kernels.common.weighted import Weighted
 from pallas_kernels.common.weights import DenseWeight
 from pallas_kernels.projection import reference, triton
 from pallas_kernels.projection import tiles as projection_tiles
@@ -24,6 +25,7 @@ class Options:
     interpret: bool
     prefetch_bytes: int
     wide: bool
+    norm_offset: float
 
 
 def out(
@@ -32,11 +34,13 @@ def out(
     *,
     residual: jax.Array | None = None,
     wide: bool = False,
+    norm: jax.Array | None = None,
+    norm_offset: float = 0.0,
     prefetch: DenseWeight | None = None,
     prefetch_bytes: int = PREFETCH_BYTES,
     implementation: str | None = None,
     tiles: Tiles | None = None,
-) -> jax.Array | tuple[jax.Array, jax.Array]:
+) -> jax.Array | tuple[jax.Array | Weighted, jax.Array]:
     """The attention's output projection: x W^T + bias + residual.
 
     Sizes: B rows (1 to 16), N query heads, H head dimension, D model.
@@ -47,13 +51,18 @@ def out(
         residual: [B, D] of x's dtype or float32, added in float32, or None.
         wide: whether the sum is returned in float32 as well, to be the residual of the next projection: a residual
             stream that no layer rounds. It costs a few bytes; what reads all of x takes the narrow one.
+        norm: [D], any float dtype: the weight of the RMSNorm that comes next (Zhang and Sennrich 2019). The sum then
+            comes back as `Weighted` rows, and wide whether or not `wide` says so; `qkv`, `gate_up` and `head` take
+            such rows in place of x and of their own norm's weight. None for the sum itself.
+        norm_offset: added to the norm's weight (1.0 for Gemma).
         prefetch: the weight that the next kernel streams: this kernel's programs, when their own loads are done, ask
             for its first `prefetch_bytes` to be in L2, so that memory has work between the two. None asks for nothing.
         implementation: 'triton', 'xla', 'interpret', or None to choose by device.
         tiles: how to cut the kernel; None takes the tuned ones or the heuristic.
 
     Returns:
-        [B, D] of x's dtype; sums are float32. With `wide`: (that, [B, D] float32).
+        [B, D] of x's dtype; sums are float32. With `wide`: (that, [B, D] float32). With `norm`: (Weighted, [B, D]
+        float32).
 
     Raises:
         ValueError, TypeError: an argument's shape, dtype or value is wrong; the message names it.
@@ -62,7 +71,9 @@ def out(
     """
     if x.ndim == 3:
         x = x.reshape(x.shape[0], -1)
-    return _projection("out", x, weight, residual, wide, prefetch, prefetch_bytes, implementation, tiles)
+    return _projection(
+        "out", x, weight, residual, wide, norm, norm_offset, prefetch, prefetch_bytes, implementation, tiles
+    )
 
 
 def down(
@@ -71,19 +82,25 @@ def down(
     *,
     residual: jax.Array | None = None,
     wide: bool = False,
+    norm: jax.Array | None = None,
+    norm_offset: float = 0.0,
     prefetch: DenseWeight | None = None,
     prefetch_bytes: int = PREFETCH_BYTES,
     implementation: str | None = None,
     tiles: Tiles | None = None,
-) -> jax.Array | tuple[jax.Array, jax.Array]:
+) -> jax.Array | tuple[jax.Array | Weighted, jax.Array]:
     """The MLP's down projection: x W^T + bias + residual.
 
     As `out`, with x [B, F] (what `gate_up` returned), weight rows [D, F], and [B, D] back.
     """
-    return _projection("down", x, weight, residual, wide, prefetch, prefetch_bytes, implementation, tiles)
+    return _projection(
+        "down", x, weight, residual, wide, norm, norm_offset, prefetch, prefetch_bytes, implementation, tiles
+    )
 
 
-def _projection(op, x, weight, residual, wide, prefetch, prefetch_bytes, implementation, tiles):
+def _projection(
+    op, x, weight, residual, wide, norm, norm_offset, prefetch, prefetch_bytes, implementation, tiles
+):  # fmt: skip
     checks.shape("x", x, ("B", "I"))
     checks.rows("x", x)
     dtype = checks.float_dtype("x", x)
@@ -96,6 +113,8 @@ def _projection(op, x, weight, residual, wide, prefetch, prefetch_bytes, impleme
         checks.shape("residual", residual, (x.shape[0], outputs))
         if residual.dtype != jnp.float32:
             checks.same_dtype("residual", residual, "x", x)
+    if norm is not None:
+        checks.shape("norm", norm, (outputs,))
     chosen = impl.resolve(implementation)
     shape = StreamShape(rows=x.shape[0], outputs=outputs, inputs=x.shape[1], dtype=dtype)
     options = Options(
@@ -105,8 +124,12 @@ def _projection(op, x, weight, residual, wide, prefetch, prefetch_bytes, impleme
         interpret=chosen == "interpret",
         prefetch_bytes=prefetch_bytes,
         wide=wide,
+        norm_offset=norm_offset,
     )
     kernel = reference.projection if chosen == "xla" else triton.projection
     return impl.call(
-        kernel, reference.projection, options, dict(x=x, weight=weight, residual=residual, prefetch=prefetch)
+        kernel,
+        reference.projection,
+        options,
+        dict(x=x, weight=weight, residual=residual, norm=norm, prefetch=prefetch),
     )

@@ -1,4 +1,4 @@
-"""The Triton kernel of out and down: stream the rows, add bias and residual, store."""
+"""The Triton kernel of out and down: stream the rows, add bias and residual, store; what a norm needs of it beside."""
 
 import jax
 import jax.numpy as jnp
@@ -6,17 +6,24 @@ import jax.numpy as jnp
 from pallas_kernels.common.blocks import gather, scatter
 from pallas_kernels.common.launch import launch
 from pallas_kernels.common.prefetch import flat_rows
-from pallas_kernels.common.stream import Stream, programs_of
+from pallas_kernels.common.stream import Stream, blocks_of, programs_of
+from pallas_kernels.common.weighted import Weighted
 
 
-def projection(options, *, x, weight, residual, prefetch):
+def projection(options, *, x, weight, residual, norm, prefetch):
     """As `api.out`, with x [B, I] and every optional array present or None."""
     shape, tiles = options.shape, options.tiles
+    # With tensor cores a program has much shared memory: let in early, the next kernel's settle where there is room,
+    # many on some multiprocessors and none on others (H200, a layer of 8B, 16 rows: 151 us, late 142).
+    early = not tiles.mma
+    dtypes = [x.dtype] + [jnp.float32] * (options.wide or norm is not None)
 
-    def kernel(refs, *y_refs):
+    def kernel(refs, *out_refs):
+        y_refs, squares_ref = out_refs[: len(dtypes)], out_refs[-1]
         stream = Stream(
             x_ref=refs.x, norm_ref=None, w_ref=refs.w, shape=shape, tiles=tiles, norm=None,
-            interpret=options.interpret, prefetch_ref=refs.prefetch, prefetch_bytes=options.prefetch_bytes, early=True,
+            interpret=options.interpret, prefetch_ref=refs.prefetch, prefetch_bytes=options.prefetch_bytes,
+            early=early,
         )  # fmt: skip
 
         def before(block):
@@ -25,30 +32,43 @@ def projection(options, *, x, weight, residual, prefetch):
             prepared = []
             for rows, valid in stream.row_groups():
                 mask = valid[:, None] & (columns < shape.outputs)[None, :]
-                term = jnp.zeros(mask.shape, jnp.float32)
+                term, gain = jnp.zeros(mask.shape, jnp.float32), None
                 if refs.bias is not None:
                     term += gather(refs.bias, columns[None, :], mask=mask)
                 if refs.residual is not None:
                     term += gather(refs.residual, rows[:, None], columns[None, :], mask=mask)
-                prepared.append((rows[:, None], columns[None, :], mask, term))
+                if refs.norm is not None:
+                    gain = gather(refs.norm, columns[None, :], mask=mask) + options.norm_offset
+                prepared.append((rows, columns, mask, term, gain))
             return prepared
 
         def finish(block, prepared, sums):
-            (row, column, mask, term), (y,) = prepared, sums
-            for y_ref in y_refs:
-                scatter(y_ref, row, column, value=y + term, mask=mask, interpret=options.interpret)
+            (rows, columns, mask, term, gain), (y,) = prepared, sums
+            y += term
+            for y_ref, value in zip(y_refs, (y if gain is None else y * gain, y), strict=False):
+                scatter(y_ref, rows[:, None], columns[None, :], value=value, mask=mask, interpret=options.interpret)
+            if gain is not None:
+                squares = jnp.sum(jnp.where(mask, y * y, 0.0), axis=1)
+                scatter(
+                    squares_ref, rows, block.index, value=squares, mask=rows < shape.rows, interpret=options.interpret
+                )
 
         stream.run(finish, before)
 
-    dtypes = (x.dtype, jnp.float32) if options.wide else (x.dtype,)
+    outputs = [jax.ShapeDtypeStruct((shape.rows, shape.outputs), dtype) for dtype in dtypes]
+    if norm is not None:
+        outputs.append(jax.ShapeDtypeStruct((shape.rows, blocks_of(shape, tiles)), jnp.float32))
     results = launch(
         kernel,
         name=options.op,
         grid=(programs_of(shape, tiles),),
-        inputs=dict(x=x, w=weight.rows, bias=weight.bias, residual=residual, prefetch=flat_rows(prefetch)),
-        outputs=[jax.ShapeDtypeStruct((shape.rows, shape.outputs), dtype) for dtype in dtypes],
+        inputs=dict(x=x, w=weight.rows, bias=weight.bias, residual=residual, norm=norm, prefetch=flat_rows(prefetch)),
+        outputs=outputs,
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
         interpret=options.interpret,
     )
+    if norm is not None:
+        y, stream, squares = results
+        return Weighted(x=y, squares=squares), stream
     return tuple(results) if options.wide else results[0]

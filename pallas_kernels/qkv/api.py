@@ -4,11 +4,12 @@ import dataclasses
 
 import jax
 
-from pallas_kernels.common import checks
+from pallas_kernels.common import checks, weighted
 from pallas_kernels.common import implementation as impl
 from pallas_kernels.common.kv_cache import KVCache
 from pallas_kernels.common.prefetch import PREFETCH_BYTES
 from pallas_kernels.common.tiles import StreamShape, Tiles
+from pallas_kernels.common.weighted import Weighted
 from pallas_kernels.common.weights import DenseWeight
 from pallas_kernels.qkv import reference, triton
 from pallas_kernels.qkv import tiles as qkv_tiles
@@ -28,8 +29,8 @@ class Options:
 
 
 def qkv(
-    x: jax.Array,
-    norm: jax.Array,
+    x: jax.Array | Weighted,
+    norm: jax.Array | None,
     weight: DenseWeight,
     cache: KVCache,
     *,
@@ -52,8 +53,9 @@ def qkv(
     N query heads, K kv heads, H head dimension, P pages of Z positions.
 
     Args:
-        x: [B, D], bfloat16, float16 or float32: the residual stream, not yet normalised.
-        norm: [D], any float dtype: the weight of RMSNorm (Zhang and Sennrich 2019).
+        x: [B, D], bfloat16, float16 or float32: the residual stream, not yet normalised; or `Weighted` rows, as `out`
+            and `down` return them with `norm`: then no launch and no pass is left of this norm.
+        norm: [D], any float dtype: the weight of RMSNorm (Zhang and Sennrich 2019); None with `Weighted` rows.
         weight: rows [(N + 2K) * H / 2, 2, D] of x's dtype, from `pack_qkv`; its bias is added before QK-norm.
         cache: k and v [P, K, Z, H]. Donate it (`donate_argnums`) and it is updated in place, else it is copied.
         positions: int32 [B], the position of each row in its sequence. A row at a position outside the cache (a
@@ -65,7 +67,7 @@ def qkv(
             there), or None for a contiguous cache (page = sequence).
         q_norm, k_norm: [H], the weights of a per-head RMSNorm of q and k before RoPE (Qwen 3, Gemma 3), or None.
         eps: added to the mean square, in both norms.
-        norm_offset: added to the norms' weights (1.0 for Gemma).
+        norm_offset: added to the norms' weights (1.0 for Gemma); `Weighted` rows have it in them.
         prefetch: the weight that is streamed next: this kernel's programs, when their own loads are done, ask for its
             first `prefetch_bytes` to be in L2, so that memory has work between the two. None asks for nothing.
         implementation: 'triton', 'xla', 'interpret', or None to choose by device.
@@ -80,13 +82,11 @@ def qkv(
     Two rows with one (sequence, position) are undefined. Gradients go through the reference. Works under jit, vmap
     and shard_map (pass `check_vma=False`); under vmap an unbatched cache comes back once per batch entry.
     """
-    checks.shape("x", x, ("B", "D"))
-    checks.rows("x", x)
-    dtype = checks.float_dtype("x", x)
-    batch, width = x.shape
-    checks.shape("norm", norm, (width,))
+    rows = weighted.check(x, norm)
+    dtype = checks.float_dtype("x", rows)
+    batch, width = rows.shape
     checks.shape("weight.rows", weight.rows, ("(N + 2K) * H / 2", 2, width))
-    checks.same_dtype("weight.rows", weight.rows, "x", x)
+    checks.same_dtype("weight.rows", weight.rows, "x", rows)
     checks.shape("cache.k", cache.k, ("P", "K", "Z", "H"))
     pages, kv_heads, _, head_dim = cache.k.shape
     checks.shape("cache.v", cache.v, cache.k.shape)
@@ -118,7 +118,7 @@ def qkv(
         if array is not None:
             checks.shape(name, array, (head_dim,))
     chosen = impl.resolve(implementation)
-    shape = StreamShape(rows=batch, outputs=outputs, inputs=width, groups=2, dtype=dtype, norm=True)
+    shape = StreamShape(rows=batch, outputs=outputs, inputs=width, groups=2, dtype=dtype, norm=norm is not None)
     options = Options(
         num_heads=num_heads,
         eps=eps,

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 
 from pallas_kernels.common.arithmetic import project, rms_norm
 from pallas_kernels.common.kv_cache import KVCache, locate
+from pallas_kernels.common.weighted import normed
 from pallas_kernels.common.weights import rotary_pairs
 
 
@@ -11,13 +12,13 @@ def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rop
     """As `api.qkv`, with every optional array present or None."""
     del prefetch
     heads, kv_heads, head_dim = options.num_heads, cache.k.shape[1], cache.k.shape[3]
-    hidden = rms_norm(x, norm, options.eps, options.norm_offset)
+    hidden = normed(x, norm, options.eps, options.norm_offset)
     pairs = project(hidden, weight.rows)  # [B, (N + 2K) * H / 2, 2]
     if weight.bias is not None:
         pairs = pairs + weight.bias.astype(jnp.float32)
     rotary_dim = head_dim if rope is None else 2 * rope[0].shape[1]
     place = jnp.argsort(jnp.array(rotary_pairs(head_dim, rotary_dim)).reshape(-1))
-    out = pairs.reshape(x.shape[0], heads + 2 * kv_heads, head_dim)[:, :, place]
+    out = pairs.reshape(pairs.shape[0], heads + 2 * kv_heads, head_dim)[:, :, place]
     q, k, v = jnp.split(out, (heads, heads + kv_heads), axis=1)
     if q_norm is not None:
         q = rms_norm(q, q_norm, options.eps, options.norm_offset)
@@ -27,7 +28,7 @@ def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rop
     page, slot = locate(cache.k, positions, sequence, page_table)
     new_k = cache.k.at[page, :, slot].set(k.astype(cache.k.dtype), mode="drop")
     new_v = cache.v.at[page, :, slot].set(v.astype(cache.v.dtype), mode="drop")
-    return q.astype(x.dtype), KVCache(k=new_k, v=new_v)
+    return q.astype(weight.rows.dtype), KVCache(k=new_k, v=new_v)
 
 
 def rotate(x, positions, rope):

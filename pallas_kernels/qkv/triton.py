@@ -39,7 +39,7 @@ def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rop
     """As `api.qkv`, with every optional array present or None."""
     shape, tiles = options.shape, options.tiles
     fused = Norm(eps=options.eps, offset=options.norm_offset)
-    fused, x, norm = ahead(fused, x, norm, tiles, interpret=options.interpret)
+    left = ahead(fused, x, norm, tiles, interpret=options.interpret)
     heads, (_, kv_heads, page_size, head_dim) = options.num_heads, cache.k.shape
     half, block_n = head_dim // 2, tiles.block_n
     whole_heads = q_norm is not None  # its sum spans a head, so a block is a head
@@ -49,8 +49,9 @@ def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rop
 
     def kernel(refs, q_ref, k_ref, v_ref):  # the cache is written through its output refs
         stream = Stream(
-            x_ref=refs.x, norm_ref=refs.norm, w_ref=refs.w, shape=shape, tiles=tiles, norm=fused, apart=apart,
-            interpret=options.interpret, prefetch_ref=refs.prefetch, prefetch_bytes=options.prefetch_bytes,
+            x_ref=refs.x, norm_ref=refs.norm, w_ref=refs.w, shape=shape, tiles=tiles, norm=left.norm, apart=apart,
+            interpret=options.interpret, squares_ref=refs.squares, prefetch_ref=refs.prefetch,
+            prefetch_bytes=options.prefetch_bytes,
         )  # fmt: skip
 
         def before(block):
@@ -119,8 +120,9 @@ def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rop
         name="qkv",
         grid=(programs_of(shape, tiles, apart),),
         inputs=dict(
-            x=x,
-            norm=norm,
+            x=left.x,
+            norm=left.weight,
+            squares=left.squares,
             w=weight.rows,
             bias=weight.bias,
             positions=positions,
@@ -135,7 +137,7 @@ def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rop
             prefetch=flat_rows(prefetch),
         ),
         outputs=[
-            jax.ShapeDtypeStruct((x.shape[0], heads, head_dim), x.dtype),
+            jax.ShapeDtypeStruct((shape.rows, heads, head_dim), left.x.dtype),
             jax.ShapeDtypeStruct(cache.k.shape, cache.k.dtype),
             jax.ShapeDtypeStruct(cache.v.shape, cache.v.dtype),
         ],
