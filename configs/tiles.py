@@ -21,7 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
 
     # The cases: every combination. Contexts are attention's alone.
-    config.ops = ("qkv", "attention", "out", "gate_up", "down", "head")
+    config.ops = ("qkv", "attention", "out", "gate_up", "down", "head", "weighted_qkv", "weighted_gate_up")
     config.models = ("llama-3.1-8b", "llama-3.2-1b")
     config.rows = (1,)
     config.dtypes = ("bf16",)

@@ -22,6 +22,7 @@ from pallas_kernels.common import tuned
 from pallas_kernels.common.cost import Cost
 from pallas_kernels.common.devices import Device
 from pallas_kernels.common.tiles import StreamShape
+from pallas_kernels.common.weighted import weigh
 from pallas_kernels.gate_up import cost as gate_up_cost
 from pallas_kernels.gate_up import tiles as gate_up_tiles
 from pallas_kernels.head import cost as head_cost
@@ -34,6 +35,8 @@ from pallas_kernels.qkv import tiles as qkv_tiles
 Tree = Any
 QKV_CONTEXT = 128
 """Positions of the cache that the qkv case writes into; its size does not matter to the time."""
+PART = 4
+"""Columns that a part of the squares of weighted rows is of: what a program of `out` or `down` makes of one row."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,7 @@ class Case:
     """An op at one problem size.
 
     Attributes:
+        op: its name among `OPS`. function: that of the public function whose tiles it is about.
         tiles: the op's tiles module: Tiles, search_space(shape), feasible(tiles, shape, device), default, stand_ins.
         cost: bytes and operations of one call.
         state: key -> what a call passes on.
@@ -50,6 +54,7 @@ class Case:
     """
 
     op: str
+    function: str
     model: str
     rows: int
     context: int
@@ -66,7 +71,7 @@ class Case:
         """The tiles that a call without any runs with on that device."""
         op = self.tiles
         return tuned.choose(
-            self.op, self.shape, device,
+            self.function, self.shape, device,
             kind=op.Tiles, default=op.default, feasible=op.feasible, stand_ins=op.stand_ins,
         )  # fmt: skip
 
@@ -224,14 +229,36 @@ def _head(model, rows, context, dtype):
     return dict(shape=shape, tiles=head_tiles, cost=cost, state=state, streamed=streamed, call=call, feeds_back=False)
 
 
-OPS = {"qkv": _qkv, "attention": _attention, "out": _out, "gate_up": _gate_up, "down": _down, "head": _head}
+def _weighted(build: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """The same op with rows that have the norm's weight in them, as it comes in a decode step."""
+
+    def built(model, rows, context, dtype):
+        parts = build(model, rows, context, dtype)
+
+        def state(key):
+            whole = parts["state"](key)
+            return whole | dict(x=weigh(whole["x"], whole["norm"], 0.0, dtype=dtype, part=PART), norm=None)
+
+        return parts | dict(shape=dataclasses.replace(parts["shape"], norm=False), state=state)
+
+    return built
+
+
+WEIGHTED = {"qkv": "weighted_qkv", "gate_up": "weighted_gate_up"}
+"""The ops that come with weighted rows in a decode step, and those cases of them."""
+OPS = {
+    "qkv": _qkv, "attention": _attention, "out": _out, "gate_up": _gate_up, "down": _down, "head": _head,
+    "weighted_qkv": _weighted(_qkv), "weighted_gate_up": _weighted(_gate_up),
+}  # fmt: skip
+FUNCTIONS = {case: op for op, case in WEIGHTED.items()}
 DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
 
 
 def make(op: str, model: str, *, rows: int = 1, context: int = 1024, dtype: str = "bf16") -> Case:
     """The case of `op` at the sizes of `model`; `context` matters to attention alone."""
     built = OPS[op](MODELS[model], rows, context, DTYPES[dtype])
-    return Case(op=op, model=model, rows=rows, context=context, dtype=dtype, **built)
+    function = FUNCTIONS.get(op, op)
+    return Case(op=op, function=function, model=model, rows=rows, context=context, dtype=dtype, **built)
 
 
 def fields_of(tiles: Any) -> dict[str, Any]:

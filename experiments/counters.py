@@ -102,7 +102,9 @@ def profiled(model: str, arguments: argparse.Namespace) -> list[dict[str, str]]:
             f"--levers={arguments.levers}", f"--context={arguments.context}", f"--batch={arguments.batch}",
             f"--dtype={arguments.dtype}",
         ]  # fmt: skip
-        run = subprocess.run(command, capture_output=True, text=True)
+        # The profiler saves and restores whatever is allocated: not all of memory, then.
+        environment = os.environ | dict(XLA_PYTHON_CLIENT_PREALLOCATE="false")
+        run = subprocess.run(command, capture_output=True, text=True, env=environment)
         text = log.read_text() if log.exists() else ""
     lines = [line for line in text.splitlines() if not line.startswith("==")]
     if run.returncode or len(lines) < 3:

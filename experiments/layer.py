@@ -26,6 +26,12 @@ STEPS = 40
 """Passes over all layers in one timed call: the host's share of starting a call is then below 1%."""
 KIB = 1024
 
+
+def case_of(op: str, model: str, **sizes) -> cases.Case:
+    """The case of an op as it comes in a layer."""
+    return cases.make(cases.WEIGHTED.get(op, op), model, **sizes)
+
+
 MODELS_FLAG = flags.DEFINE_list("models", ["llama-3.1-8b", "llama-3.2-1b"], "which models' layers")
 CONTEXT_FLAG = flags.DEFINE_integer("context", 1024, "positions in the KV cache")
 DTYPE_FLAG = flags.DEFINE_enum("dtype", "bf16", list(cases.DTYPES), "of weights, activations and cache")
@@ -40,7 +46,7 @@ def weights(model: str, key: jax.Array, dtype: str, context: int, rows: int = 1)
     m = MODELS[model]
     keys = jax.random.split(key, len(OPS))
     streamed = {
-        op: cases.make(op, model, rows=rows, context=context, dtype=dtype).streamed(k)
+        op: case_of(op, model, rows=rows, context=context, dtype=dtype).streamed(k)
         for op, k in zip(OPS, keys, strict=True)
     }
     norms = {name: jnp.ones((m.d_model,), cases.DTYPES[dtype]) for name in ("attention_norm", "mlp_norm")}
@@ -51,8 +57,10 @@ def state(model: str, key: jax.Array, dtype: str, context: int, rows: int = 1) -
     """What the layers share and pass on: the residual stream, positions (the last), rotation tables, counters."""
     m = MODELS[model]
     angles = jax.random.uniform(key, (context, m.head_dim // 2), maxval=6.3)
+    stream = jax.random.normal(key, (rows, m.d_model), jnp.float32)
     return dict(
-        x=jax.random.normal(key, (rows, m.d_model), jnp.float32).astype(cases.DTYPES[dtype]),
+        x=stream.astype(cases.DTYPES[dtype]),
+        stream=stream,
         positions=jnp.full((rows,), context - 1, jnp.int32),
         rope=(jnp.cos(angles), jnp.sin(angles)),
         counters=pk.attention_counters(rows, m.num_kv_heads),
@@ -60,12 +68,19 @@ def state(model: str, key: jax.Array, dtype: str, context: int, rows: int = 1) -
 
 
 def forward(
-    state: dict, layer: dict, following: dict, implementation: str | None, tiles: dict | None = None, prefetch: int = 0
+    state: dict,
+    layer: dict,
+    following: dict,
+    implementation: str | None,
+    tiles: dict | None = None,
+    prefetch: int = 0,
+    last: bool = True,
 ) -> tuple[dict, pk.KVCache]:
-    """One decoder layer on `state`.
+    """One decoder layer on `state`, as `tokenspeed.decode` has it.
 
     Args:
         following: the layer after this one, whose weights the last kernel may ask for.
+        last: whether what comes after this layer norms by itself.
         tiles: by op; absent ones are chosen by the kernels.
         prefetch: bytes of the next weight that a kernel asks for; 0 for none.
     """
@@ -75,17 +90,24 @@ def forward(
         early = dict(prefetch=upcoming, prefetch_bytes=prefetch) if prefetch else {}
         return dict(implementation=implementation, tiles=tiles.get(op)) | early
 
+    def ahead(norm, x):
+        return None if isinstance(x, pk.Weighted) else norm
+
+    halves = implementation != "xla"
     x, positions, norms = state["x"], state["positions"], (layer["attention_norm"], layer["mlp_norm"])
     upcoming = how("qkv", layer["out"])  # attention streams no weights of its own
     q, cache = pk.qkv(
-        x, norms[0], layer["qkv"], layer["attention"], positions=positions, rope=state["rope"], **upcoming
+        x, ahead(norms[0], x), layer["qkv"], layer["attention"], positions=positions, rope=state["rope"], **upcoming
     )
     upcoming = how("attention", layer["out"])
     mixed, counters = pk.attention(q, cache, lengths=positions + 1, counters=state["counters"], **upcoming)
-    x = pk.out(mixed, layer["out"], residual=x, **how("out", layer["gate_up"]))
-    product = pk.gate_up(x, norms[1], layer["gate_up"], **how("gate_up", layer["down"]))
-    x = pk.down(product, layer["down"], residual=x, **how("down", following["qkv"]))
-    return state | dict(x=x, counters=counters), cache
+    next_norms = (norms[1], None if last else following["attention_norm"]) if halves else (None, None)
+    add = dict(residual=state["stream"], wide=True, norm=next_norms[0])
+    x, stream = pk.out(mixed, layer["out"], **add, **how("out", layer["gate_up"]))
+    product = pk.gate_up(x, ahead(norms[1], x), layer["gate_up"], **how("gate_up", layer["down"]))
+    add = dict(residual=stream, wide=True, norm=next_norms[1])
+    x, stream = pk.down(product, layer["down"], **add, **how("down", following["qkv"]))
+    return state | dict(x=x, stream=stream, counters=counters), cache
 
 
 def chain(state, layers, caches, implementation, tiles=None, prefetch=0, steps=1):
@@ -97,12 +119,13 @@ def chain(state, layers, caches, implementation, tiles=None, prefetch=0, steps=1
         new = []
         for i, layer in enumerate(filled):
             following = filled[(i + 1) % len(filled)]
-            carried, cache = forward(carried, layer, following, implementation, tiles, prefetch)
+            last = i == len(filled) - 1
+            carried, cache = forward(carried, layer, following, implementation, tiles, prefetch, last)
             new.append(cache)
         # Every step starts from the same scale, so that random weights make nothing overflow.
-        x = carried["x"].astype(jnp.float32)
-        x = x * lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6)
-        return carried | dict(x=x.astype(carried["x"].dtype)), new
+        stream = carried["stream"]
+        stream = stream * lax.rsqrt(jnp.mean(stream * stream, axis=-1, keepdims=True) + 1e-6)
+        return carried | dict(x=stream.astype(carried["x"].dtype), stream=stream), new
 
     carried, caches = lax.fori_loop(0, steps, step, (state, caches))
     return carried["x"], caches
@@ -110,7 +133,7 @@ def chain(state, layers, caches, implementation, tiles=None, prefetch=0, steps=1
 
 def layer_bytes(model: str, context: int, rows: int, dtype: str) -> int:
     """Bytes that one layer must move."""
-    return sum(cases.make(op, model, rows=rows, context=context, dtype=dtype).cost.bytes for op in OPS)
+    return sum(case_of(op, model, rows=rows, context=context, dtype=dtype).cost.bytes for op in OPS)
 
 
 class Layers:
@@ -154,7 +177,7 @@ def chosen_tiles(model: str, dtype: str, context: int) -> dict[str, dict]:
     """By op, the tiles that the kernels choose by themselves on this device."""
     device, found = tuned.current_device(), {}
     for op in OPS:
-        case = cases.make(op, model, context=context, dtype=dtype)
+        case = case_of(op, model, context=context, dtype=dtype)
         found[op] = cases.fields_of(case.chosen(device))
     return found
 

@@ -109,7 +109,7 @@ def promote(rows: Sequence[Row], device: Device, root: Path = TUNED) -> int:
     for (op, model, number, context, dtype), members in tables.by_case(gpu_rows(rows, device)).items():
         case = cases.make(op, model, rows=number, context=context or 1024, dtype=dtype)
         shape = dataclasses.asdict(case.shape)
-        path = root / device.key / f"{op}.json"
+        path = root / device.key / f"{case.function}.json"
         entries = changed.get(path) or entries_of(path)
         at = next((i for i, entry in enumerate(entries) if entry["shape"] == shape), len(entries))
         tried = in_layer.get((op, model, number, context, dtype))

@@ -141,9 +141,9 @@ def _summed(function: Callable) -> Callable:
     return call
 
 
-def weighted(draw, call: Call) -> Call:
-    """`call`, of an op that norms its rows, with the norm's weight in them already; their squares in odd parts."""
-    x, norm, offset, part = *(call.arrays[name] for name in ("x", "norm")), call.options["norm_offset"], 7
+def weighted(draw, call: Call, part: int = 7) -> Call:
+    """`call`, of an op that norms its rows, with the norm's weight in them already, and squares of `part` columns."""
+    x, norm, offset = call.arrays["x"], call.arrays["norm"], call.options["norm_offset"]
     if isinstance(draw, Shapes):
         parts = -(-x.shape[1] // part)
         rows = pk.Weighted(x=x, squares=jax.ShapeDtypeStruct((x.shape[0], parts), jnp.float32))
@@ -352,7 +352,12 @@ def attention(
 
 
 def of_model(draw, model: str, op: str, *, rows: int, dtype="bfloat16", context: int = 2048, page_size=64) -> Call:
-    """The call of `op` in a decode step of a model with `rows` sequences."""
+    """The call of `op` in a decode step of a model with `rows` sequences; 'weighted_' before it for weighted rows."""
+    if op.startswith("weighted_"):
+        whole = of_model(
+            draw, model, op.removeprefix("weighted_"), rows=rows, dtype=dtype, context=context, page_size=page_size
+        )
+        return weighted(draw, whole, part=4 if rows == 1 else 16)
     size = MODELS[model]
     width, wide = size["width"], size["heads"] * size["head_dim"]
     attends = dict(

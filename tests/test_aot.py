@@ -25,6 +25,8 @@ CALLS = [
     ("llama-3.2-1b", "out", 8, "float16"),
     ("llama-3.2-1b", "gate_up", 1, "bfloat16"),
     ("llama-3.2-1b", "gate_up", 8, "float32"),
+    ("llama-3.2-1b", "weighted_gate_up", 1, "bfloat16"),
+    ("llama-3.1-8b", "weighted_qkv", 16, "bfloat16"),
     ("llama-3.1-8b", "head_logits", 1, "bfloat16"),
     ("llama-3.1-8b", "attention", 1, "bfloat16"),
     ("llama-3.2-1b", "attention", 8, "float32"),

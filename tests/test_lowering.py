@@ -78,6 +78,10 @@ RAGGED = {
         SHAPES, rows=3, heads=5, kv_heads=1, head_dim=24, layout=Layout(99), dtype=dtype
     ),
     "down": lambda dtype: inputs.projection(SHAPES, rows=3, outputs=37, inputs=100, bias=True, dtype=dtype),
+    "down, norm": lambda dtype: inputs.projection(SHAPES, rows=3, outputs=37, inputs=100, dtype=dtype, norm=True),
+    "gate_up, weighted": lambda dtype: inputs.weighted(
+        SHAPES, inputs.gate_up(SHAPES, rows=3, width=100, features=37, dtype=dtype)
+    ),
     "gate_up": lambda dtype: inputs.gate_up(
         SHAPES, rows=3, width=100, features=37, bias=True, activation="gelu_tanh", dtype=dtype
     ),

@@ -94,6 +94,28 @@ def test_gate_up(form, dtype, implementation, draws):
 
 
 @each_kernel
+def test_projection_into_weighted_rows(form, dtype, implementation, draws):
+    rows, tiles = FORMS[form]
+    calls = [
+        inputs.projection(
+            inputs.Values(seed), rows=rows, outputs=301, inputs=width(tiles), dtype=dtype, norm=True, norm_offset=1.0
+        )
+        for seed in range(draws)
+    ]
+    assert_accurate(calls, implementation, tiles)
+
+
+@each_kernel
+def test_gate_up_of_weighted_rows(form, dtype, implementation, draws):
+    rows, tiles = FORMS[form]
+    calls = []
+    for draw in map(inputs.Values, range(draws)):
+        call = inputs.gate_up(draw, rows=rows, width=width(tiles), features=301, dtype=dtype)
+        calls.append(inputs.weighted(draw, call))
+    assert_accurate(calls, implementation, tiles)
+
+
+@each_kernel
 def test_head_logits(form, dtype, implementation, draws):
     rows, tiles = FORMS[form]
     options = dict(soft_cap=5.0, bias=True) if form == "vectors" else {}

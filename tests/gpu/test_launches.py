@@ -21,6 +21,10 @@ CALLS = {
     "out": inputs.projection(inputs.Values(0), pk.out, rows=2, outputs=512, inputs=512),
     "gate_up": inputs.gate_up(inputs.Values(0), rows=2, width=512, features=1000),
     "down": inputs.projection(inputs.Values(0), pk.down, rows=5, outputs=512, inputs=1000),
+    "down, norm": inputs.projection(inputs.Values(0), pk.down, rows=5, outputs=512, inputs=1000, norm=True),
+    "gate_up, weighted": inputs.weighted(
+        inputs.Values(0), inputs.gate_up(inputs.Values(0), rows=2, width=512, features=1000)
+    ),
     "head": inputs.head(inputs.Values(0), pk.head, rows=2, width=512, vocabulary=5000),
 }
 
