@@ -195,8 +195,8 @@ LEVERS = (
     Lever(
         name="norm in halves",
         strategy=FUSION,
-        without="all of a norm where its rows are used, with tensor cores by a launch of its own",
-        predicted=lambda step: _launches(lambda step: 2 * _layers(step) - 1)(step) if step.batch > 1 else Prediction(),
+        without="all of a norm where its rows are used",
+        predicted=lambda step: Prediction(),
         left_out=("weighted_norm",),
     ),
     Lever(

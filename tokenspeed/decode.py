@@ -46,8 +46,9 @@ def decode_step(
     """
     batch, length = tokens.shape
     config, rows = model.config, batch * length
-    # The kernels pass rows on with the next norm's weight in them; XLA's own step stays as it is commonly written.
-    halves = impl.resolve(implementation) != "xla" and levers.used("weighted_norm")
+    # One row is passed on with the next norm's weight in it (for more, a norm's launch costs less than the
+    # squares of them all in every program); XLA's own step stays as it is commonly written.
+    halves = rows == 1 and impl.resolve(implementation) != "xla" and levers.used("weighted_norm")
     with jax.named_scope("embedding"):
         x = model.embedding[...][tokens.reshape(-1)]
     positions = positions.reshape(-1)

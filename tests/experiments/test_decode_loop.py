@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import pallas_kernels as pk
+from experiments import unfused
 from experiments.decode_loop import State, Workload, loop
 from pallas_kernels import KVCache, attention_counters
+from pallas_kernels.common import levers
 from tests import lowering
 from tests.experiments.small import CONFIG, decoder_of
 
@@ -18,10 +21,11 @@ def _scaled(model):
     return jax.tree.map(lambda x: 8 * x if x.ndim > 1 else x, model)
 
 
-@pytest.mark.parametrize("implementation", ["xla", "interpret"])  # the second for the sake of the tokens alone
-def test_the_loop_draws_the_tokens_of_teacher_forcing(implementation):
+# Kernels for the sake of the tokens alone; for one row the norms come in halves.
+@pytest.mark.parametrize("implementation, batch", [("xla", 2), ("interpret", 2), ("interpret", 1)])
+def test_the_loop_draws_the_tokens_of_teacher_forcing(implementation, batch):
     """After a real prefill of ragged batches of one length: each token is the argmax of the model on all before it."""
-    batch, length, steps, capacity = 2, 7, 5, 16
+    length, steps, capacity = 7, 5, 16
     decoder = decoder_of(CONFIG, jnp.float32, 0)
     model = _scaled(decoder.model(decoder.weights))
     prompts = jnp.asarray(np.random.default_rng(0).integers(0, 96, (batch, length)), jnp.int32)
@@ -45,9 +49,28 @@ def test_the_loop_draws_the_tokens_of_teacher_forcing(implementation):
     forced = jax.jit(type(model).__call__)(model, whole)
     np.testing.assert_array_equal(whole[:, length:], forced.argmax(-1)[:, length - 1 : -1])
     np.testing.assert_allclose(logits, forced[:, -2].max(-1), rtol=1e-4)
-    assert len(np.unique(tokens)) > 2, "the check is worth little where a token repeats"
+    assert len(np.unique(tokens)) > batch, "the check is worth little where a token repeats"
     assert state.position.tolist() == [length + steps] * batch and not state.counters.any()
     assert np.abs(caches[0].k[:, :, length + steps - 1]).max() == 0 < np.abs(state.caches[0].k[:, :, length + 4]).min()
+
+
+@pytest.mark.parametrize(
+    "implementation, batch, left_out, halves",
+    [("interpret", 1, (), 3), ("interpret", 1, ("weighted_norm",), 0), ("interpret", 2, (), 0), ("xla", 1, (), 0)],
+)
+def test_norms_come_in_halves_where_one_row_goes_through_kernels(implementation, batch, left_out, halves):
+    """Of the four of two layers, all but the first, before which there is no kernel."""
+    decoder = decoder_of(CONFIG, jnp.bfloat16, 0)
+    of, passed_on = Workload(decoder, batch=batch, context=20, steps=1), []
+
+    def recorded(function):
+        return lambda *args, norm=None, **how: passed_on.append(norm is not None) or function(*args, norm=norm, **how)
+
+    kernels = unfused.kernels(out=recorded(pk.out), down=recorded(pk.down))
+    run = functools.partial(loop, steps=1, implementation=implementation, kernels=kernels)
+    with levers.without(*left_out):
+        jax.eval_shape(run, decoder.model(decoder.weights), of.fresh(0), of.rope)
+    assert len(passed_on) == 4 and sum(passed_on) == halves
 
 
 @pytest.fixture(scope="module")

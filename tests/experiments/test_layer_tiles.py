@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from experiments import cases, layer_tiles, promote
+from experiments import cases, layer, layer_tiles, promote
 from experiments.layer import OPS
 from experiments.row_log import Log
 from tokenspeed.measure import Timing
 
-CASES = {op: cases.make(op, "tiny", context=1024) for op in OPS}
+CASES = {op: layer.case_of(op, "tiny", context=1024) for op in OPS}
 
 
 class Layers:
@@ -62,7 +62,7 @@ def test_the_best_in_the_layer_is_chosen_and_promoted(choose, swept, tmp_path, d
         (4, True, False),
         (8, False, True),
     ], "the incumbent first; what is far behind in the sweep is not tried"
-    assert {row["op"] for row in rows} == set(OPS)
+    assert {row["op"] for row in rows} == {case.op for case in CASES.values()}
     (entry,) = entries(tmp_path, device, [*swept, *rows])
     assert entry["tiles"]["num_warps"] == 8
     assert entry["evidence"]["layer_us"] == 99.0 and entry["evidence"]["median_us"] == 8.0
