@@ -26,7 +26,7 @@ def decode_step(
     counters: jax.Array | None = None,
     implementation: str | None = None,
     kernels: Any = pk,
-) -> tuple[jax.Array, list[KVCache], jax.Array | None]:
+) -> tuple[jax.Array | pk.Weighted, list[KVCache], jax.Array | None]:
     """Runs T tokens of each of B sequences, each of which sees the cache and those before it.
 
     Every (sequence, token) is a row of the kernels; more than 16 rows go through them in groups.
@@ -42,7 +42,7 @@ def decode_step(
         kernels: what has them by their names; another namespace puts others in their place.
 
     Returns:
-        (the residual stream [B * T, D], the caches, the counters).
+        (the residual stream [B * T, D] as `logits` and `greedy` take it, the caches, the counters).
     """
     batch, length = tokens.shape
     config, rows = model.config, batch * length
@@ -73,19 +73,15 @@ def decode_step(
 
     def add(name: str, op: Callable, operands: list, weight, following, norm):
         """A projection that adds to the residual stream, of each group: what the norm's user takes, the stream."""
-        options = dict(wide=wide, prefetch=following) | (dict(norm=norm) if halves and norm is not None else {}) | how
+        options = dict(wide=wide, prefetch=following) | (dict(norm=norm) if halves else {}) | how
         found = each(name, lambda h, stream: op(h, weight, residual=stream, **options), operands, streams)
-        if wide or "norm" in options:
+        if wide or halves:
             return [x for x, _ in found], [stream for _, stream in found]
         return found, found
 
-    def ahead(norm: jax.Array, x) -> jax.Array | None:
-        """The weight of the norm that comes before rows are used; None where it is in them."""
-        return None if isinstance(x, pk.Weighted) else norm
-
     new = []
     weights = [(b.qkv.weight, b.out.weight, b.gate_up.weight, b.down.weight) for b in model.blocks]
-    next_norms = [*(block.attention_norm[...] for block in model.blocks[1:]), None]  # the head norms by itself
+    next_norms = [*(block.attention_norm[...] for block in model.blocks[1:]), model.norm[...]]
     for i, (block, cache, window) in enumerate(zip(model.blocks, caches, config.windows, strict=True)):
         qkv, out, gate_up, down = weights[i]
         following = weights[i + 1][0] if i + 1 < len(weights) else model.head_weight
@@ -93,7 +89,7 @@ def decode_step(
         for x, group, sequence in zip(xs, groups, sequences, strict=True):  # in turn: each writes into the cache
             with jax.named_scope("qkv"):
                 q, cache = kernels.qkv(
-                    x, ahead(block.attention_norm[...], x), qkv, cache, positions=positions[group], rope=rope,
+                    x, _ahead(block.attention_norm[...], x), qkv, cache, positions=positions[group], rope=rope,
                     sequence=sequence, page_table=page_table, eps=config.eps, prefetch=out, **how,
                 )  # fmt: skip
             queries.append(q)
@@ -112,22 +108,24 @@ def decode_step(
         xs, streams = add("out", kernels.out, mixed, out, gate_up, norm)
         products = each(
             "gate_up",
-            lambda x: kernels.gate_up(x, ahead(norm, x), gate_up, activation=act, eps=config.eps, prefetch=down, **how),
+            lambda x: kernels.gate_up(
+                x, _ahead(norm, x), gate_up, activation=act, eps=config.eps, prefetch=down, **how
+            ),
             xs,
         )
         xs, streams = add("down", kernels.down, products, down, following, next_norms[i])
     return xs[0] if len(xs) == 1 else jnp.concatenate(xs), new, counters
 
 
-def logits(model: Llama, x: jax.Array, implementation: str | None = None, kernels: Any = pk) -> jax.Array:
-    """float32 [rows, V] of the residual stream [rows, D]."""
+def logits(model: Llama, x: jax.Array | pk.Weighted, implementation: str | None = None, kernels: Any = pk) -> jax.Array:
+    """float32 [rows, V] of the residual stream [rows, D], or of 1 to 16 rows with the last norm's weight in them."""
     return _in_groups(model, x, kernels.head_logits, implementation)
 
 
 def greedy(
-    model: Llama, x: jax.Array, implementation: str | None = None, kernels: Any = pk
+    model: Llama, x: jax.Array | pk.Weighted, implementation: str | None = None, kernels: Any = pk
 ) -> tuple[jax.Array, jax.Array]:
-    """The most likely token of each row, int32 [rows], and its logit, float32 [rows], with no logits in memory."""
+    """The most likely token of each row, int32 [rows], and its logit, float32 [rows]; rows as `logits` takes them."""
     return _in_groups(model, x, kernels.head, implementation)
 
 
@@ -141,10 +139,13 @@ def with_row(rows: jax.Array, i: jax.Array, row: jax.Array) -> jax.Array:
 
 
 def _in_groups(model, x, op, implementation):
-    weight, norm, eps = model.head_weight, model.norm[...], model.config.eps
+    norm, options = _ahead(model.norm[...], x), dict(eps=model.config.eps, implementation=implementation)
+    groups = [x] if norm is None else [x[i : i + MAX_ROWS] for i in range(0, x.shape[0], MAX_ROWS)]
     with jax.named_scope("head"):
-        parts = [
-            op(x[i : i + MAX_ROWS], norm, weight, eps=eps, implementation=implementation)
-            for i in range(0, x.shape[0], MAX_ROWS)
-        ]
+        parts = [op(group, norm, model.head_weight, **options) for group in groups]
     return parts[0] if len(parts) == 1 else jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
+
+
+def _ahead(norm: jax.Array, x: jax.Array | pk.Weighted) -> jax.Array | None:
+    """The weight of the norm that comes before rows are used; None where it is in them."""
+    return None if isinstance(x, pk.Weighted) else norm

@@ -56,10 +56,10 @@ def test_the_loop_draws_the_tokens_of_teacher_forcing(implementation, batch):
 
 @pytest.mark.parametrize(
     "implementation, batch, left_out, halves",
-    [("interpret", 1, (), 3), ("interpret", 1, ("weighted_norm",), 0), ("interpret", 2, (), 0), ("xla", 1, (), 0)],
+    [("interpret", 1, (), 4), ("interpret", 1, ("weighted_norm",), 0), ("interpret", 2, (), 0), ("xla", 1, (), 0)],
 )
 def test_norms_come_in_halves_where_one_row_goes_through_kernels(implementation, batch, left_out, halves):
-    """Of the four of two layers, all but the first, before which there is no kernel."""
+    """All but the first, before which there is no kernel: those of two layers, and the head's."""
     decoder = decoder_of(CONFIG, jnp.bfloat16, 0)
     of, passed_on = Workload(decoder, batch=batch, context=20, steps=1), []
 
