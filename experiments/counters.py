@@ -21,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -92,19 +93,34 @@ def _mark(x: jax.Array) -> jax.Array:
 
 
 def profiled(model: str, arguments: argparse.Namespace) -> list[dict[str, str]]:
-    """What the profiler says of each launch of the steps: its table, with the line of units first."""
+    """What the profiler says of each launch of the steps: its table, with the line of units first.
+
+    The steps run without it first, which leaves their programs in a cache: XLA's search for algorithms, thousands of
+    small launches, takes minutes where each of them passes through the profiler.
+    """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "counters.csv"
-        command = [
-            "ncu", "--profile-from-start", "off", "--graph-profiling", "node", "--clock-control", "none",
-            "--cache-control", "none", "--metrics", f"{READ},{WRITTEN},{TIME}", "--csv", "--page", "raw",
-            "--log-file", str(log), sys.executable, "-m", "experiments.counters", "--step", f"--models={model}",
+        steps = [
+            sys.executable, "-m", "experiments.counters", "--step", f"--models={model}",
             f"--levers={arguments.levers}", f"--context={arguments.context}", f"--batch={arguments.batch}",
             f"--dtype={arguments.dtype}",
         ]  # fmt: skip
-        # The profiler saves and restores whatever is allocated: not all of memory, then.
-        environment = os.environ | dict(XLA_PYTHON_CLIENT_PREALLOCATE="false")
-        run = subprocess.run(command, capture_output=True, text=True, env=environment)
+        ncu = [
+            "ncu", "--profile-from-start", "off", "--graph-profiling", "node", "--clock-control", "none",
+            "--cache-control", "none", "--metrics", f"{READ},{WRITTEN},{TIME}", "--csv", "--page", "raw",
+            "--log-file", str(log),
+        ]  # fmt: skip
+        cached = os.environ | dict(
+            JAX_COMPILATION_CACHE_DIR=str(Path(folder) / "programs"),
+            JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+            JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
+        )
+        for name, command in (("without the profiler", steps), ("with it", [*ncu, *steps])):
+            began = time.monotonic()
+            run = subprocess.run(command, capture_output=True, text=True, env=cached)
+            print(f"{model}: the steps {name} took {time.monotonic() - began:.0f} s", flush=True)
+            if run.returncode:
+                break
         text = log.read_text() if log.exists() else ""
     lines = [line for line in text.splitlines() if not line.startswith("==")]
     if run.returncode or len(lines) < 3:
