@@ -187,23 +187,46 @@ def _roofline(plt: Any, points: Sequence[tuple], roofs: dict[str, float], title:
 
 
 def _bars(plt: Any, rows: Sequence[Row]) -> Any:
-    """A group of bars a case, a bar an implementation."""
-    fields = ("model", "dtype", "batch", "context")
-    groups = list(dict.fromkeys(tuple(row[field] for field in fields) for row in rows))
-    names = list(dict.fromkeys(row["implementation"] for row in rows))
-    figure, axis = plt.subplots(figsize=(max(6.0, 1.5 * len(groups) + 2), 4.6), layout="constrained")
-    width = 0.8 / len(names)
-    for i, name in enumerate(names):
-        own = [row for row in rows if row["implementation"] == name]
-        at = [groups.index(tuple(row[field] for field in fields)) + (i - (len(names) - 1) / 2) * width for row in own]
-        bars = axis.bar(at, [row["percent_of_ceiling"] for row in own], width, label=name)
-        labels = [f"{row['percent_of_ceiling']:.1f}%\n{row['ms_per_token']:.3g} ms" for row in own]
-        axis.bar_label(bars, labels, fontsize=7)
-    axis.axhline(100, color="0.3", ls="--", lw=1, label=f"read ceiling, measured: {rows[-1]['ceiling_gbps']:.0f} GB/s")
-    ticks = [f"{model}\n{dtype}, batch {batch}\ncontext {context}" for model, dtype, batch, context in groups]
-    axis.set_xticks(range(len(groups)), ticks, fontsize=8)
-    axis.set_ylabel("% of the read ceiling")
-    axis.set_ylim(0, 1.25 * max(100, *(row["percent_of_ceiling"] for row in rows)))
-    axis.set_title(f"Decode on {rows[-1]['device']}, {rows[-1]['steps']} steps a sample", fontsize=10)
-    axis.legend(fontsize=8, loc="upper right", ncols=len(names) + 1)
+    """A panel a model, in it a group of bars a context, a bar a batch; plain XLA's share is a line across the bar."""
+    panels = list(dict.fromkeys((row["model"], row["dtype"]) for row in rows))
+    fused = [row for row in rows if row["implementation"] != "xla"]
+    kinds = sorted({(row["implementation"], row["batch"]) for row in fused or rows})
+    contexts = sorted({row["context"] for row in rows})
+    figure, axes = plt.subplots(
+        len(panels), 1, figsize=(max(6.0, 0.42 * len(contexts) * len(kinds) + 2), 3.3 * len(panels)), squeeze=False,
+        sharex=True, sharey=True, layout="constrained",
+    )  # fmt: skip
+    width = 0.86 / len(kinds)
+
+    def place(row, kind):
+        return contexts.index(row["context"]) + (kinds.index(kind) - (len(kinds) - 1) / 2) * width
+
+    for axis, (model, dtype) in zip(axes[:, 0], panels):
+        here = [row for row in rows if (row["model"], row["dtype"]) == (model, dtype)]
+        for i, (name, batch) in enumerate(kinds):
+            own = [row for row in here if (row["implementation"], row["batch"]) == (name, batch)]
+            heights = [row["percent_of_ceiling"] for row in own]
+            bars = axis.bar(
+                [place(row, (name, batch)) for row in own], heights, width,
+                color=plt.cm.viridis(i / len(kinds)), label=f"{name}, batch {batch}",
+            )  # fmt: skip
+            axis.bar_label(
+                bars, [f"{row['ms_per_token']:.3g} ms" for row in own], fontsize=6.5, rotation=90, padding=3,
+                bbox=dict(facecolor="white", edgecolor="none", pad=0.5),
+            )  # fmt: skip
+            if fused:
+                plain = [row for row in here if (row["implementation"], row["batch"]) == ("xla", batch)]
+                at, shares = [place(row, (name, batch)) for row in plain], [row["percent_of_ceiling"] for row in plain]
+                label = "plain XLA" if i == 0 else None
+                axis.hlines(shares, [x - width / 2 for x in at], [x + width / 2 for x in at], color="r", label=label)
+        ceilings = [row["ceiling_gbps"] for row in here]
+        axis.axhline(100, color="0.3", ls="--", lw=1)
+        axis.set_title(
+            f"{model}, {dtype}; ceiling of each run {min(ceilings):.0f} to {max(ceilings):.0f} GB/s", fontsize=9
+        )
+        axis.set_ylabel("% of the read ceiling")
+        axis.set_xticks(range(len(contexts)), [f"context {context}" for context in contexts])
+    axes[0, 0].set_ylim(0, 1.3 * max(100, *(row["percent_of_ceiling"] for row in rows)))
+    axes[0, 0].legend(fontsize=7.5, loc="upper left", bbox_to_anchor=(1, 1))
+    figure.suptitle(f"Decode on {rows[-1]['device']}, {rows[-1]['steps']} steps a sample", fontsize=10)
     return figure
