@@ -110,9 +110,22 @@ def test_tensor_core_tiles_of_16_rows_serve_2_to_15(tuned_file):
     tuned_file(entries((SIXTEEN, MMA)))
     served = [rows for rows in range(1, 17) if resolve(shape=dataclasses.replace(SIXTEEN, rows=rows)) == MMA]
     assert served == list(range(2, 17))
-    for change in (dict(outputs=2048), dict(inputs=2048), dict(groups=2), dict(dtype="float32"), dict(norm=True)):
+    for change in (dict(outputs=2048), dict(inputs=2048), dict(groups=2), dict(dtype="float32")):
         shape = dataclasses.replace(SIXTEEN, rows=8, **change)
         assert resolve(shape=shape) == default(shape, devices.DEVICES["h200"]), change
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_tiles_serve_with_and_without_a_norm(tuned_file, norm):
+    """But tensor cores for one row, tuned for rows that come weighted, no row that needs a norm's launch ahead."""
+    one, sixteen = (dataclasses.replace(SIXTEEN, rows=rows, norm=norm) for rows in (1, 16))
+    vectors = Tiles(block_n=8, block_k=64, num_stages=3)
+    tuned_file(entries((sixteen, MMA), (one, vectors)))
+    for rows, expected in ((1, vectors), (8, MMA)):
+        assert resolve(shape=dataclasses.replace(one, rows=rows, norm=not norm)) == expected
+    tuned_file(entries((one, MMA)))
+    other = dataclasses.replace(one, norm=not norm)
+    assert resolve(shape=other) == (MMA if norm else default(other, devices.DEVICES["h200"]))
 
 
 def test_an_entry_of_its_own_comes_before_one_that_stands_in(tuned_file):
