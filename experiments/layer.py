@@ -44,12 +44,15 @@ _RESULTS = flags.DEFINE_string("results", "out/layer-{device}.jsonl", "JSON line
 def weights(model: str, key: jax.Array, dtype: str, context: int, rows: int = 1) -> dict:
     """One layer's weights and its contiguous cache of `context` positions, random."""
     m = MODELS[model]
-    keys = jax.random.split(key, len(OPS))
+    keys, norm_keys = jax.random.split(key, len(OPS)), jax.random.split(jax.random.fold_in(key, 1))
     streamed = {
         op: case_of(op, model, rows=rows, context=context, dtype=dtype).streamed(k)
         for op, k in zip(OPS, keys, strict=True)
     }
-    norms = {name: jnp.ones((m.d_model,), cases.DTYPES[dtype]) for name in ("attention_norm", "mlp_norm")}
+    norms = {
+        name: (1.0 + 0.1 * jax.random.normal(k, (m.d_model,), jnp.float32)).astype(cases.DTYPES[dtype])
+        for name, k in zip(("attention_norm", "mlp_norm"), norm_keys, strict=True)
+    }
     return streamed | norms
 
 
