@@ -44,7 +44,7 @@ class Case:
     """An op at one problem size.
 
     Attributes:
-        op: its name among `OPS`. function: that of the public function whose tiles it is about.
+        op: its name among `OPS`.
         tiles: the op's tiles module: Tiles, search_space(shape), feasible(tiles, shape, device), default, stand_ins.
         cost: bytes and operations of one call.
         state: key -> what a call passes on.
@@ -54,7 +54,6 @@ class Case:
     """
 
     op: str
-    function: str
     model: str
     rows: int
     context: int
@@ -66,6 +65,11 @@ class Case:
     streamed: Callable[[jax.Array], Tree]
     call: Callable[[Tree, Tree, Any, str], tuple[Tree, Tree]]
     feeds_back: bool = True
+
+    @property
+    def function(self) -> str:
+        """The public function that it calls, whose tiles it is about."""
+        return FUNCTIONS.get(self.op, self.op)
 
     def chosen(self, device: Device) -> Any:
         """The tiles that a call without any runs with on that device."""
@@ -257,8 +261,7 @@ DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
 def make(op: str, model: str, *, rows: int = 1, context: int = 1024, dtype: str = "bf16") -> Case:
     """The case of `op` at the sizes of `model`; `context` matters to attention alone."""
     built = OPS[op](MODELS[model], rows, context, DTYPES[dtype])
-    function = FUNCTIONS.get(op, op)
-    return Case(op=op, function=function, model=model, rows=rows, context=context, dtype=dtype, **built)
+    return Case(op=op, model=model, rows=rows, context=context, dtype=dtype, **built)
 
 
 def fields_of(tiles: Any) -> dict[str, Any]:

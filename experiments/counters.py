@@ -95,8 +95,8 @@ def _mark(x: jax.Array) -> jax.Array:
 def profiled(model: str, arguments: argparse.Namespace) -> list[dict[str, str]]:
     """What the profiler says of each launch of the steps: its table, with the line of units first.
 
-    The steps run without it first, which leaves their programs in a cache: XLA's search for algorithms, thousands of
-    small launches, takes minutes where each of them passes through the profiler.
+    The steps run without it first, which leaves their programs in a cache: so the profiler follows the steps, and not
+    XLA's search for their algorithms.
     """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "counters.csv"
@@ -125,7 +125,7 @@ def profiled(model: str, arguments: argparse.Namespace) -> list[dict[str, str]]:
     lines = [line for line in text.splitlines() if not line.startswith("==")]
     if run.returncode or len(lines) < 3:
         said = (text + run.stdout + run.stderr).strip().splitlines()
-        raise ResultsError(f"ncu: {model}: {said[-1] if said else 'no output'}")
+        raise ResultsError(f"{model}: the steps {name}: {said[-1] if said else 'no output'}")
     return list(csv.DictReader(lines))
 
 

@@ -19,6 +19,7 @@ from experiments import cases, provenance
 from experiments.models import MODELS
 from experiments.row_log import Log
 from pallas_kernels.common import devices, tuned
+from pallas_kernels.common.weighted import weight_left
 from tokenspeed import measure
 
 OPS = ("qkv", "attention", "out", "gate_up", "down")
@@ -93,21 +94,24 @@ def forward(
         early = dict(prefetch=upcoming, prefetch_bytes=prefetch) if prefetch else {}
         return dict(implementation=implementation, tiles=tiles.get(op)) | early
 
-    def ahead(norm, x):
-        return None if isinstance(x, pk.Weighted) else norm
-
     halves = implementation != "xla"
     x, positions, norms = state["x"], state["positions"], (layer["attention_norm"], layer["mlp_norm"])
     upcoming = how("qkv", layer["out"])  # attention streams no weights of its own
     q, cache = pk.qkv(
-        x, ahead(norms[0], x), layer["qkv"], layer["attention"], positions=positions, rope=state["rope"], **upcoming
+        x,
+        weight_left(x, norms[0]),
+        layer["qkv"],
+        layer["attention"],
+        positions=positions,
+        rope=state["rope"],
+        **upcoming,
     )
     upcoming = how("attention", layer["out"])
     mixed, counters = pk.attention(q, cache, lengths=positions + 1, counters=state["counters"], **upcoming)
     next_norms = (norms[1], None if last else following["attention_norm"]) if halves else (None, None)
     add = dict(residual=state["stream"], wide=True, norm=next_norms[0])
     x, stream = pk.out(mixed, layer["out"], **add, **how("out", layer["gate_up"]))
-    product = pk.gate_up(x, ahead(norms[1], x), layer["gate_up"], **how("gate_up", layer["down"]))
+    product = pk.gate_up(x, weight_left(x, norms[1]), layer["gate_up"], **how("gate_up", layer["down"]))
     add = dict(residual=stream, wide=True, norm=next_norms[1])
     x, stream = pk.down(product, layer["down"], **add, **how("down", following["qkv"]))
     return state | dict(x=x, stream=stream, counters=counters), cache

@@ -12,6 +12,7 @@ from pallas_kernels import KVCache
 from pallas_kernels.common import implementation as impl
 from pallas_kernels.common import levers
 from pallas_kernels.common.checks import MAX_ROWS
+from pallas_kernels.common.weighted import weight_left
 from tokenspeed.model import Llama
 
 
@@ -46,8 +47,8 @@ def decode_step(
     """
     batch, length = tokens.shape
     config, rows = model.config, batch * length
-    # One row is passed on with the next norm's weight in it (for more, a norm's launch costs less than the
-    # squares of them all in every program); XLA's own step stays as it is commonly written.
+    # One row is passed on with the next norm's weight in it (for more, the squares of them all, read by every program,
+    # cost about what a norm's launch does); XLA's own step stays as it is commonly written.
     halves = rows == 1 and impl.resolve(implementation) != "xla" and levers.used("weighted_norm")
     with jax.named_scope("embedding"):
         x = model.embedding[...][tokens.reshape(-1)]
@@ -89,7 +90,7 @@ def decode_step(
         for x, group, sequence in zip(xs, groups, sequences, strict=True):  # in turn: each writes into the cache
             with jax.named_scope("qkv"):
                 q, cache = kernels.qkv(
-                    x, _ahead(block.attention_norm[...], x), qkv, cache, positions=positions[group], rope=rope,
+                    x, weight_left(x, block.attention_norm[...]), qkv, cache, positions=positions[group], rope=rope,
                     sequence=sequence, page_table=page_table, eps=config.eps, prefetch=out, **how,
                 )  # fmt: skip
             queries.append(q)
@@ -109,7 +110,7 @@ def decode_step(
         products = each(
             "gate_up",
             lambda x: kernels.gate_up(
-                x, _ahead(norm, x), gate_up, activation=act, eps=config.eps, prefetch=down, **how
+                x, weight_left(x, norm), gate_up, activation=act, eps=config.eps, prefetch=down, **how
             ),
             xs,
         )
@@ -139,13 +140,8 @@ def with_row(rows: jax.Array, i: jax.Array, row: jax.Array) -> jax.Array:
 
 
 def _in_groups(model, x, op, implementation):
-    norm, options = _ahead(model.norm[...], x), dict(eps=model.config.eps, implementation=implementation)
+    norm, options = weight_left(x, model.norm[...]), dict(eps=model.config.eps, implementation=implementation)
     groups = [x] if norm is None else [x[i : i + MAX_ROWS] for i in range(0, x.shape[0], MAX_ROWS)]
     with jax.named_scope("head"):
         parts = [op(group, norm, model.head_weight, **options) for group in groups]
     return parts[0] if len(parts) == 1 else jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
-
-
-def _ahead(norm: jax.Array, x: jax.Array | pk.Weighted) -> jax.Array | None:
-    """The weight of the norm that comes before rows are used; None where it is in them."""
-    return None if isinstance(x, pk.Weighted) else norm

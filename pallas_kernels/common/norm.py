@@ -47,6 +47,10 @@ class Left(NamedTuple):
     weight: jax.Array | None = None
     squares: jax.Array | None = None
 
+    def inputs(self) -> dict[str, jax.Array | None]:
+        """Of the launch, by the names that `Stream` has them under."""
+        return dict(x=self.x, norm=self.weight, squares=self.squares)
+
 
 def ahead(norm: Norm, x: jax.Array | Weighted, weight: jax.Array | None, tiles: Tiles, *, interpret: bool) -> Left:
     """What is left of a norm for a streaming kernel with these tiles; with tensor cores it is done here."""

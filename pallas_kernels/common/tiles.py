@@ -176,10 +176,10 @@ def search_space(shape: StreamShape) -> list[Tiles]:
         Tiles(block_n=block_n, block_k=block_k, num_warps=num_warps, num_stages=num_stages, mma=True)
         for block_n in wide
         for block_k in ((128, 256) if few else (64, 128, 256, 512))
-        for num_warps in ((4 // shape.groups, 4) if few else (2, 4, 8))
+        for num_warps in (sorted({4 // shape.groups, 4}) if few else (2, 4, 8))
         for num_stages in ((3, 4) if few else (3, 4, 6))
     ]
-    return list(dict.fromkeys(spaces))
+    return spaces
 
 
 HOPPER_SMS = DEVICES["h200"].num_sms

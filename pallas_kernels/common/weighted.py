@@ -50,6 +50,11 @@ def normed(x: jax.Array | Weighted, weight: jax.Array | None, eps: float, offset
     return x.x.astype(jnp.float32) * lax.rsqrt(squares / x.x.shape[1] + eps)
 
 
+def weight_left(x: jax.Array | Weighted, weight: jax.Array) -> jax.Array | None:
+    """What the user of x takes as its norm's weight: None where x has it already."""
+    return None if isinstance(x, Weighted) else weight
+
+
 def check(x: jax.Array | Weighted, norm: jax.Array | None) -> jax.Array:
     """The rows of the argument `x` as an array; raises unless they and the norm's weight go together."""
     if not isinstance(x, Weighted):

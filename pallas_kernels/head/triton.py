@@ -84,7 +84,7 @@ def _vocabulary(options, name, finish, outputs, x, norm, weight):
         kernel,
         name=name,
         grid=(programs_of(shape, tiles),),
-        inputs=dict(x=left.x, norm=left.weight, squares=left.squares, w=weight.rows, bias=weight.bias),
+        inputs=left.inputs() | dict(w=weight.rows, bias=weight.bias),
         outputs=outputs,
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,

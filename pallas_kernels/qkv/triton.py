@@ -119,10 +119,8 @@ def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rop
         kernel,
         name="qkv",
         grid=(programs_of(shape, tiles, apart),),
-        inputs=dict(
-            x=left.x,
-            norm=left.weight,
-            squares=left.squares,
+        inputs=left.inputs()
+        | dict(
             w=weight.rows,
             bias=weight.bias,
             positions=positions,

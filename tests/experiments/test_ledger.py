@@ -2,6 +2,8 @@
 
 import argparse
 import dataclasses
+import pathlib
+import subprocess
 
 import jax.numpy as jnp
 import numpy as np
@@ -151,6 +153,38 @@ def test_counters_of_several_steps_are_told_apart():
     names = ["before(float*)", "mark(float*)", "qkv", "head", "mark(float*)", "loop_add_fusion"]
     steps = counters.by_step([units, *({"Kernel Name": name} for name in names)])
     assert [[line["Kernel Name"] for line in step] for step in steps] == [["", "qkv", "head"], ["", "loop_add_fusion"]]
+
+
+def test_the_profiler_follows_steps_that_were_compiled_before(monkeypatch):
+    """First the steps alone, then the same below the profiler, with one cache of programs."""
+    ran, table = [], '"Kernel Name","a"\n"","byte"\n"mark","1"\n'
+
+    def run(command, *, env, **how):
+        ran.append((command, env["JAX_COMPILATION_CACHE_DIR"]))
+        if command[0] == "ncu":
+            pathlib.Path(command[command.index("--log-file") + 1]).write_text("==PROF== noise\n" + table)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(counters.subprocess, "run", run)
+    arguments = counters.parser().parse_args(["--levers=argmax in the head"])
+    lines = counters.profiled("llama-3.2-1b", arguments)
+    assert [line["Kernel Name"] for line in lines] == ["", "mark"]
+    (plain, cache), (profiled, same) = ran
+    assert cache == same and profiled[-len(plain) :] == plain and profiled[0] == "ncu" != plain[0]
+    assert "--step" in plain and "--levers=argmax in the head" in plain
+
+
+def test_steps_that_fail_are_not_profiled(monkeypatch):
+    ran = []
+
+    def run(command, **how):
+        ran.append(command)
+        return subprocess.CompletedProcess(command, 1, "", "it broke\nfor this reason\n")
+
+    monkeypatch.setattr(counters.subprocess, "run", run)
+    with pytest.raises(row_log.ResultsError, match=r"llama-3.2-1b: the steps without the profiler: for this reason"):
+        counters.profiled("llama-3.2-1b", counters.parser().parse_args([]))
+    assert len(ran) == 1
 
 
 @pytest.mark.parametrize("bad", ["--models=gpt-2", "--levers=magic"])
