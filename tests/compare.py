@@ -56,6 +56,15 @@ def assert_right(call: Call, tiles, implementation: str = "interpret"):
     return result
 
 
+def assert_right_head(call: Call, tiles, implementation: str = "interpret") -> None:
+    """The tokens of a float32 call of `head`, in guarded buffers, are the oracle's, and their logits nearly."""
+    with guarded():
+        token, value = call(implementation, tiles)
+    logits = oracle.head_logits(**call.arrays, **call.options)
+    np.testing.assert_array_equal(token, logits.argmax(axis=1))
+    np.testing.assert_allclose(value, logits.max(axis=1), rtol=1e-5)  # float32 sums of up to 1000 terms
+
+
 def assert_same_bits(a, b) -> None:
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         assert np.asarray(x).tobytes() == np.asarray(y).tobytes()

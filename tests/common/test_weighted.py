@@ -1,21 +1,20 @@
-"""RMSNorm in two halves: the kernels that make weighted rows, and those that use them."""
+"""RMSNorm in two halves: the kernels that use weighted rows, and what those that make them leave as it is.
 
-import hypothesis
+Ragged shapes of the makers are in tests/projection.
+"""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 
 import pallas_kernels as pk
-from pallas_kernels.common.launch import guarded
 from pallas_kernels.common.tiles import Tiles
 from pallas_kernels.common.weighted import normed, weigh
 from tests import inputs, oracle
-from tests.compare import assert_right, assert_same_bits
+from tests.compare import assert_right, assert_right_head, assert_same_bits
 from tests.inputs import Layout
 from tests.lowering import lower
-from tests.strategies import SEEDS, dtypes, ragged, rows_for, stream_tiles
 
 VECTORS = Tiles(block_n=4, block_k=32)
 TENSOR_CORES = Tiles(block_n=16, block_k=32, num_stages=3, mma=True)
@@ -50,25 +49,6 @@ def test_two_halves_are_a_norm(part):
     assert halves.squares.shape == (3, -(-100 // part))
     whole = oracle.rms_norm(np.float64(rows), np.float64(weight), 1e-2, 0.5)
     np.testing.assert_allclose(normed(halves, None, 1e-2, 0.0), whole, rtol=1e-6)
-
-
-@hypothesis.settings(max_examples=12)  # the ragged edges are those of `out` and `down`, tested with them
-@hypothesis.given(st.data())
-def test_makers(data):
-    tiles = data.draw(stream_tiles())
-    call = inputs.projection(
-        inputs.Values(data.draw(SEEDS)),
-        function=data.draw(st.sampled_from((pk.out, pk.down))),
-        rows=data.draw(rows_for(tiles)),
-        outputs=data.draw(ragged),
-        inputs=data.draw(ragged),
-        dtype=data.draw(dtypes),
-        bias=data.draw(st.booleans()),
-        residual=data.draw(st.booleans()),
-        norm=True,
-        norm_offset=data.draw(st.sampled_from((0.0, 1.0))),
-    )
-    assert_right(call, tiles)
 
 
 @FORMS
@@ -109,12 +89,7 @@ def test_users(op, tiles, rows, dtype):
 @FORMS
 @pytest.mark.parametrize("rows", [1, 5])
 def test_the_head(rows, tiles):
-    call = user("head", rows, "float32")
-    with guarded():
-        token, value = call("interpret", tiles)
-    logits = oracle.head_logits(**call.arrays, **call.options)
-    np.testing.assert_array_equal(token, logits.argmax(axis=1))
-    np.testing.assert_allclose(value, logits.max(axis=1), rtol=1e-5)  # float32 sums of 80 terms
+    assert_right_head(user("head", rows, "float32"), tiles)
 
 
 @FORMS

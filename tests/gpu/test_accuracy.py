@@ -15,7 +15,7 @@ from pallas_kernels.common.checks import DTYPES
 from pallas_kernels.common.launch import guarded
 from pallas_kernels.common.tiles import Tiles
 from tests import inputs, oracle
-from tests.compare import assert_close, leaves
+from tests.compare import assert_close, assert_right_head, leaves
 from tests.inputs import Layout
 
 FLOOR = {"float32": 1e-6, "bfloat16": 0.0, "float16": 0.0}
@@ -135,11 +135,7 @@ def test_head(form, implementation, draws):
         call = inputs.head(
             inputs.Values(seed), pk.head, rows=rows, width=width(tiles), vocabulary=1003, dtype="float32"
         )
-        with guarded():
-            token, value = call(implementation, tiles)
-        logits = oracle.head_logits(**call.arrays, **call.options)
-        np.testing.assert_array_equal(token, logits.argmax(axis=1))
-        np.testing.assert_allclose(value, logits.max(axis=1), rtol=1e-5)
+        assert_right_head(call, tiles, implementation)
 
 
 @each_form

@@ -27,6 +27,8 @@ def test_ragged(data):
         bias=data.draw(st.booleans()),
         residual=data.draw(st.booleans()),
         wide=data.draw(st.booleans()),
+        norm=data.draw(st.booleans()),
+        norm_offset=data.draw(st.sampled_from((0.0, 1.0))),
     )
     assert_right(call, tiles)
 
