@@ -109,11 +109,15 @@ def forward(
     upcoming = how("attention", layer["out"])
     mixed, counters = pk.attention(q, cache, lengths=positions + 1, counters=state["counters"], **upcoming)
     next_norms = (norms[1], None if last else following["attention_norm"]) if halves else (None, None)
-    add = dict(residual=state["stream"], wide=True, norm=next_norms[0])
-    x, stream = pk.out(mixed, layer["out"], **add, **how("out", layer["gate_up"]))
+
+    def added(op, x, weight, stream, norm, **options):
+        if norm is not None:
+            return op(x, weight, residual=stream, norm=norm, **options)
+        return (op(x, weight, residual=stream, wide=True, **options),) * 2
+
+    x, stream = added(pk.out, mixed, layer["out"], state["stream"], next_norms[0], **how("out", layer["gate_up"]))
     product = pk.gate_up(x, weight_left(x, norms[1]), layer["gate_up"], **how("gate_up", layer["down"]))
-    add = dict(residual=stream, wide=True, norm=next_norms[1])
-    x, stream = pk.down(product, layer["down"], **add, **how("down", following["qkv"]))
+    x, stream = added(pk.down, product, layer["down"], stream, next_norms[1], **how("down", following["qkv"]))
     return state | dict(x=x, stream=stream, counters=counters), cache
 
 
@@ -132,7 +136,7 @@ def chain(state, layers, caches, implementation, tiles=None, prefetch=0, steps=1
         # Every step starts from the same scale, so that random weights make nothing overflow.
         stream = carried["stream"]
         stream = stream * lax.rsqrt(jnp.mean(stream * stream, axis=-1, keepdims=True) + 1e-6)
-        return carried | dict(x=stream.astype(carried["x"].dtype), stream=stream), new
+        return carried | dict(x=stream.astype(state["x"].dtype), stream=stream), new
 
     carried, caches = lax.fori_loop(0, steps, step, (state, caches))
     return carried["x"], caches

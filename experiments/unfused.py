@@ -52,12 +52,12 @@ def gate_up(x, norm, weight, *, activation, eps, **how) -> jax.Array:
     return (activate(activation, both[:, ::2]) * both[:, 1::2]).astype(hidden.dtype)
 
 
-def out(x, weight, *, residual, wide, norm=None, **how) -> Any:
+def out(x, weight, *, residual, wide=False, norm=None, **how) -> Any:
     """As `pk.out`: the residual is added by XLA."""
     return _added(pk.out(x, weight, **how), residual, wide, norm)
 
 
-def down(x, weight, *, residual, wide, norm=None, **how) -> Any:
+def down(x, weight, *, residual, wide=False, norm=None, **how) -> Any:
     """As `pk.down`: the residual is added by XLA."""
     return _added(pk.down(x, weight, **how), residual, wide, norm)
 
@@ -66,7 +66,7 @@ def _added(product, residual, wide, norm):
     y = product.astype(jnp.float32) + residual.astype(jnp.float32)
     if norm is not None:
         return weigh(y, norm, 0.0, dtype=product.dtype, part=y.shape[1]), y
-    return (y.astype(product.dtype), y) if wide else y.astype(product.dtype)
+    return y if wide else y.astype(product.dtype)
 
 
 def head(x, norm, weight, **how) -> tuple[jax.Array, jax.Array]:

@@ -141,6 +141,11 @@ def _summed(function: Callable) -> Callable:
     return call
 
 
+def streamed(draw, call: Call) -> Call:
+    """`call`, of an op that norms its rows, with those of a residual stream in float32, whatever the weight's dtype."""
+    return call.replace(x=draw.normal(*call.arrays["x"].shape, dtype="float32", scale=3.0))
+
+
 def weighted(draw, call: Call, part: int = 7) -> Call:
     """`call`, of an op that norms its rows, with the norm's weight in them already, and squares of `part` columns."""
     x, norm, offset = call.arrays["x"], call.arrays["norm"], call.options["norm_offset"]

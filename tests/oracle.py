@@ -35,12 +35,13 @@ def rotate(x, angles_cos, angles_sin):
 
 
 def projection(*, x, weight, residual=None, wide=False, norm=None, norm_offset=0.0):
+    del wide
     kernel, bias = (_float64(a) for a in pk.unpack_linear(weight))
     y = np.einsum("bi,io->bo", _float64(x).reshape(len(x), -1), kernel)
     y = y + (0 if bias is None else bias) + (0 if residual is None else _float64(residual))
     if norm is not None:
         return y * (_float64(norm) + norm_offset), (y * y).sum(axis=1), y
-    return (y, y) if wide else y
+    return y
 
 
 def gate_up(*, x, norm, weight, activation="silu", eps=1e-5, norm_offset=0.0):

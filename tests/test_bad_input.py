@@ -80,12 +80,14 @@ def to(value):
 
 SHAPES_OF_X = [("x", many, "x"), ("x", none_left, "x"), ("x", deeper, "x")]
 WEIGHTS = [
-    ("weight", field("rows", half), "weight.rows"),
+    ("x", half, "weight.rows"),
+    ("weight", field("rows", integer), "weight.rows"),
     ("weight", field("rows", wider), "weight.rows"),
     ("weight", field("rows", deeper), "weight.rows"),
     ("weight", field("bias", longer), "weight.bias"),
     ("x", integer, "x"),
 ]
+NARROW = [("weight", field("rows", half), "weight.rows")]  # what is normed first may be float32 nevertheless
 NORMED = [("norm", wider, "norm"), ("norm", deeper, "norm")]
 CACHE = [
     ("cache", field("k", deeper), "cache.k"),
@@ -131,8 +133,8 @@ WRONG = {
         ("scale", to(0.0), "scale"), ("soft_cap", to(-1.0), "soft_cap"), ("window", to(0), "window"),
     ],
     "attention, contiguous": [("lengths", at_first(9), "lengths")],
-    "out": [*SHAPES_OF_X[:2], *WEIGHTS, ("residual", longer, "residual"), ("residual", half, "residual")],
-    "down": [*SHAPES_OF_X, *WEIGHTS, ("residual", wider, "residual"), ("residual", half, "residual")],
+    "out": [*SHAPES_OF_X[:2], *WEIGHTS, *NARROW, ("residual", longer, "residual"), ("residual", half, "residual")],
+    "down": [*SHAPES_OF_X, *WEIGHTS, *NARROW, ("residual", wider, "residual"), ("residual", half, "residual")],
     "gate_up": [
         *SHAPES_OF_X, *WEIGHTS, *NORMED,
         ("weight", field("rows", lambda r: r[:, :1]), "weight.rows"),

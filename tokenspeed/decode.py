@@ -43,7 +43,8 @@ def decode_step(
         kernels: what has them by their names; another namespace puts others in their place.
 
     Returns:
-        (the residual stream [B * T, D] as `logits` and `greedy` take it, the caches, the counters).
+        (the residual stream, float32 [B * T, D] or as `Weighted`, which `logits` and `greedy` take; the caches; the
+        counters).
     """
     batch, length = tokens.shape
     config, rows = model.config, batch * length
@@ -67,18 +68,15 @@ def decode_step(
         with jax.named_scope(name):
             return [op(*of_group) for of_group in zip(*operands, strict=True)]
 
-    # The residual stream is float32 where layers add to it; what a norm reads is rounded to the model's dtype.
-    wide = model.dtype != jnp.float32
     xs = [x[group] for group in groups]
-    streams = [x.astype(jnp.float32) for x in xs]
+    streams = [x.astype(jnp.float32) for x in xs]  # neither layers nor norms round it
 
     def add(name: str, op: Callable, operands: list, weight, following, norm):
         """A projection that adds to the residual stream, of each group: what the norm's user takes, the stream."""
-        options = dict(wide=wide, prefetch=following) | (dict(norm=norm) if halves else {}) | how
+        options = dict(norm=norm) if halves else dict(wide=True)
+        options |= dict(prefetch=following) | how
         found = each(name, lambda h, stream: op(h, weight, residual=stream, **options), operands, streams)
-        if wide or halves:
-            return [x for x, _ in found], [stream for _, stream in found]
-        return found, found
+        return ([x for x, _ in found], [stream for _, stream in found]) if halves else (found, found)
 
     new = []
     weights = [(b.qkv.weight, b.out.weight, b.gate_up.weight, b.down.weight) for b in model.blocks]

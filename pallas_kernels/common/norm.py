@@ -52,16 +52,20 @@ class Left(NamedTuple):
         return dict(x=self.x, norm=self.weight, squares=self.squares)
 
 
-def ahead(norm: Norm, x: jax.Array | Weighted, weight: jax.Array | None, tiles: Tiles, *, interpret: bool) -> Left:
-    """What is left of a norm for a streaming kernel with these tiles; with tensor cores it is done here."""
+def ahead(
+    norm: Norm, x: jax.Array | Weighted, weight: jax.Array | None, tiles: Tiles, dtype: str, *, interpret: bool
+) -> Left:
+    """What is left of a norm for a streaming kernel with these tiles; with tensor cores it is done here, to `dtype`."""
     if isinstance(x, Weighted):
         return Left(norm, x.x, squares=x.squares)
     assert weight is not None  # checked with the arguments
-    return Left(None, rms_norm(norm, x, weight, interpret=interpret)) if tiles.mma else Left(norm, x, weight)
+    if not tiles.mma:
+        return Left(norm, x, weight)
+    return Left(None, rms_norm(norm, x, weight, dtype, interpret=interpret))
 
 
-def rms_norm(norm: Norm, x: jax.Array, weight: jax.Array, *, interpret: bool) -> jax.Array:
-    """x [M, I] normed by weight [I], rounded to x's dtype as the reference does; one program a row."""
+def rms_norm(norm: Norm, x: jax.Array, weight: jax.Array, dtype: str, *, interpret: bool) -> jax.Array:
+    """x [M, I] normed by weight [I], rounded to `dtype` as the reference does; one program a row."""
     rows, inputs = x.shape
     block = power_of_two_at_least(inputs)
     columns = Span(0, block, None if block == inputs else inputs)
@@ -79,7 +83,7 @@ def rms_norm(norm: Norm, x: jax.Array, weight: jax.Array, *, interpret: bool) ->
         name="norm",
         grid=(rows,),
         inputs=dict(x=x, weight=weight),
-        outputs=[jax.ShapeDtypeStruct(x.shape, x.dtype)],
+        outputs=[jax.ShapeDtypeStruct(x.shape, dtype)],
         num_warps=max(1, min(MAX_WARPS, block // (32 * ELEMENTS_A_THREAD))),
         num_stages=1,
         interpret=interpret,

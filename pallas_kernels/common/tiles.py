@@ -36,7 +36,7 @@ class StreamShape:
         outputs: rows of the packed weight.
         inputs: the reduction axis.
         groups: weights per packed row: 2 for qkv (the halves of a rotation) and gate_up (gate and up), else 1.
-        dtype: of x and the weight: 'bfloat16', 'float16' or 'float32'.
+        dtype: of the weight: 'bfloat16', 'float16' or 'float32'; and of x, but where it is to be normed from float32.
         norm: whether all of RMSNorm comes first, fused (vectors) or in a launch of its own (tensor cores).
     """
 
@@ -90,7 +90,8 @@ def shared_memory_bytes(tiles: Tiles, shape: StreamShape) -> int:
     """Shared memory of one program, from what XLA asks for on Ampere, Hopper and Blackwell: at most this, nearly exact.
 
     A loop of `num_stages` keeps one block less than that in flight, of the weights, of x and, for vectors, of the norm.
-    A product's operands otherwise pass through it one after the other.
+    A product's operands otherwise pass through it one after the other. Vectors take more for x and the norm where those
+    are float32 and the weight is not: a few KB a row, which only tiles at the limit do not have.
     """
     weights = shape.groups * tiles.block_n * tiles.block_k * shape.itemsize
     norm = tiles.block_k * shape.itemsize if shape.norm and not tiles.mma else 0

@@ -55,6 +55,14 @@ def weight_left(x: jax.Array | Weighted, weight: jax.Array) -> jax.Array | None:
     return None if isinstance(x, Weighted) else weight
 
 
+def weight_dtype(weight_rows: jax.Array, x: jax.Array | Weighted) -> str:
+    """The dtype of a weight's rows, in which a kernel multiplies; raises unless x has it, or is normed from float32."""
+    rows = x.x if isinstance(x, Weighted) else x
+    if isinstance(x, Weighted) or rows.dtype != jnp.float32:
+        checks.same_dtype("weight.rows", weight_rows, "x", rows)
+    return checks.float_dtype("weight.rows", weight_rows)
+
+
 def check(x: jax.Array | Weighted, norm: jax.Array | None) -> jax.Array:
     """The rows of the argument `x` as an array; raises unless they and the norm's weight go together."""
     if not isinstance(x, Weighted):

@@ -46,10 +46,11 @@ def gate_up(
     Sizes: B rows (1 to 16), D model, F feed-forward.
 
     Args:
-        x: [B, D], bfloat16, float16 or float32: the residual stream, not yet normalised; or `Weighted` rows, as `out`
-            and `down` return them with `norm`: then no launch and no pass is left of this norm.
+        x: [B, D] of the weight's dtype, or float32: the residual stream, not yet normalised; or `Weighted` rows of
+            the weight's dtype, as `out` and `down` return them with `norm`: then no launch and no pass is left of this
+            norm.
         norm: [D], any float dtype: the weight of RMSNorm (Zhang and Sennrich 2019); None with `Weighted` rows.
-        weight: rows [F, 2, D] of x's dtype, from `pack_gate_up`, with or without biases [F, 2].
+        weight: rows [F, 2, D], bfloat16, float16 or float32, from `pack_gate_up`, with or without biases [F, 2].
         activation: 'silu' or 'gelu_tanh'.
         eps: added to the mean square.
         norm_offset: added to the norm's weight (1.0 for Gemma); `Weighted` rows have it in them.
@@ -59,7 +60,7 @@ def gate_up(
         tiles: how to cut the kernel; None takes the tuned ones or the heuristic.
 
     Returns:
-        [B, F] of x's dtype; sums and activation are float32.
+        [B, F] of the weight's dtype; sums and activation are float32.
 
     Raises:
         ValueError, TypeError: an argument's shape, dtype or value is wrong; the message names it.
@@ -67,9 +68,9 @@ def gate_up(
     Gradients go through the reference. Works under jit, vmap and shard_map (pass `check_vma=False`).
     """
     rows = weighted.check(x, norm)
-    dtype = checks.float_dtype("x", rows)
+    checks.float_dtype("x", rows)
     checks.shape("weight.rows", weight.rows, ("F", 2, rows.shape[1]))
-    checks.same_dtype("weight.rows", weight.rows, "x", rows)
+    dtype = weighted.weight_dtype(weight.rows, x)
     if weight.bias is not None:
         checks.shape("weight.bias", weight.bias, (weight.rows.shape[0], 2))
     if activation not in ACTIVATIONS:

@@ -15,7 +15,7 @@ def gate_up(options, *, x, norm, weight, prefetch):
     """As `api.gate_up`."""
     shape, tiles = options.shape, options.tiles
     fused = Norm(eps=options.eps, offset=options.norm_offset)
-    left = ahead(fused, x, norm, tiles, interpret=options.interpret)
+    left = ahead(fused, x, norm, tiles, shape.dtype, interpret=options.interpret)
 
     def kernel(refs, y_ref):
         stream = Stream(
@@ -41,7 +41,7 @@ def gate_up(options, *, x, norm, weight, prefetch):
         name="gate_up",
         grid=(programs_of(shape, tiles),),
         inputs=left.inputs() | dict(w=weight.rows, bias=weight.bias, prefetch=flat_rows(prefetch)),
-        outputs=[jax.ShapeDtypeStruct((shape.rows, shape.outputs), left.x.dtype)],
+        outputs=[jax.ShapeDtypeStruct((shape.rows, shape.outputs), shape.dtype)],
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
         interpret=options.interpret,

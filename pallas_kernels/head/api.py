@@ -41,10 +41,11 @@ def head(
     Sizes: B rows (1 to 16), D model, V vocabulary.
 
     Args:
-        x: [B, D], bfloat16, float16 or float32: the residual stream, not yet normalised; or `Weighted` rows, as `out`
-            and `down` return them with `norm`: then no launch and no pass is left of this norm.
+        x: [B, D] of the weight's dtype, or float32: the residual stream, not yet normalised; or `Weighted` rows of
+            the weight's dtype, as `out` and `down` return them with `norm`: then no launch and no pass is left of this
+            norm.
         norm: [D], any float dtype: the weight of RMSNorm (Zhang and Sennrich 2019); None with `Weighted` rows.
-        weight: rows [V, D] of x's dtype: `pack_linear` of an lm_head kernel [D, V], or
+        weight: rows [V, D], bfloat16, float16 or float32: `pack_linear` of an lm_head kernel [D, V], or
             `DenseWeight(rows=embedding_table)`; with or without a bias [V].
         soft_cap: logits become soft_cap * tanh(logits / soft_cap) (Gemma 2), or None.
         eps: added to the mean square.
@@ -81,9 +82,9 @@ def head_logits(
 
 def _head(name, x, norm, weight, soft_cap, eps, norm_offset, implementation, tiles):
     rows = weighted.check(x, norm)
-    dtype = checks.float_dtype("x", rows)
+    checks.float_dtype("x", rows)
     checks.shape("weight.rows", weight.rows, ("V", rows.shape[1]))
-    checks.same_dtype("weight.rows", weight.rows, "x", rows)
+    dtype = weighted.weight_dtype(weight.rows, x)
     vocabulary = weight.rows.shape[0]
     if weight.bias is not None:
         checks.shape("weight.bias", weight.bias, (vocabulary,))

@@ -40,7 +40,7 @@ def out(
     prefetch_bytes: int = PREFETCH_BYTES,
     implementation: str | None = None,
     tiles: Tiles | None = None,
-) -> jax.Array | tuple[jax.Array | Weighted, jax.Array]:
+) -> jax.Array | tuple[Weighted, jax.Array]:
     """The attention's output projection: x W^T + bias + residual.
 
     Sizes: B rows (1 to 16), N query heads, H head dimension, D model.
@@ -49,8 +49,8 @@ def out(
         x: [B, N, H] or [B, N * H], bfloat16, float16 or float32: what attention returned.
         weight: rows [D, N * H] of x's dtype, from `pack_linear`, with or without a bias [D].
         residual: [B, D] of x's dtype or float32, added in float32, or None.
-        wide: whether the sum is returned in float32 as well, to be the residual of the next projection: a residual
-            stream that no layer rounds. It costs a few bytes; what reads all of x takes the narrow one.
+        wide: whether the sum is returned in float32: a residual stream that neither a layer nor a norm rounds, which
+            `qkv`, `gate_up` and `head` take as it is.
         norm: [D], any float dtype: the weight of the RMSNorm that comes next (Zhang and Sennrich 2019). The sum then
             comes back as `Weighted` rows, and wide whether or not `wide` says so; `qkv`, `gate_up` and `head` take
             such rows in place of x and of their own norm's weight. None for the sum itself.
@@ -61,8 +61,7 @@ def out(
         tiles: how to cut the kernel; None takes the tuned ones or the heuristic.
 
     Returns:
-        [B, D] of x's dtype; sums are float32. With `wide`: (that, [B, D] float32). With `norm`: (Weighted, [B, D]
-        float32).
+        [B, D] of x's dtype, or float32 with `wide`; sums are float32. With `norm`: (Weighted, [B, D] float32).
 
     Raises:
         ValueError, TypeError: an argument's shape, dtype or value is wrong; the message names it.
@@ -88,7 +87,7 @@ def down(
     prefetch_bytes: int = PREFETCH_BYTES,
     implementation: str | None = None,
     tiles: Tiles | None = None,
-) -> jax.Array | tuple[jax.Array | Weighted, jax.Array]:
+) -> jax.Array | tuple[Weighted, jax.Array]:
     """The MLP's down projection: x W^T + bias + residual.
 
     As `out`, with x [B, F] (what `gate_up` returned), weight rows [D, F], and [B, D] back.

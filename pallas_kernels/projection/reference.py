@@ -15,4 +15,4 @@ def projection(options, *, x, weight, residual, norm, prefetch):
             y = y + term.astype(jnp.float32)
     if norm is not None:
         return weigh(y, norm, options.norm_offset, dtype=x.dtype, part=options.tiles.block_n), y
-    return (y.astype(x.dtype), y) if options.wide else y.astype(x.dtype)
+    return y if options.wide else y.astype(x.dtype)

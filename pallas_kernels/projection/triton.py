@@ -16,7 +16,7 @@ def projection(options, *, x, weight, residual, norm, prefetch):
     # With tensor cores the next kernel's programs must not be let in early (H200, a step of 8B, 2 rows that are passed
     # on weighted: 4.74 ms, late 4.02), presumably as they then settle unevenly, where there is room.
     early = not tiles.mma
-    dtypes = [x.dtype] + [jnp.float32] * (options.wide or norm is not None)
+    dtypes = [jnp.float32 if options.wide else x.dtype] if norm is None else [x.dtype, jnp.float32]
 
     def kernel(refs, *out_refs):
         y_refs, squares_ref = out_refs[: len(dtypes)], out_refs[-1]
@@ -45,7 +45,7 @@ def projection(options, *, x, weight, residual, norm, prefetch):
         def finish(block, prepared, sums):
             (rows, columns, mask, term, gain), (y,) = prepared, sums
             y += term
-            for y_ref, value in zip(y_refs, (y if gain is None else y * gain, y), strict=False):
+            for y_ref, value in zip(y_refs, (y,) if gain is None else (y * gain, y), strict=True):
                 scatter(y_ref, rows[:, None], columns[None, :], value=value, mask=mask, interpret=options.interpret)
             if gain is not None:
                 squares = jnp.sum(jnp.where(mask, y * y, 0.0), axis=1)
@@ -71,4 +71,4 @@ def projection(options, *, x, weight, residual, norm, prefetch):
     if norm is not None:
         y, stream, squares = results
         return Weighted(x=y, squares=squares), stream
-    return tuple(results) if options.wide else results[0]
+    return results[0]

@@ -53,10 +53,12 @@ def qkv(
     N query heads, K kv heads, H head dimension, P pages of Z positions.
 
     Args:
-        x: [B, D], bfloat16, float16 or float32: the residual stream, not yet normalised; or `Weighted` rows, as `out`
-            and `down` return them with `norm`: then no launch and no pass is left of this norm.
+        x: [B, D] of the weight's dtype, or float32: the residual stream, not yet normalised; or `Weighted` rows of
+            the weight's dtype, as `out` and `down` return them with `norm`: then no launch and no pass is left of this
+            norm.
         norm: [D], any float dtype: the weight of RMSNorm (Zhang and Sennrich 2019); None with `Weighted` rows.
-        weight: rows [(N + 2K) * H / 2, 2, D] of x's dtype, from `pack_qkv`; its bias is added before QK-norm.
+        weight: rows [(N + 2K) * H / 2, 2, D], bfloat16, float16 or float32, from `pack_qkv`; its bias is added before
+            QK-norm.
         cache: k and v [P, K, Z, H]. Donate it (`donate_argnums`) and it is updated in place, else it is copied.
         positions: int32 [B], the position of each row in its sequence. A row at a position outside the cache (a
             padding row at -1, say) has its q computed and writes nothing.
@@ -74,7 +76,7 @@ def qkv(
         tiles: how to cut the kernel; None takes the tuned ones or the heuristic.
 
     Returns:
-        (q [B, N, H] of x's dtype, rotated; the cache with the rows' keys and values written).
+        (q [B, N, H] of the weight's dtype, rotated; the cache with the rows' keys and values written).
 
     Raises:
         ValueError, TypeError: an argument's shape, dtype or value is wrong; the message names it.
@@ -83,10 +85,10 @@ def qkv(
     and shard_map (pass `check_vma=False`); under vmap an unbatched cache comes back once per batch entry.
     """
     rows = weighted.check(x, norm)
-    dtype = checks.float_dtype("x", rows)
+    checks.float_dtype("x", rows)
     batch, width = rows.shape
     checks.shape("weight.rows", weight.rows, ("(N + 2K) * H / 2", 2, width))
-    checks.same_dtype("weight.rows", weight.rows, "x", rows)
+    dtype = weighted.weight_dtype(weight.rows, x)
     checks.shape("cache.k", cache.k, ("P", "K", "Z", "H"))
     pages, kv_heads, _, head_dim = cache.k.shape
     checks.shape("cache.v", cache.v, cache.k.shape)

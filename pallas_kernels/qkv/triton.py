@@ -39,7 +39,7 @@ def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rop
     """As `api.qkv`, with every optional array present or None."""
     shape, tiles = options.shape, options.tiles
     fused = Norm(eps=options.eps, offset=options.norm_offset)
-    left = ahead(fused, x, norm, tiles, interpret=options.interpret)
+    left = ahead(fused, x, norm, tiles, shape.dtype, interpret=options.interpret)
     heads, (_, kv_heads, page_size, head_dim) = options.num_heads, cache.k.shape
     half, block_n = head_dim // 2, tiles.block_n
     whole_heads = q_norm is not None  # its sum spans a head, so a block is a head
@@ -135,7 +135,7 @@ def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rop
             prefetch=flat_rows(prefetch),
         ),
         outputs=[
-            jax.ShapeDtypeStruct((shape.rows, heads, head_dim), left.x.dtype),
+            jax.ShapeDtypeStruct((shape.rows, heads, head_dim), shape.dtype),
             jax.ShapeDtypeStruct(cache.k.shape, cache.k.dtype),
             jax.ShapeDtypeStruct(cache.v.shape, cache.v.dtype),
         ],

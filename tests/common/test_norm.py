@@ -1,5 +1,6 @@
 """RMSNorm as a kernel of its own, and the tensor-core kernels that it goes ahead of."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -38,18 +39,18 @@ def test_the_kernel(rows, width, offset, dtype):
     draw = inputs.Values(width)
     x, weight = draw.normal(rows, width, dtype=dtype, scale=3.0), draw.normal(width, dtype=dtype)
     norm = Norm(eps=1e-2, offset=offset)
-    plain = rms_norm(norm, x, weight, interpret=True)
+    plain = rms_norm(norm, x, weight, dtype, interpret=True)
     expected = oracle.rms_norm(np.float64(x), np.float64(weight), norm.eps, offset)
     assert plain.dtype == x.dtype
     assert_close(plain, (expected,), dtype)
     with guarded():
-        assert_same_bits(rms_norm(norm, x, weight, interpret=True), plain)
+        assert_same_bits(rms_norm(norm, x, weight, dtype, interpret=True), plain)
 
 
 def test_the_weight_may_be_of_another_dtype():
     x = inputs.Values(0).normal(2, WIDTH, dtype="bfloat16")
     weight = jnp.linspace(0.5, 2.0, WIDTH, dtype=jnp.float32)
-    y = rms_norm(Norm(eps=1e-5), x, weight, interpret=True)
+    y = rms_norm(Norm(eps=1e-5), x, weight, "bfloat16", interpret=True)
     assert_close(y, (oracle.rms_norm(np.float64(x), np.float64(weight), 1e-5, 0.0),), "bfloat16")
 
 
@@ -77,6 +78,24 @@ def test_a_row_is_normed_as_the_reference_norms_it(dtype):
     kernel, reference = (call.replace(weight=weight)(how, TENSOR_CORES) for how in ("interpret", "xla"))
     # A last digit of difference in a float32 sum of squares may turn one rounding to dtype: one unit, 2^-7 at most.
     np.testing.assert_allclose(kernel, reference, rtol={"bfloat16": 2**-7, "float16": 2**-10, "float32": 1e-6}[dtype])
+
+
+@pytest.mark.parametrize("tiles", [VECTORS, TENSOR_CORES], ids=["vectors", "tensor cores"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("op", ["qkv", "gate_up", "head_logits"])
+def test_float32_rows_of_narrow_weights(op, dtype, tiles):
+    result = assert_right(inputs.streamed(inputs.Values(0), of_op(op, 3, dtype)), tiles)
+    assert jax.tree.leaves(result)[0].dtype == (jnp.float32 if op == "head_logits" else dtype)
+
+
+@pytest.mark.parametrize("implementation", ["interpret", "xla"])
+def test_float32_rows_are_rounded_once(implementation):
+    """Once normed; rounded before as well, a third of them would be another number in the end."""
+    call = inputs.streamed(inputs.Values(0), of_op("head_logits", 5))
+    call = call.replace(weight=pk.DenseWeight(rows=jnp.eye(WIDTH, dtype="bfloat16")))
+    normed = oracle.rms_norm(np.float64(call.arrays["x"]), np.float64(call.arrays["norm"]), 1e-5, 1.0)
+    same = call(implementation, TENSOR_CORES) == normed.astype(jnp.bfloat16)
+    assert same.mean() > 0.99  # float32 errors turn a rounding here and there
 
 
 @pytest.mark.parametrize("op", ["qkv", "gate_up", "head", "head_logits"])

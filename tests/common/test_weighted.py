@@ -60,7 +60,7 @@ def test_the_stream_is_that_without_a_norm(implementation, dtype, tiles):
     call = inputs.projection(inputs.Values(0), rows=3, outputs=37, inputs=WIDTH, dtype=dtype, norm=True)
     norm = call.arrays["norm"]
     arrays = {name: array for name, array in call.arrays.items() if name != "norm"}
-    _, stream = pk.down(**arrays, wide=True, implementation=implementation, tiles=tiles)
+    stream = pk.down(**arrays, wide=True, implementation=implementation, tiles=tiles)
     rows, same = pk.down(**arrays, norm=norm, implementation=implementation, tiles=tiles)
     assert_same_bits(same, stream)
     assert_same_bits(rows.x, (stream * norm.astype(jnp.float32)).astype(dtype))
@@ -119,6 +119,8 @@ def test_what_does_not_go_together(op):
         call("xla", x=pk.Weighted(x=rows.x, squares=rows.squares[:1]))
     with pytest.raises(TypeError, match=r"^x.squares: expected dtype float32, got bfloat16"):
         call("xla", x=pk.Weighted(x=rows.x, squares=rows.squares.astype(jnp.bfloat16)))
+    with pytest.raises(TypeError, match=r"^weight.rows: expected the dtype of x, float32, got bfloat16"):
+        call("xla", x=pk.Weighted(x=rows.x.astype(jnp.float32), squares=rows.squares))
     with pytest.raises(ValueError, match=r"^x.x: expected 1 to 16 rows, got 17"):
         call("xla", x=pk.Weighted(x=jnp.zeros((17, WIDTH), jnp.bfloat16), squares=jnp.zeros((17, 3))))
 

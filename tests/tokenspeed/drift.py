@@ -97,8 +97,8 @@ def check_drift(name: str, implementation: str, batch: int, length: int) -> None
     model, tokens = draws(name, batch, length)
     truth = forced(widened(model), tokens, "xla")
     plain, fused = (drift(forced(model, tokens, how), truth) for how in ("xla", implementation))
-    assert fused.kl <= 1.5 * plain.kl
-    assert fused.largest <= 1.5 * plain.largest
+    assert fused.kl <= 1.5 * plain.kl, (fused, plain)
+    assert fused.largest <= 1.5 * plain.largest, (fused, plain)
     found = np.asarray(forced(model, tokens, implementation))
     two = np.sort(np.asarray(truth), axis=-1)[..., -2:]
     # A logit may be off by a few times the RMS of the draws' largest errors; twice that, for two of them.
