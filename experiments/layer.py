@@ -1,6 +1,6 @@
 """The launches of a decoder layer, chained over all layers of a model: what an op costs among its neighbours.
 
-    python -m experiments.layer --models=llama-3.1-8b,llama-3.2-1b --context=1024
+    python -m experiments.layer [--models=llama-3.1-8b,llama-3.2-1b] [--context=1024] [--rows=1]
 
 needs an NVIDIA GPU and takes about 20 seconds a model. The weights are random and cold (each layer has its own), the
 tiles those that the kernels choose by themselves, the calls dependent, in command buffers, launch gaps included. A row
@@ -18,7 +18,7 @@ import pallas_kernels as pk
 from experiments import cases, provenance
 from experiments.models import MODELS
 from experiments.row_log import Log
-from pallas_kernels.common import devices, tuned
+from pallas_kernels.common import checks, devices, tuned
 from pallas_kernels.common.weighted import weight_left
 from tokenspeed import measure
 
@@ -28,13 +28,14 @@ STEPS = 40
 KIB = 1024
 
 
-def case_of(op: str, model: str, **sizes) -> cases.Case:
-    """The case of an op as it comes in a layer."""
-    return cases.make(cases.WEIGHTED.get(op, op), model, **sizes)
+def case_of(op: str, model: str, rows: int = 1, **sizes) -> cases.Case:
+    """The case of an op as it comes in a layer: one row comes with the norm's weight in it."""
+    return cases.make(cases.WEIGHTED.get(op, op) if rows == 1 else op, model, rows=rows, **sizes)
 
 
 MODELS_FLAG = flags.DEFINE_list("models", ["llama-3.1-8b", "llama-3.2-1b"], "which models' layers")
 CONTEXT_FLAG = flags.DEFINE_integer("context", 1024, "positions in the KV cache")
+ROWS_FLAG = flags.DEFINE_integer("rows", 1, "sequences, a row of each", lower_bound=1, upper_bound=checks.MAX_ROWS)
 DTYPE_FLAG = flags.DEFINE_enum("dtype", "bf16", list(cases.DTYPES), "of weights, activations and cache")
 PREFETCH_FLAG = flags.DEFINE_list(
     "prefetch_kib", ["0", "4096"], "KiB of the next weight that each kernel asks for early; a row for each value"
@@ -43,7 +44,7 @@ _RESULTS = flags.DEFINE_string("results", "out/layer-{device}.jsonl", "JSON line
 
 
 def weights(model: str, key: jax.Array, dtype: str, context: int, rows: int = 1) -> dict:
-    """One layer's weights and its contiguous cache of `context` positions, random."""
+    """One layer's weights and its contiguous cache of `context` positions of each row, random."""
     m = MODELS[model]
     keys, norm_keys = jax.random.split(key, len(OPS)), jax.random.split(jax.random.fold_in(key, 1))
     streamed = {
@@ -94,7 +95,7 @@ def forward(
         early = dict(prefetch=upcoming, prefetch_bytes=prefetch) if prefetch else {}
         return dict(implementation=implementation, tiles=tiles.get(op)) | early
 
-    halves = implementation != "xla"
+    halves = implementation != "xla" and len(state["stream"]) == 1
     x, positions, norms = state["x"], state["positions"], (layer["attention_norm"], layer["mlp_norm"])
     upcoming = how("qkv", layer["out"])  # attention streams no weights of its own
     q, cache = pk.qkv(
@@ -150,13 +151,13 @@ def layer_bytes(model: str, context: int, rows: int, dtype: str) -> int:
 class Layers:
     """The layers of a model on the device, and the time that one of them takes."""
 
-    def __init__(self, model: str, dtype: str = "bf16", context: int = 1024):
-        self.model, self.dtype, self.context = model, dtype, context
-        make = jax.jit(lambda key: weights(model, key, dtype, context))
+    def __init__(self, model: str, dtype: str = "bf16", context: int = 1024, rows: int = 1):
+        self.model, self.dtype, self.context, self.rows = model, dtype, context, rows
+        make = jax.jit(lambda key: weights(model, key, dtype, context, rows))
         layers = [make(key) for key in jax.random.split(jax.random.key(0), MODELS[model].layers)]
         self.caches = [layer.pop("attention") for layer in layers]
         self.layers = layers
-        self.state = jax.jit(lambda key: state(model, key, dtype, context))(jax.random.key(1))
+        self.state = jax.jit(lambda key: state(model, key, dtype, context, rows))(jax.random.key(1))
 
     def result(self, implementation: str, tiles: dict | None = None, prefetch: int = 0) -> jax.Array:
         """The residual stream after one pass, the caches left as they are."""
@@ -184,11 +185,11 @@ class Layers:
         return measure.time_calls(call, calls=STEPS * len(self.layers), samples=samples)
 
 
-def chosen_tiles(model: str, dtype: str, context: int) -> dict[str, dict]:
+def chosen_tiles(model: str, dtype: str, context: int, rows: int) -> dict[str, dict]:
     """By op, the tiles that the kernels choose by themselves on this device."""
     device, found = tuned.current_device(), {}
     for op in OPS:
-        case = case_of(op, model, context=context, dtype=dtype)
+        case = case_of(op, model, rows, context=context, dtype=dtype)
         found[op] = cases.fields_of(case.chosen(device))
     return found
 
@@ -196,18 +197,21 @@ def chosen_tiles(model: str, dtype: str, context: int) -> dict[str, dict]:
 def row_of(layers: Layers, implementation: str, prefetch: int, ceiling_gbps: float) -> dict:
     """Times one implementation and says what it means."""
     timing = layers.time(layers.compiled(implementation, prefetch=prefetch))
-    moved = layer_bytes(layers.model, layers.context, 1, layers.dtype)
-    launches = len(OPS) if implementation == "triton" else None
+    moved = layer_bytes(layers.model, layers.context, layers.rows, layers.dtype)
+    tiles = (
+        chosen_tiles(layers.model, layers.dtype, layers.context, layers.rows) if implementation == "triton" else None
+    )
+    launches = None if tiles is None else len(OPS) + sum(tiles[op]["mma"] for op in cases.WEIGHTED if layers.rows > 1)
     beyond = timing.median_us - moved / ceiling_gbps / 1e3
     return dict(
         op="layer",
         model=layers.model,
-        rows=1,
+        rows=layers.rows,
         context=layers.context,
         dtype=layers.dtype,
         implementation=implementation,
         prefetch_bytes=prefetch,
-        tiles=chosen_tiles(layers.model, layers.dtype, layers.context) if implementation == "triton" else None,
+        tiles=tiles,
         launches=launches,
         status="ok",
         median_us=round(timing.median_us, 3),
@@ -239,7 +243,7 @@ def main(argv) -> None:
         for model in MODELS_FLAG.value:
             if model not in MODELS:
                 raise app.UsageError(f"models: expected some of {', '.join(MODELS)}, got {model!r}")
-            layers = Layers(model, DTYPE_FLAG.value, CONTEXT_FLAG.value)
+            layers = Layers(model, DTYPE_FLAG.value, CONTEXT_FLAG.value, ROWS_FLAG.value)
             plain = layers.result("xla")
             for implementation, kib in [("triton", int(k)) for k in PREFETCH_FLAG.value] + [("xla", 0)]:
                 difference = relative_difference(layers.result(implementation, prefetch=kib * KIB), plain)

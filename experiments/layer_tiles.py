@@ -51,8 +51,8 @@ def candidates(case: cases.Case, swept: Sequence[Row], device: Device) -> list[d
 
 def choose(layers: Layers, swept: Sequence[Row], device: Device, prefetch: int, ceiling_gbps: float, log: Log, origin):
     """Goes through the ops once; returns the tiles chosen, by op."""
-    model, context, dtype = layers.model, layers.context, layers.dtype
-    found = {op: layer.case_of(op, model, context=context, dtype=dtype) for op in OPS}
+    model, number, context, dtype = layers.model, layers.rows, layers.context, layers.dtype
+    found = {op: layer.case_of(op, model, number, context=context, dtype=dtype) for op in OPS}
     options = {op: candidates(case, rows_of(case, swept), device) for op, case in found.items()}
     chosen = {op: found[op].tiles.Tiles(**options[op][0]) for op in OPS}
     for op in ORDER:
@@ -70,7 +70,7 @@ def choose(layers: Layers, swept: Sequence[Row], device: Device, prefetch: int, 
         for i, (tiles, timing) in enumerate(zip(options[op], timings)):
             log.append(
                 dict(
-                    mode=IN_LAYER, op=case.op, model=model, rows=1, context=grid.context_of(case), dtype=dtype,
+                    mode=IN_LAYER, op=case.op, model=model, rows=number, context=grid.context_of(case), dtype=dtype,
                     tiles=tiles, status="ok", layer_us=rounded(timing.median_us), layer_p10_us=rounded(timing.p10_us),
                     layer_p90_us=rounded(timing.p90_us), samples=timing.samples, incumbent=i == 0, chosen=i == best,
                     layer_tiles={name: cases.fields_of(tile) for name, tile in chosen.items()},
@@ -98,7 +98,7 @@ def main(argv) -> None:
         for model in layer.MODELS_FLAG.value:
             if model not in MODELS:
                 raise app.UsageError(f"models: expected some of {', '.join(MODELS)}, got {model!r}")
-            layers = Layers(model, layer.DTYPE_FLAG.value, layer.CONTEXT_FLAG.value)
+            layers = Layers(model, layer.DTYPE_FLAG.value, layer.CONTEXT_FLAG.value, layer.ROWS_FLAG.value)
             choose(layers, gpu_rows(rows, device), device, prefetch, ceiling, log, origin)
         print(f"rows appended to {log.path}")
 

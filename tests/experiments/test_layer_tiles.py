@@ -10,6 +10,7 @@ from experiments.row_log import Log
 from tokenspeed.measure import Timing
 
 CASES = {op: layer.case_of(op, "tiny", context=1024) for op in OPS}
+ROWS_16 = {op: layer.case_of(op, "tiny", 16, context=1024) for op in OPS}
 
 
 class Layers:
@@ -17,8 +18,8 @@ class Layers:
 
     model, context, dtype = "tiny", 1024, "bf16"
 
-    def __init__(self, slower):
-        self.slower = slower
+    def __init__(self, slower, rows=1):
+        self.slower, self.rows = slower, rows
 
     def compiled(self, implementation, tiles, prefetch):
         assert implementation == "triton" and set(tiles) == set(OPS) and prefetch == 4096
@@ -38,10 +39,10 @@ def swept(make_row, device):
 
 @pytest.fixture
 def choose(tmp_path, swept, device):
-    def run(slower, origin=None):
+    def run(slower, rows=1):
         origin = {name: swept[0][name] for name in ("device", "jax", "kernels")}
         with Log(tmp_path / "rows.jsonl") as log:
-            chosen = layer_tiles.choose(Layers(slower), swept, device, 4096, 4000.0, log, origin)
+            chosen = layer_tiles.choose(Layers(slower, rows), swept, device, 4096, 4000.0, log, origin)
         return chosen, [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
 
     return run
@@ -79,6 +80,13 @@ def test_the_layer_overrules_the_sweep(choose, swept, tmp_path, device):
 def test_a_gain_within_the_noise_of_the_op_changes_nothing(choose):
     faster = lambda op, tile: -0.3 if op == "out" and tile["num_warps"] == 8 else 0.0
     assert choose(faster)[0]["out"].num_warps == 4
+
+
+def test_of_several_rows_the_norms_are_whole(choose, device):
+    _, rows = choose(lambda op, tile: 0.0, rows=16)
+    assert {row["op"] for row in rows} == set(OPS) and {row["rows"] for row in rows} == {16}
+    heuristic = cases.fields_of(ROWS_16["gate_up"].chosen(device))
+    assert [row["tiles"] for row in rows if row["op"] == "gate_up" and row["incumbent"]] == [heuristic]
 
 
 def test_a_later_choice_is_made_among_the_earlier_ones(choose, swept):
