@@ -9,7 +9,7 @@ from experiments.row_log import Row
 from experiments.tables import number
 
 HEADER = (
-    "model", "strategy", "lever", "without it", "ms/token (p5 to p95)", "gives µs", "the run before",
+    "model", "batch", "strategy", "lever", "without it", "ms/token (p5 to p95)", "gives µs", "the run before",
     "predicted µs", "launches", "MB predicted", "MB measured", "drift", "KL", "largest", "tokens as shipped", "status",
 )  # fmt: skip
 COUNTERS_HEADER = (
@@ -36,11 +36,11 @@ def before(rows: Sequence[Row]) -> dict[tuple, Row]:
 
 
 def ledger(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[list[Any]]]:
-    """Header and lines: model by model, the shipped step first."""
+    """Header and lines: a model's batches one after the other, of each the shipped step first."""
     earlier, more = before(rows), _moved_more(newest_counters(rows))
     rows = newest(rows)
     models = list(dict.fromkeys(row["model"] for row in rows))
-    rows = sorted(rows, key=lambda row: (models.index(row["model"]), bool(row["lever"])))
+    rows = sorted(rows, key=lambda row: (models.index(row["model"]), row["batch"], bool(row["lever"])))
     return HEADER, [_line(row, earlier.get(_case(row)), more.get(_case(row))) for row in rows]
 
 
@@ -57,7 +57,7 @@ def _line(row: Row, earlier: Row | None, more: float | None) -> list[Any]:
     known = next((one for one in (SHIPPED, *LEVERS) if one.name == lever), None)
     aside = " (removed)" if known is None else " (tried)" if row["tried"] else ""
     return [
-        row["model"], row["strategy"], f"{lever}{aside}" or "as shipped", row["without"],
+        row["model"], row["batch"], row["strategy"], f"{lever}{aside}" or "as shipped", row["without"],
         f"{ms:.3f} ({row['ms_p5']:.3f} to {row['ms_p95']:.3f})" if ms and ok else "-",
         number(row["gain_us"], ".1f"), _before(earlier), number(predicted if lever else None, ".0f"),
         row["predicted_launches"] or "", number(row["predicted_bytes"] / 1e6, ".2f") if row["predicted_bytes"] else "",

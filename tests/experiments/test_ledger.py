@@ -88,6 +88,16 @@ def test_table_shows_what_the_run_before_gave(rows):
     assert [line[header.index("the run before")] for line in lines] == ["-", "-"]
 
 
+def test_a_batch_stands_by_itself(rows):
+    known = [row | dict(device="NVIDIA H200", date="2026-01-01", status="ok") for row in rows]
+    more = [row | dict(batch=16, rows=16) for row in known[:2]]
+    header, lines = ledger_tables.ledger([*more, *known])
+    batches = [line[header.index("batch")] for line in lines]
+    assert batches == [1] * len(known) + [16] * len(more)
+    shipped = [batch for batch, line in zip(batches, lines) if line[header.index("lever")] == "as shipped"]
+    assert shipped == [1, 16]
+
+
 def test_a_lever_that_is_no_more_stays_in_the_table(rows):
     gone = dict(rows[1], lever="magic", device="NVIDIA H200", date="2026-01-01T00:00:00Z")
     header, lines = ledger_tables.ledger([gone])

@@ -111,7 +111,7 @@ def test_the_ledger_is_a_page_of_its_own(files, make_row, tmp_path):
     more = counted | dict(lever="loop", read_bytes=5_000_000)
     assert run(rows=[row, less, counted, more]) == 0
     page = (tmp_path / "LEDGER.md").read_text()
-    assert "| llama-3.2-1b |  | as shipped |  | 0.800 (0.790 to 0.810) | - | - |" in page
+    assert "| llama-3.2-1b | 1 |  | as shipped |  | 0.800 (0.790 to 0.810) | - | - |" in page
     assert "| 12.5 | - | 10 |  |  | 3.00 | 2.00e-02 |" in page and "`python -m experiments.ledger`" in page
     assert "| llama-3.2-1b | triton |  | 1024 | 1.9 | 2.0 | 105.3 | 0.0 | qkv 2.0 |" in page
     assert "as shipped" not in readme.read_text()
