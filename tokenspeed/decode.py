@@ -15,6 +15,10 @@ from pallas_kernels.common.checks import MAX_ROWS
 from pallas_kernels.common.weighted import weight_left
 from tokenspeed.model import Llama
 
+HALVED_ROWS = 1
+"""Up to how many rows are passed on with the next norm's weight in them: the squares of more, read by every program,
+cost about what a norm's launch does."""
+
 
 def decode_step(
     model: Llama,
@@ -48,9 +52,8 @@ def decode_step(
     """
     batch, length = tokens.shape
     config, rows = model.config, batch * length
-    # One row is passed on with the next norm's weight in it (for more, the squares of them all, read by every program,
-    # cost about what a norm's launch does); XLA's own step stays as it is commonly written.
-    halves = rows == 1 and impl.resolve(implementation) != "xla" and levers.used("weighted_norm")
+    # XLA's own step stays as it is commonly written.
+    halves = rows <= HALVED_ROWS and impl.resolve(implementation) != "xla" and levers.used("weighted_norm")
     with jax.named_scope("embedding"):
         x = model.embedding[...][tokens.reshape(-1)]
     positions = positions.reshape(-1)
