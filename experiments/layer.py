@@ -21,6 +21,7 @@ from experiments.row_log import Log
 from pallas_kernels.common import checks, devices, tuned
 from pallas_kernels.common.weighted import weight_left
 from tokenspeed import measure
+from tokenspeed.decode import HALVED_ROWS
 
 OPS = ("qkv", "attention", "out", "gate_up", "down")
 STEPS = 40
@@ -29,8 +30,8 @@ KIB = 1024
 
 
 def case_of(op: str, model: str, rows: int = 1, **sizes) -> cases.Case:
-    """The case of an op as it comes in a layer: one row comes with the norm's weight in it."""
-    return cases.make(cases.WEIGHTED.get(op, op) if rows == 1 else op, model, rows=rows, **sizes)
+    """The case of an op as it comes in a layer: few rows come with the norm's weight in them."""
+    return cases.make(cases.WEIGHTED.get(op, op) if rows <= HALVED_ROWS else op, model, rows=rows, **sizes)
 
 
 MODELS_FLAG = flags.DEFINE_list("models", ["llama-3.1-8b", "llama-3.2-1b"], "which models' layers")
@@ -95,7 +96,7 @@ def forward(
         early = dict(prefetch=upcoming, prefetch_bytes=prefetch) if prefetch else {}
         return dict(implementation=implementation, tiles=tiles.get(op)) | early
 
-    halves = implementation != "xla" and len(state["stream"]) == 1
+    halves = implementation != "xla" and len(state["stream"]) <= HALVED_ROWS
     x, positions, norms = state["x"], state["positions"], (layer["attention_norm"], layer["mlp_norm"])
     upcoming = how("qkv", layer["out"])  # attention streams no weights of its own
     q, cache = pk.qkv(
@@ -201,7 +202,10 @@ def row_of(layers: Layers, implementation: str, prefetch: int, ceiling_gbps: flo
     tiles = (
         chosen_tiles(layers.model, layers.dtype, layers.context, layers.rows) if implementation == "triton" else None
     )
-    launches = None if tiles is None else len(OPS) + sum(tiles[op]["mma"] for op in cases.WEIGHTED if layers.rows > 1)
+    launches = None
+    if tiles is not None:
+        norms = [] if layers.rows <= HALVED_ROWS else [op for op in cases.WEIGHTED if tiles[op]["mma"]]
+        launches = len(OPS) + len(norms)
     beyond = timing.median_us - moved / ceiling_gbps / 1e3
     return dict(
         op="layer",

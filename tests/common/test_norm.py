@@ -90,7 +90,7 @@ def test_float32_rows_of_narrow_weights(op, dtype, tiles):
 
 @pytest.mark.parametrize("implementation", ["interpret", "xla"])
 def test_float32_rows_are_rounded_once(implementation):
-    """Once normed; rounded before as well, a third of them would be another number in the end."""
+    """Once normed; rounded before as well, a quarter of them would be another number in the end."""
     call = inputs.streamed(inputs.Values(0), of_op("head_logits", 5))
     call = call.replace(weight=pk.DenseWeight(rows=jnp.eye(WIDTH, dtype="bfloat16")))
     normed = oracle.rms_norm(np.float64(call.arrays["x"]), np.float64(call.arrays["norm"]), 1e-5, 1.0)
