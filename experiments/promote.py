@@ -4,7 +4,8 @@
 
 Only rows measured on a GPU whose numerics passed count. A winner takes the place of the incumbent (the tuned tile if
 these results timed it, else the heuristic's) only where it is faster by more than the noise, 4%, in the same results.
-Where `experiments.layer_tiles` tried the tiles of a case in a layer, that decides, by the same 4% of the op's own time.
+Where `experiments.layer_tiles` tried the tiles of a case in a layer, that decides, by the same 4% of the op's own time;
+of weighted rows, which come in a layer only, nothing else does.
 """
 
 import dataclasses
@@ -115,6 +116,8 @@ def promote(rows: Sequence[Row], device: Device, root: Path = TUNED) -> int:
         tried = in_layer.get((op, model, number, context, dtype))
         if tried:
             winner, why = decide_in_layer(newest(tried), tables.timed(newest(members)))
+        elif op in cases.FUNCTIONS:
+            winner, why = None, "its tiles were not tried in a layer"
         else:
             winner, why = decide(case, members, entries[at] if at < len(entries) else None, device)
         where = f"{op} {model} rows={number}" + (f" context={context}" if context else "")

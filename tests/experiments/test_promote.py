@@ -153,3 +153,11 @@ def test_a_sweep_of_few_tiles_does_not_hide_that_of_all(make_row):
 
 def test_programs_are_named_where_there_are_some():
     assert cases.fields_of(Tiles(block_n=4, block_k=512, programs=132))["programs"] == 132
+
+
+def test_weighted_rows_are_promoted_by_a_layer_only(make_row, tmp_path, device, capsys):
+    case = cases.make("weighted_gate_up", "tiny")
+    slow = cases.fields_of(case.tiles.default(case.shape, device))
+    rows = [make_row(op=case.op, tiles=slow), make_row(op=case.op, tiles=dict(slow, num_warps=8), median_us=5.0)]
+    assert promote.promote(rows, device, tmp_path) == 0
+    assert "not tried in a layer" in capsys.readouterr().out
