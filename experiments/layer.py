@@ -186,11 +186,11 @@ class Layers:
         return measure.time_calls(call, calls=STEPS * len(self.layers), samples=samples)
 
 
-def chosen_tiles(model: str, dtype: str, context: int, rows: int) -> dict[str, dict]:
+def chosen_tiles(layers: Layers) -> dict[str, dict]:
     """By op, the tiles that the kernels choose by themselves on this device."""
     device, found = tuned.current_device(), {}
     for op in OPS:
-        case = case_of(op, model, rows, context=context, dtype=dtype)
+        case = case_of(op, layers.model, layers.rows, context=layers.context, dtype=layers.dtype)
         found[op] = cases.fields_of(case.chosen(device))
     return found
 
@@ -199,13 +199,11 @@ def row_of(layers: Layers, implementation: str, prefetch: int, ceiling_gbps: flo
     """Times one implementation and says what it means."""
     timing = layers.time(layers.compiled(implementation, prefetch=prefetch))
     moved = layer_bytes(layers.model, layers.context, layers.rows, layers.dtype)
-    tiles = (
-        chosen_tiles(layers.model, layers.dtype, layers.context, layers.rows) if implementation == "triton" else None
-    )
-    launches = None
-    if tiles is not None:
-        norms = [] if layers.rows <= HALVED_ROWS else [op for op in cases.WEIGHTED if tiles[op]["mma"]]
-        launches = len(OPS) + len(norms)
+    tiles = launches = None
+    if implementation == "triton":
+        tiles = chosen_tiles(layers)
+        whole_norms = cases.WEIGHTED if layers.rows > HALVED_ROWS else ()
+        launches = len(OPS) + sum(tiles[op]["mma"] for op in whole_norms)
     beyond = timing.median_us - moved / ceiling_gbps / 1e3
     return dict(
         op="layer",

@@ -10,7 +10,6 @@ from experiments.row_log import Log
 from tokenspeed.measure import Timing
 
 CASES = {op: layer.case_of(op, "tiny", context=1024) for op in OPS}
-ROWS_16 = {op: layer.case_of(op, "tiny", 16, context=1024) for op in OPS}
 
 
 class Layers:
@@ -85,7 +84,7 @@ def test_a_gain_within_the_noise_of_the_op_changes_nothing(choose):
 def test_of_several_rows_the_norms_are_whole(choose, device):
     _, rows = choose(lambda op, tile: 0.0, rows=16)
     assert {row["op"] for row in rows} == set(OPS) and {row["rows"] for row in rows} == {16}
-    heuristic = cases.fields_of(ROWS_16["gate_up"].chosen(device))
+    heuristic = cases.fields_of(layer.case_of("gate_up", "tiny", 16).chosen(device))
     assert [row["tiles"] for row in rows if row["op"] == "gate_up" and row["incumbent"]] == [heuristic]
 
 

@@ -18,9 +18,11 @@ from tests import inputs, oracle
 from tests.compare import assert_close, assert_right_head, leaves
 from tests.inputs import Layout
 
-FLOOR = {"float32": 2e-6, "bfloat16": 0.0, "float16": 0.0}
+FLOOR = {"float32": 1e-6, "bfloat16": 0.0, "float16": 0.0}
 """RMS error, as a share of an array's RMS, that is always good enough in its dtype: in float32 (which a residual stream
-and its squares are in any call) only the order of sums differs, and how tensor cores round them: 1.1e-6 was seen."""
+and its squares are in any call) only the order of sums differs."""
+TENSOR_CORE_FLOOR = FLOOR | {"float32": 2e-6}
+"""Tensor cores round their sums in a way of their own: 1.1e-6 was seen."""
 
 VECTORS = Tiles(block_n=4, block_k=256)
 PIPELINED = Tiles(block_n=4, block_k=128, num_stages=4)
@@ -67,7 +69,8 @@ def assert_accurate(calls, implementation, tiles):
             errors.append([np.nanmean((g - e) ** 2) for g, e in zip(got, expected, strict=True)])
         scale.append([np.nanmean(e**2) for e in expected])
     ours, theirs, scale = (np.sqrt(np.mean(x, axis=0)) for x in (ours, theirs, scale))
-    floors = np.array([FLOOR[x.dtype.name] for x in jax.tree.leaves(result) if x.dtype.name in FLOOR])
+    floor = TENSOR_CORE_FLOOR if getattr(tiles, "mma", False) else FLOOR
+    floors = np.array([floor[x.dtype.name] for x in jax.tree.leaves(result) if x.dtype.name in floor])
     allowed = np.maximum(1.5 * theirs, floors * scale)
     assert np.all(ours <= allowed), f"RMS errors {ours}, XLA's {theirs}, of results {scale}"
 
