@@ -1,10 +1,45 @@
-"""Fused kernels of a LLaMA decode step, for any JAX model: `help()` on each gives shapes, dtypes and sources."""
+"""Fused kernels of a LLaMA decode step, for any JAX model. Everything public is here; `help()` on each says the rest.
+
+The ops, each one launch, and what they take and return:
+    qkv, attention, out, gate_up, down, head, head_logits
+    DenseWeight, pack_* and unpack_*, KVCache, DeferredNorm, attention_counters, Weight
+How an op runs:
+    resolve_implementation, IMPLEMENTATIONS, DTYPES
+What is known of an op: its tiles, whether a device can run them, which are chosen, what a call costs at least:
+    OPS, Op, Tiles, AttentionTiles, StreamShape, AttentionShape, Verdict, Cost, Device, DEVICES, find_device,
+    current_device
+The same arithmetic in plain JAX, for prefill, training and references:
+    project, rms_norm, activate, ACTIVATIONS, rotate, defer_norm, finish_norm
+For kernels of your own, what the Triton backend cannot say in public terms, and one way to launch:
+    launch, pipeline_loop, multiply_add, prefetch_l2, launch_dependents, without_hooks, HOOKS
+"""
 
 from pallas_kernels.attention.api import attention, attention_counters
+from pallas_kernels.attention.tiles import AttentionShape, AttentionTiles
+from pallas_kernels.common.arithmetic import ACTIVATIONS, activate, project, rms_norm, rotate
+from pallas_kernels.common.checks import DTYPES
+from pallas_kernels.common.choose_tiles import current_device
+from pallas_kernels.common.cost import Cost
+from pallas_kernels.common.deferred_norm import DeferredNorm, defer_norm, finish_norm
+from pallas_kernels.common.devices import DEVICES, Device
+from pallas_kernels.common.devices import find as find_device
+from pallas_kernels.common.hooks import (
+    HOOKS,
+    launch_dependents,
+    multiply_add,
+    pipeline_loop,
+    prefetch_l2,
+    without_hooks,
+)
+from pallas_kernels.common.implementation import IMPLEMENTATIONS
+from pallas_kernels.common.implementation import resolve as resolve_implementation
 from pallas_kernels.common.kv_cache import KVCache
-from pallas_kernels.common.weighted import Weighted
+from pallas_kernels.common.launch import launch
+from pallas_kernels.common.stream_tiles import StreamShape, Tiles
+from pallas_kernels.common.tile_space import Verdict
 from pallas_kernels.common.weights import (
     DenseWeight,
+    Weight,
     pack_gate_up,
     pack_linear,
     pack_qkv,
@@ -14,25 +49,56 @@ from pallas_kernels.common.weights import (
 )
 from pallas_kernels.gate_up.api import gate_up
 from pallas_kernels.head.api import head, head_logits
+from pallas_kernels.ops import OPS, Op
 from pallas_kernels.projection.api import down, out
 from pallas_kernels.qkv.api import qkv
 
 __all__ = [
+    "ACTIVATIONS",
+    "DEVICES",
+    "DTYPES",
+    "HOOKS",
+    "IMPLEMENTATIONS",
+    "OPS",
+    "AttentionShape",
+    "AttentionTiles",
+    "Cost",
+    "DeferredNorm",
     "DenseWeight",
+    "Device",
     "KVCache",
-    "Weighted",
+    "Op",
+    "StreamShape",
+    "Tiles",
+    "Verdict",
+    "Weight",
+    "activate",
     "attention",
     "attention_counters",
+    "current_device",
+    "defer_norm",
     "down",
+    "find_device",
+    "finish_norm",
     "gate_up",
     "head",
     "head_logits",
+    "launch",
+    "launch_dependents",
+    "multiply_add",
     "out",
     "pack_gate_up",
     "pack_linear",
     "pack_qkv",
+    "pipeline_loop",
+    "prefetch_l2",
+    "project",
     "qkv",
+    "resolve_implementation",
+    "rms_norm",
+    "rotate",
     "unpack_gate_up",
     "unpack_linear",
     "unpack_qkv",
+    "without_hooks",
 ]

@@ -8,10 +8,12 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokenspeed import memory
-from tokenspeed.config import DTYPES, ConfigError, ModelConfig, read_json
-from tokenspeed.sampling_params import SamplingParams
-from tokenspeed.tiny_model import TINY
+from pallas_kernels import DTYPES, IMPLEMENTATIONS
+from tokenspeed.models import hf_config, memory
+from tokenspeed.models.config import ConfigError, ModelConfig
+from tokenspeed.models.fields import read_json
+from tokenspeed.sampling.params import SamplingParams
+from tokenspeed.weights.tiny import TINY
 
 SAMPLING = {
     "n": int, "temperature": float, "top_p": float, "top_k": int, "min_p": float, "max_tokens": int, "min_tokens": int,
@@ -36,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument("--prompt-ids", metavar="1,2,3", help="token ids instead of text; '-' too")
     generate.add_argument("--chat", action="store_true", help="the prompt is a user's message (chat template)")
     generate.add_argument("--system", help="a system message in front of it, with --chat")
-    generate.add_argument("--implementation", choices=("triton", "xla", "interpret"), help="of the kernels")
+    generate.add_argument("--implementation", choices=IMPLEMENTATIONS, help="of the kernels")
     generate.add_argument("--stop", action="append", help="a string that ends the text (repeatable)")
     generate.add_argument("--stop-token-ids", metavar="1,2", help="token ids that end it")
     generate.add_argument("--ignore-eos", action="store_true", help="the model's own end does not end it")
@@ -80,8 +82,8 @@ def _config(arguments) -> ModelConfig:
     if folder is not None:
         if not folder.is_dir():
             raise ConfigError(f"--model: no folder {folder}")
-        return ModelConfig.from_folder(folder)
-    return ModelConfig.from_dict(read_json(Path(arguments.random_weights)))
+        return hf_config.from_folder(folder)
+    return hf_config.from_dict(read_json(Path(arguments.random_weights)))
 
 
 def _params(arguments) -> SamplingParams:
@@ -125,8 +127,8 @@ def _prompt(arguments, llm):
 
 
 def _generate(arguments) -> int:
-    from tokenspeed import measure
     from tokenspeed.llm import LLM
+    from tokenspeed.measure.read_ceiling import read_ceiling_gbps
 
     params, config, folder = _params(arguments), _config(arguments), _folder(arguments)
     options = dict(dtype=arguments.dtype, max_context=arguments.max_context, implementation=arguments.implementation)
@@ -147,7 +149,7 @@ def _generate(arguments) -> int:
             for sample in whole.samples:
                 print(sample.token_ids if sample.text is None else sample.text)
     assert whole is not None
-    figures = _figures(llm, whole, len(whole.samples), measure.read_ceiling_gbps())
+    figures = _figures(llm, whole, len(whole.samples), read_ceiling_gbps())
     if arguments.json:
         samples = [_plain(sample) for sample in whole.samples]
         print(json.dumps(dict(samples=samples, prompt_token_ids=whole.prompt_token_ids, figures=figures)))
@@ -217,7 +219,7 @@ def _inspect(arguments) -> int:
         print(json.dumps(report))
         return 0
     c = config
-    windows = sorted({w for w in c.windows if w is not None})
+    windows = sorted({layer.window for layer in c.layers if layer.window is not None})
     lines = [
         f"{c.family}: {c.num_parameters / 1e9:.3f} B parameters, {c.num_layers} layers, D {c.d_model}, F {c.d_ff}, "
         f"{c.num_heads} query and {c.num_kv_heads} kv heads of {c.head_dim}, V {c.vocab_size}",

@@ -9,23 +9,26 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.pallas import next_power_of_2
 
-from pallas_kernels.common.checks import DTYPES
-from pallas_kernels.common.implementation import resolve
-from pallas_kernels.common.tiles import power_of_two_at_least
-from tokenspeed import checkpoint, generation, prefill_attention
-from tokenspeed.config import ModelConfig
-from tokenspeed.generation import BROKEN, Drawn, Generation, Weights
-from tokenspeed.memory import PREFILL_TOKENS
-from tokenspeed.model import Llama
-from tokenspeed.random_model import random_model
-from tokenspeed.sampling import LENGTH, RUNNING, SamplingState, make_plan, make_state
-from tokenspeed.sampling_params import SamplingParams
-from tokenspeed.text import TextStream
-from tokenspeed.tokenizer import Tokenizer
+from pallas_kernels import DTYPES, resolve_implementation
+from tokenspeed.engine import generation
+from tokenspeed.engine.generation import BROKEN, Drawn, Generation, Weights
+from tokenspeed.models import hf_config
+from tokenspeed.models.config import ModelConfig
+from tokenspeed.models.decoder import Llama
+from tokenspeed.models.memory import PREFILL_TOKENS
+from tokenspeed.models.prefill_attention import resolve_prefill_backend
+from tokenspeed.sampling.params import SamplingParams
+from tokenspeed.sampling.sample import LENGTH, RUNNING
+from tokenspeed.sampling.state import SamplingState, make_plan, make_state
+from tokenspeed.text.stream import TextStream
+from tokenspeed.text.tokenizer import Tokenizer
+from tokenspeed.weights import checkpoint
+from tokenspeed.weights.random import random_model
 
 MAX_BATCH = 16
-"""Sequences at a time: as many rows as the kernels take."""
+"""Sequences at a time, each with a cache for all of its tokens; more take turns."""
 SMALLEST_BUCKET, BUCKET_STEP = 16, 1024
 """Lengths that programs are compiled for: powers of two from the one to the other, then multiples of the other."""
 STEPS = 16
@@ -36,7 +39,12 @@ Prompt = str | Sequence[int]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenLogprob:
-    """Of one drawn token: its id, natural log-probability and rank from 1, and the most likely ids with theirs."""
+    """How likely one drawn token was.
+
+    Attributes:
+        token_id: of the token. logprob: its natural log-probability. rank: its place among all, from 1.
+        top: the log-probabilities of the most likely ids, best first.
+    """
 
     token_id: int
     logprob: float
@@ -46,9 +54,12 @@ class TokenLogprob:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Timings:
-    """Seconds: `ttft_s` from the call to the first token (the whole batch's prefill), `decode_s` from there to the end.
+    """Where the time of a completion went.
 
-    `decode_tokens` came in `decode_s`; the first token is not among them.
+    Attributes:
+        ttft_s: seconds from the call to the first token, the whole batch's prefill included.
+        decode_s: seconds from there to the last token.
+        decode_tokens: how many came in `decode_s`; the first token is not among them.
     """
 
     ttft_s: float
@@ -88,7 +99,12 @@ class Completion:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Delta:
-    """The next piece of a stream: new text (or None), new token ids, and at the end the whole Completion."""
+    """The next piece of a stream.
+
+    Attributes:
+        text: new text, or None where the folder has no tokenizer. token_ids: new ids.
+        completion: all of it, in the last piece; else None.
+    """
 
     text: str | None
     token_ids: list[int]
@@ -102,6 +118,10 @@ class LLM:
         model: the decoder. tokenizer: or None, for token ids only.
         max_context: positions a sequence may take, prompt and output together; the model's own limit if None.
         implementation: of the kernels: 'triton', 'xla', 'interpret', or None to choose by device.
+        prefill_backend: whose attention prefill runs: 'cudnn', 'xla', or None to choose by device and model.
+
+    Raises:
+        ValueError: an argument is out of range, or what it names cannot run here; the message names it.
     """
 
     def __init__(
@@ -111,6 +131,7 @@ class LLM:
         *,
         max_context: int | None = None,
         implementation: str | None = None,
+        prefill_backend: str | None = None,
     ):
         limit = model.config.max_positions
         max_context = limit if max_context is None else max_context
@@ -121,9 +142,11 @@ class LLM:
                 f"tokenizer: expected at most the model's {model.config.vocab_size} tokens, got {tokenizer.vocab_size}"
             )
         self.model, self.tokenizer, self.max_context = model, tokenizer, max_context
-        self.implementation = resolve(implementation)
+        self.implementation = resolve_implementation(implementation)
+        self.prefill_backend = resolve_prefill_backend(
+            prefill_backend, implementation=self.implementation, dtype=model.dtype, head_dim=model.config.head_dim
+        )
         self._rope = model.rope_tables(max_context)
-        self._library = prefill_attention.library(self.implementation, model.dtype, model.config.head_dim)
 
     @property
     def model(self) -> Llama:
@@ -141,27 +164,45 @@ class LLM:
         dtype: str | None = None,
         max_context: int | None = None,
         implementation: str | None = None,
+        prefill_backend: str | None = None,
         progress: bool = False,
     ) -> "LLM":
-        """Loads a folder in the Hugging Face layout; `dtype` is the checkpoint's if None.
+        """Loads a checkpoint.
+
+        Args:
+            folder: in the Hugging Face layout. dtype: 'bfloat16', 'float16' or 'float32'; the checkpoint's if None.
+            max_context, implementation, prefill_backend: as in `LLM`.
+            progress: show a bar on standard error.
 
         Raises:
             ConfigError, CheckpointError, TokenizerError: something is wrong with the folder; one line says what.
+            ValueError: as `LLM`.
         """
         _check_dtype(dtype)
-        config = ModelConfig.from_folder(folder)
+        config = hf_config.from_folder(folder)
         tokenizer = Tokenizer.from_folder(folder)
         model = checkpoint.load(folder, config, dtype=dtype, progress=progress)
-        return cls(model, tokenizer, max_context=max_context, implementation=implementation)
+        return cls(
+            model, tokenizer, max_context=max_context, implementation=implementation, prefill_backend=prefill_backend
+        )
 
     @classmethod
     def random(cls, config: ModelConfig, *, dtype: str | None = None, seed: int = 0, **options) -> "LLM":
-        """A model of that config with random weights: for measuring, not for reading."""
+        """A model with random weights: for measuring, not for reading.
+
+        Args:
+            config: its architecture. dtype: as in `from_pretrained`. seed: of the weights.
+            options: further arguments of `LLM`.
+        """
         _check_dtype(dtype)
         return cls(random_model(config, dtype or config.dtype, seed), **options)
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """The token ids of a prompt, checked."""
+        """The token ids of a prompt, text or ids, checked.
+
+        Raises:
+            ValueError: it has no token, one outside the vocabulary, or too many for `max_context`.
+        """
         if isinstance(prompt, str):
             if self.tokenizer is None:
                 raise ValueError("prompts: expected token ids, since the folder has no tokenizer")
@@ -177,7 +218,17 @@ class LLM:
         return ids
 
     def logits(self, token_ids: Sequence[Sequence[int]] | np.ndarray) -> jax.Array:
-        """Teacher-forced logits, float32 [B, T, V], of token ids [B, T]."""
+        """Teacher-forced logits: of each token's successor, given it and those before it.
+
+        Args:
+            token_ids: [B, T].
+
+        Returns:
+            float32 [B, T, V].
+
+        Raises:
+            ValueError: another number of dimensions.
+        """
         tokens = jnp.asarray(np.asarray(token_ids, np.int32))
         if tokens.ndim != 2:
             raise ValueError(f"token_ids: expected shape [B, T], got {list(tokens.shape)}")
@@ -186,10 +237,18 @@ class LLM:
     def generate(
         self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
     ) -> list[Completion]:
-        """A Completion for each prompt (text or token ids); one prompt may be given as it is.
+        """Continues prompts.
 
         Args:
+            prompts: texts or lists of token ids; one prompt may be given as it is.
             params: for all prompts, or one for each; greedy would be `SamplingParams(temperature=0)`.
+
+        Returns:
+            A Completion for each prompt, in their order.
+
+        Raises:
+            ValueError: a prompt or its params cannot be run; the message names what.
+            FloatingPointError: the model's logits are not finite.
         """
         prompts = [prompts] if _is_prompt(prompts) else list(prompts)
         params = SamplingParams() if params is None else params
@@ -209,7 +268,11 @@ class LLM:
         return [dataclasses.replace(samples[0], samples=samples) for samples in found.values()]
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Delta]:
-        """Generates one sample and yields it as it comes; the last Delta has the Completion."""
+        """Generates one sample and yields it as it comes; the last Delta has the Completion.
+
+        Raises:
+            ValueError, FloatingPointError: as `generate`, and where `params.n` is not 1.
+        """
         params = SamplingParams() if params is None else params
         if params.n != 1:
             raise ValueError(f"n: expected 1 in a stream, got {params.n}")
@@ -266,7 +329,7 @@ class LLM:
             drawn = following
 
     def _begin(self, rows: list["_Row"]) -> tuple[Generation, int | None, int]:
-        batch = power_of_two_at_least(len(rows))
+        batch = next_power_of_2(len(rows))
         idle = SamplingParams(temperature=0.0)
         params = [row.params for row in rows] + [idle] * (batch - len(rows))
         config = self.model.config
@@ -300,7 +363,10 @@ class LLM:
                 jnp.asarray(tokens),
                 jnp.int32(start),
                 jnp.asarray(lengths),
-                dict(capacity=min(capacity, _bucket(start + size)), library=self._library if start == 0 else None),
+                dict(
+                    capacity=min(capacity, _bucket(start + size)),
+                    prefill_backend=self.prefill_backend if start == 0 else "xla",
+                ),
             )
             start += size
 
@@ -419,10 +485,10 @@ def _check_dtype(dtype: str | None) -> None:
 
 def _steps(left: int) -> int:
     """Of the next call, where a row may draw that many tokens more."""
-    return min(STEPS, power_of_two_at_least(left))
+    return min(STEPS, next_power_of_2(left))
 
 
 def _bucket(length: int) -> int:
     if length <= BUCKET_STEP:
-        return max(SMALLEST_BUCKET, power_of_two_at_least(length))
+        return max(SMALLEST_BUCKET, next_power_of_2(length))
     return -(-length // BUCKET_STEP) * BUCKET_STEP

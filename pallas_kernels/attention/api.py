@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels.attention import reference, triton
-from pallas_kernels.attention import tiles as attention_tiles
-from pallas_kernels.attention.tiles import AttentionShape, Tiles
-from pallas_kernels.common import checks
+from pallas_kernels.attention.tiles import ATTENTION, AttentionShape, AttentionTiles
+from pallas_kernels.common import checks, choose_tiles
 from pallas_kernels.common import implementation as impl
+from pallas_kernels.common.calls import MAX_ROWS, joined, launches, rows_in
 from pallas_kernels.common.kv_cache import KVCache
 from pallas_kernels.common.prefetch import PREFETCH_BYTES
 from pallas_kernels.common.weights import DenseWeight
@@ -23,7 +23,7 @@ class Options:
     soft_cap: float | None
     window: int | None
     shape: AttentionShape
-    tiles: Tiles
+    tiles: AttentionTiles
     interpret: bool
     prefetch_bytes: int
 
@@ -31,6 +31,20 @@ class Options:
 def attention_counters(rows: int, kv_heads: int) -> jax.Array:
     """The counters that `attention` takes and returns: int32 zeros [B, K]."""
     return jnp.zeros((rows, kv_heads), jnp.int32)
+
+
+def shape_of(q: jax.Array, cache: KVCache, *, page_table: jax.Array | None = None, **_) -> AttentionShape:
+    """The problem of one launch of a call with these arguments."""
+    rows, heads, head_dim = q.shape
+    return AttentionShape(
+        rows=min(rows, MAX_ROWS),
+        heads=heads,
+        kv_heads=cache.k.shape[1],
+        head_dim=head_dim,
+        context=cache.capacity(page_table),
+        page_size=cache.page_size,
+        dtype=str(q.dtype),
+    )
 
 
 def attention(
@@ -47,12 +61,12 @@ def attention(
     prefetch: DenseWeight | None = None,
     prefetch_bytes: int = PREFETCH_BYTES,
     implementation: str | None = None,
-    tiles: Tiles | None = None,
-):
+    tiles: AttentionTiles | None = None,
+) -> jax.Array | tuple[jax.Array, jax.Array]:
     """Attention of a few query rows over their sequences' cached keys and values.
 
-    A row is one (sequence, position); several rows may belong to one sequence, each with its own length. Sizes: B rows
-    (1 to 16), N query heads, K kv heads (N a multiple of K), H head dimension, P pages of Z positions.
+    A query row is one (sequence, position); several rows may belong to one sequence, each with its own length. Sizes:
+    B rows, N query heads, K kv heads (N a multiple of K), H head dimension, P pages of Z positions.
 
     Args:
         q: [B, N, H], bfloat16, float16 or float32, rotated.
@@ -69,8 +83,8 @@ def attention(
             cleared: they come back zero, to be passed to the next call (donate them). None makes them anew.
         prefetch: the weight that the next kernel streams: this kernel's programs, when their own loads are done, ask
             for its first `prefetch_bytes` to be in L2, so that memory has work between the two. None asks for nothing.
-        implementation: 'triton', 'xla', 'interpret', or None to choose by device.
-        tiles: how to cut the kernel; None takes the tuned ones or the heuristic.
+        implementation: 'triton', 'xla', 'interpret', or None to choose by device (`resolve_implementation`).
+        tiles: how to cut the kernel; None takes the tuned ones or the heuristic's.
 
     Returns:
         [B, N, H] of q's dtype; with `counters` given, (that, counters). Softmax and sums are float32; the split over
@@ -79,17 +93,18 @@ def attention(
     Raises:
         ValueError, TypeError: an argument's shape, dtype or value is wrong; the message names it.
 
-    Gradients go through the reference. Works under jit, vmap and shard_map (pass `check_vma=False`).
+    Any number of rows; a launch takes several at a time. Gradients go through the reference. Works under jit, vmap and
+    shard_map (pass `check_vma=False`).
     """
     checks.shape("q", q, ("B", "N", "H"))
     checks.rows("q", q)
-    dtype = checks.float_dtype("q", q)
+    checks.float_dtype("q", q)
     batch, heads, head_dim = q.shape
     checks.shape("cache.k", cache.k, ("P", "K", "Z", head_dim))
     checks.shape("cache.v", cache.v, cache.k.shape)
     checks.same_dtype("cache.k", cache.k, "q", q)
     checks.same_dtype("cache.v", cache.v, "q", q)
-    pages, kv_heads, page_size, _ = cache.k.shape
+    pages, kv_heads, _, _ = cache.k.shape
     if heads % kv_heads:
         raise ValueError(f"q: expected a multiple of the cache's {kv_heads} kv heads, got {heads} heads")
     sequences = pages
@@ -97,40 +112,38 @@ def attention(
         checks.indices("page_table", page_table, ("sequences", "pages of a sequence"), -1, pages)
         sequences = page_table.shape[0]
     checks.indices("lengths", lengths, (batch,), 0, cache.capacity(page_table) + 1)
-    checks.owners(sequence, batch, sequences)
+    checks.sequence_of_rows(sequence, batch, sequences)
     checks.positive("scale", scale)
     checks.positive("soft_cap", soft_cap)
     checks.positive("window", window)
     if counters is not None:
         checks.indices("counters", counters, (batch, kv_heads), 0, 1)
     chosen = impl.resolve(implementation)
-    shape = AttentionShape(
-        rows=batch,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        context=cache.capacity(page_table),
-        page_size=page_size,
-        dtype=dtype,
-    )
-    options = Options(
-        scale=head_dim**-0.5 if scale is None else scale,
-        soft_cap=soft_cap,
-        window=window,
-        shape=shape,
-        tiles=attention_tiles.resolve(tiles, shape),
-        interpret=chosen == "interpret",
-        prefetch_bytes=prefetch_bytes,
-    )
-    operands = dict(
-        q=q,
-        cache=cache,
-        lengths=lengths,
-        sequence=sequence,
-        page_table=page_table,
-        counters=counters,
-        prefetch=prefetch,
-    )
     kernel = reference.attention if chosen == "xla" else triton.attention
-    result, counters_out = impl.call(kernel, reference.attention, options, operands)
+
+    def launch(q, lengths, sequence, counters):
+        shape = shape_of(q, cache, page_table=page_table)
+        options = Options(
+            scale=head_dim**-0.5 if scale is None else scale,
+            soft_cap=soft_cap,
+            window=window,
+            shape=shape,
+            tiles=choose_tiles.resolve("attention", tiles, shape, ATTENTION),
+            interpret=chosen == "interpret",
+            prefetch_bytes=prefetch_bytes,
+        )
+        operands = dict(
+            q=q, cache=cache, lengths=lengths, sequence=sequence, page_table=page_table, counters=counters,
+            prefetch=prefetch,
+        )  # fmt: skip
+        return impl.call(kernel, reference.attention, options, operands)
+
+    groups = launches(chosen, batch)
+    if len(groups) == 1:
+        result, counters_out = launch(q, lengths, sequence, counters)
+    else:
+        if sequence is None:
+            sequence = jnp.arange(batch, dtype=jnp.int32)
+        parts = [launch(*rows_in((q, lengths, sequence, counters), group)) for group in groups]
+        result, counters_out = joined(parts)
     return result if counters is None else (result, counters_out)

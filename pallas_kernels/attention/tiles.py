@@ -1,13 +1,13 @@
-"""Tiles of attention, the search space of them, and which a device can run."""
+"""AttentionTiles of attention, the search space of them, and which a device can run."""
 
 import dataclasses
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+from jax.experimental import pallas as pl
 
-from pallas_kernels.common import tuned
 from pallas_kernels.common.devices import Device
-from pallas_kernels.common.tiles import MAX_THREADS, MMA_ROWS, Verdict, is_power_of_two, power_of_two_at_least
+from pallas_kernels.common.tile_space import MMA_ROWS, TileSpace, Verdict, launch_verdict, resource_verdict
 
 FEWEST_PROGRAMS = 32
 """Fewer leave most of any GPU idle."""
@@ -23,7 +23,7 @@ class AttentionShape:
     """The problem of one attention call.
 
     Attributes:
-        rows: query rows, 1 to 16.
+        rows: query rows of one launch.
         heads, kv_heads, head_dim: N, K, H.
         context: positions a sequence's cache can hold (lengths are read at run time).
         page_size: Z; equal to context for a contiguous cache.
@@ -45,20 +45,20 @@ class AttentionShape:
     @property
     def group_rows(self) -> int:
         """Query heads of one kv head, padded to what a product takes."""
-        return max(MMA_ROWS, power_of_two_at_least(self.heads // self.kv_heads))
+        return max(MMA_ROWS, pl.next_power_of_2(self.heads // self.kv_heads))
 
     @property
     def kept_rows(self) -> int:
         """Those of the group_rows that partials are kept of."""
-        return power_of_two_at_least(self.heads // self.kv_heads)
+        return pl.next_power_of_2(self.heads // self.kv_heads)
 
     @property
     def padded_head_dim(self) -> int:
-        return max(16, power_of_two_at_least(self.head_dim))
+        return max(16, pl.next_power_of_2(self.head_dim))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Tiles:
+class AttentionTiles:
     """How attention is cut.
 
     Attributes:
@@ -74,13 +74,13 @@ class Tiles:
     num_stages: int = 2
 
 
-def combined_at_once(tiles: Tiles, shape: AttentionShape) -> int:
+def combined_at_once(tiles: AttentionTiles, shape: AttentionShape) -> int:
     """How many splits' partials the combining program reads in one go."""
     partial = shape.kept_rows * shape.padded_head_dim
-    return min(tiles.splits, power_of_two_at_least(COMBINED_A_THREAD * 32 * tiles.num_warps // partial + 1) // 2 or 1)
+    return min(tiles.splits, pl.next_power_of_2(COMBINED_A_THREAD * 32 * tiles.num_warps // partial + 1) // 2 or 1)
 
 
-def shared_memory_bytes(tiles: Tiles, shape: AttentionShape) -> int:
+def shared_memory_bytes(tiles: AttentionTiles, shape: AttentionShape) -> int:
     """Shared memory of one program, from what XLA asks for on Ampere, Hopper and Blackwell: at most this, nearly exact.
 
     The queries, a block of weights, and the ring of key and value blocks: a loop of `num_stages` keeps one block less
@@ -95,7 +95,7 @@ def shared_memory_bytes(tiles: Tiles, shape: AttentionShape) -> int:
     return 2 * (tiles.num_stages - 1) * block + queries + weights + 256
 
 
-def registers_per_thread(tiles: Tiles, shape: AttentionShape) -> float:
+def registers_per_thread(tiles: AttentionTiles, shape: AttentionShape) -> float:
     """Registers that a program needs at least, per thread; there are 255, and beyond them it spills to memory.
 
     Of the loop over keys: the weighted values, the scores and the weights, and a block of keys. Of the combining
@@ -110,30 +110,20 @@ def registers_per_thread(tiles: Tiles, shape: AttentionShape) -> float:
     return max(loop, combine) / threads
 
 
-def feasible(tiles: Tiles, shape: AttentionShape, device: Device) -> Verdict:
+def feasible(tiles: AttentionTiles, shape: AttentionShape, device: Device) -> Verdict:
     """Whether `tiles` compile for `shape` on `device`; the verdicts are tested against real compilations."""
-    for field in ("block_s", "splits", "num_warps"):
-        if not is_power_of_two(getattr(tiles, field)):
-            return Verdict(False, f"{field}: expected a power of two, got {getattr(tiles, field)}")
+    verdict = launch_verdict(tiles, ("block_s", "splits"))
+    if not verdict:
+        return verdict
     if tiles.block_s < 16:
         return Verdict(False, f"block_s: expected 16 or more, got {tiles.block_s}")
-    if tiles.num_stages < 1:
-        return Verdict(False, f"num_stages: expected 1 or more, got {tiles.num_stages}")
-    if 32 * tiles.num_warps > MAX_THREADS:
-        return Verdict(False, f"num_warps: expected at most {MAX_THREADS // 32}, got {tiles.num_warps}")
-    need, limit = shared_memory_bytes(tiles, shape), device.shared_memory_bytes
-    if need > limit:
-        return Verdict(False, f"shared memory: needs {need} bytes, {device.name} has {limit} for a block")
-    registers = registers_per_thread(tiles, shape)
-    if registers > 255:
-        return Verdict(False, f"registers: needs about {registers:.0f} a thread, there are 255")
-    return Verdict(True)
+    return resource_verdict(shared_memory_bytes(tiles, shape), registers_per_thread(tiles, shape), device)
 
 
-def search_space(shape: AttentionShape) -> list[Tiles]:
+def search_space(shape: AttentionShape) -> list[AttentionTiles]:
     """The tiles worth trying for `shape` on any device, before `feasible`."""
     return [
-        Tiles(block_s=block_s, splits=splits, num_warps=num_warps, num_stages=num_stages)
+        AttentionTiles(block_s=block_s, splits=splits, num_warps=num_warps, num_stages=num_stages)
         for block_s in (16, 32, 64, 128)
         for splits in (1, 8, 16, 32, 64)
         for num_warps in (2, 4, 8)
@@ -146,7 +136,7 @@ def search_space(shape: AttentionShape) -> list[Tiles]:
     ]
 
 
-def default(shape: AttentionShape, device: Device) -> Tiles:
+def default(shape: AttentionShape, device: Device) -> AttentionTiles:
     """The heuristic: about one program a multiprocessor, no program with less than one block of keys.
 
     Blocks are larger where a program has four or more of the larger ones.
@@ -157,10 +147,10 @@ def default(shape: AttentionShape, device: Device) -> Tiles:
         block_s = 128
     blocks = max(1, -(-shape.context // block_s))
     splits = min(most, 1 << (blocks.bit_length() - 1))
-    return Tiles(block_s=block_s, splits=splits, num_stages=1 if splits >= blocks else 3)
+    return AttentionTiles(block_s=block_s, splits=splits, num_stages=1 if splits >= blocks else 3)
 
 
-def stand_ins(shape: AttentionShape, entries: Sequence[tuple[AttentionShape, Tiles]]) -> list[Tiles]:
+def compatible(shape: AttentionShape, entries: Sequence[tuple[AttentionShape, AttentionTiles]]) -> list[AttentionTiles]:
     """Which tuned tiles may serve `shape` where it has none of its own: those of about its capacity, the nearest first.
 
     Callers' capacities are what they happen to need, tuned ones are round. A contiguous cache, whose page is all of it,
@@ -178,6 +168,11 @@ def stand_ins(shape: AttentionShape, entries: Sequence[tuple[AttentionShape, Til
     return [tiles for _, tiles in sorted(near, key=lambda found: found[0])]
 
 
-def resolve(tiles: Tiles | None, shape: AttentionShape) -> Tiles:
-    """The argument, else the tuned tile, else the heuristic."""
-    return tuned.resolve("attention", tiles, shape, kind=Tiles, default=default, feasible=feasible, stand_ins=stand_ins)
+ATTENTION = TileSpace(
+    tiles=AttentionTiles,
+    shape=AttentionShape,
+    search=search_space,
+    feasible=feasible,
+    default=default,
+    compatible=compatible,
+)

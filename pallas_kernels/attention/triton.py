@@ -16,8 +16,8 @@ from jax.experimental.pallas import triton as plt
 
 from pallas_kernels.attention.tiles import combined_at_once
 from pallas_kernels.common.blocks import Span, gather, load, store
-from pallas_kernels.common.launch import launch, let_next_start
-from pallas_kernels.common.prefetch import flat_rows
+from pallas_kernels.common.launch import launch, launch_dependents
+from pallas_kernels.common.prefetch import flat_values
 from pallas_kernels.common.prefetch import prefetch as ask_for
 
 LOG2_E = 1.4426950408889634
@@ -76,7 +76,7 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
         return plt.load(ref.at[index], mask=mask, other=None if mask is None else 0.0)
 
     def kernel(refs, out_ref, *scratch):
-        let_next_start(interpret)
+        launch_dependents(interpret)
         split, kv_head, row = pl.program_id(0), pl.program_id(1), pl.program_id(2)
         owner = row if sequence is None else refs.sequence[row]
         heads, dims = Span(0, group_rows, group_limit), Span(0, padded_dim, dim_limit)
@@ -200,7 +200,7 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
     grouped = shape.rows, shape.kv_heads, group, head_dim
     inputs = dict(
         q=q.reshape(grouped), k=cache.k, v=cache.v, lengths=lengths, sequence=sequence, page_table=page_table,
-        prefetch=flat_rows(prefetch),
+        prefetch=flat_values(prefetch),
     )  # fmt: skip
     outputs = [jax.ShapeDtypeStruct(grouped, q.dtype)]
     if splits > 1:

@@ -1,8 +1,9 @@
-"""What a kernel costs at least: bytes that must move and operations that must be done."""
+"""What a call costs at least: bytes that must move and operations that must be done."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from pallas_kernels.common.tiles import StreamShape
+import jax
+import jax.numpy as jnp
 
 
 class Cost(NamedTuple):
@@ -21,7 +22,18 @@ class Cost(NamedTuple):
         return self.bytes / gbps / 1e3
 
 
-def stream_cost(shape: StreamShape, extra_bytes: int = 0) -> Cost:
-    """Weights and activations in, `extra_bytes` for the rest (outputs, residual)."""
-    moved = shape.weight_bytes + shape.rows * shape.inputs * shape.itemsize + extra_bytes
-    return Cost(moved, 2 * shape.rows * shape.outputs * shape.groups * shape.inputs)
+def bytes_of(*trees: Any) -> int:
+    """Bytes of all arrays in these pytrees; arrays may be `jax.ShapeDtypeStruct`s."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(trees))
+
+
+def itemsize(dtype: Any) -> int:
+    return jnp.dtype(dtype).itemsize
+
+
+def product_operations(rows: int, weight: Any) -> int:
+    """Of `rows` activation rows times a weight."""
+    count = 2 * rows
+    for size in weight.shape:
+        count *= size
+    return count

@@ -39,16 +39,8 @@ DEFAULT = DEVICES["h100"]
 
 
 def find(kind: str) -> Device | None:
-    """The device for a key ('h200') or a jax `device_kind` ('NVIDIA H200', 'NVIDIA H100 80GB HBM3'), or None."""
+    """The GPU of a key ('h200') or of a jax `device_kind` ('NVIDIA H200', 'NVIDIA H100 80GB HBM3'), or None."""
     for device in _ALL:
         if kind == device.key or kind.startswith(device.name):
             return device
     return None
-
-
-def named(kind: str) -> Device:
-    """As `find`, but a name that is not known is an error."""
-    device = find(kind)
-    if device is None:
-        raise ValueError(f"device: expected one of {', '.join(DEVICES)}, got {kind!r}")
-    return device

@@ -1,9 +1,13 @@
 """The one file that reaches into JAX's internals.
 
-Each hook is a Pallas primitive that adds something the Triton backend cannot say in public terms. Each has a plain
-fallback: in interpret mode, and on a JAX whose internals have moved, it does nothing, and the kernels stay right (only
-slower). `tests/common/test_hooks.py` fails by name when a new JAX breaks one. `levers.without` leaves one out.
+Each hook is a Pallas primitive that adds something the Triton backend cannot say in public terms. Kernels stay right
+without any of them, only slower: interpret mode runs none, and `without_hooks` leaves some out, so that what they give
+can be measured. `tests/pallas_kernels/common/test_hooks.py` fails by name when a new JAX breaks one.
 """
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
 
 from jax._src import core as jax_core
 from jax._src import effects, state, tree_util
@@ -15,7 +19,36 @@ from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import math as math_dialect
 from jaxlib.triton import _triton_ops_gen as triton_ops
 
-from pallas_kernels.common import levers
+HOOKS = ("pipeline_loop", "prefetch_l2", "multiply_add", "launch_dependents")
+
+_disabled: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar("disabled_hooks", default=frozenset())
+
+
+@contextlib.contextmanager
+def without_hooks(*names: str) -> Iterator[None]:
+    """Kernels that are traced within it do without these hooks: other times, the same results but for roundings.
+
+    Part of the cache key of each public function, so it needs no clearing of caches.
+
+    Args:
+        names: some of `HOOKS`.
+
+    Raises:
+        ValueError: a name is not among them.
+    """
+    for name in names:
+        if name not in HOOKS:
+            raise ValueError(f"hooks: expected some of {', '.join(HOOKS)}, got {name!r}")
+    token = _disabled.set(_disabled.get() | frozenset(names))
+    try:
+        yield
+    finally:
+        _disabled.reset(token)
+
+
+def disabled_hooks() -> frozenset[str]:
+    """Those that kernels traced now do without."""
+    return _disabled.get()
 
 
 class _LoopEffect(effects.Effect):
@@ -45,11 +78,14 @@ def _pipeline_lowering(ctx, *, num_stages):
 
 
 def pipeline_loop(num_stages: int) -> None:
-    """Called in the body of a `fori_loop`: its loads become `num_stages` deep asynchronous copies to shared memory.
+    """Called in the body of a `fori_loop`: its loads become asynchronous copies to shared memory, pipelined.
 
     The backend pipelines only loads that feed a `dot`; the loop attribute `tt.num_stages` asks for it elsewhere.
+
+    Args:
+        num_stages: blocks in flight, and the one in use.
     """
-    if levers.used("pipeline_loop"):
+    if "pipeline_loop" not in disabled_hooks():
         _pipeline_p.bind(num_stages=num_stages)
 
 
@@ -82,9 +118,13 @@ def _prefetch_lowering(ctx, *args, args_tree, num_bytes):
 
 
 def prefetch_l2(ref, num_bytes: int) -> None:
-    """One thread requests `num_bytes` (a multiple of 16, as is the address) from `ref.at[i]` on into L2 and waits for
-    nothing (Hopper and later: the copy engine does it)."""
-    if not levers.used("prefetch_l2"):
+    """One thread asks for bytes to be in the L2 cache, and does not wait (Hopper and later: the copy engine does it).
+
+    Args:
+        ref: `some_ref.at[i]`, where they begin; the address is a multiple of 16.
+        num_bytes: a multiple of 16.
+    """
+    if "prefetch_l2" in disabled_hooks():
         return
     root, transforms = state_primitives.get_ref_and_transforms(ref, None, "prefetch_l2")
     flat, tree = tree_util.tree_flatten((root, transforms))
@@ -110,10 +150,13 @@ def _multiply_add_lowering(ctx, a, b, c):
 def multiply_add(a, b, c):
     """a * b + c in one instruction and one rounding, for floating-point arrays of one shape and dtype.
 
-    The backend compiles a product and a sum as two instructions each with its own rounding (`mul.rn`, `add.rn`), which
+    The backend compiles a product and a sum as two instructions, each with its own rounding (`mul.rn`, `add.rn`), which
     the assembler must not join.
+
+    Raises:
+        TypeError: the operands' shapes or dtypes differ.
     """
-    if not levers.used("multiply_add"):
+    if "multiply_add" in disabled_hooks():
         return a * b + c
     return _multiply_add_p.bind(a, b, c)
 
@@ -141,5 +184,5 @@ def launch_dependents() -> None:
     XLA launches Pallas Triton kernels with programmatic dependencies, in command buffers too, and makes each wait at
     its entry for the one before it; without this call the next kernel starts only when this one has ended.
     """
-    if levers.used("launch_dependents"):
+    if "launch_dependents" not in disabled_hooks():
         _dependents_p.bind()

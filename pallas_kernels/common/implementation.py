@@ -7,9 +7,10 @@ from typing import Any
 
 import jax
 
-from pallas_kernels.common import launch, levers
+from pallas_kernels.common import hooks, launch
 
 IMPLEMENTATIONS = ("triton", "xla", "interpret")
+"""The fused kernels, the reference compiled by XLA, and the fused kernels run by Pallas's interpreter."""
 
 
 @functools.cache
@@ -32,7 +33,15 @@ def _say_once(message: str) -> None:
 
 
 def resolve(implementation: str | None) -> str:
-    """The implementation to run: a named one or an error; None picks triton on an NVIDIA GPU and xla elsewhere."""
+    """The implementation that a call with this argument runs.
+
+    Args:
+        implementation: one of `IMPLEMENTATIONS`, or None for 'triton' on an NVIDIA GPU (or where one is lowered for)
+            and 'xla' elsewhere, which a warning says once.
+
+    Raises:
+        ValueError: the name is unknown, or is 'triton' where there is no NVIDIA GPU: a named one never falls back.
+    """
     available = _has_nvidia_gpu() or _lowering_for_nvidia()
     if implementation is None:
         if not available:
@@ -75,4 +84,4 @@ def _call(kernel, reference, options, modes, operands):
 
 def call(kernel: Callable, reference: Callable, options: Any, operands: dict[str, Any]):
     """Calls `kernel(options, **operands)`, compiled once per options and shapes; gradients are the reference's."""
-    return _call(kernel, reference, options, (launch.is_guarded(), levers.left_out()), operands)
+    return _call(kernel, reference, options, (launch.is_guarded(), hooks.disabled_hooks()), operands)

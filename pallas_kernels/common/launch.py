@@ -36,11 +36,11 @@ def is_guarded() -> bool:
     return _guarded.get()
 
 
-def let_next_start(interpret: bool) -> None:
+def launch_dependents(interpret: bool) -> None:
     """From here on the next kernel's programs may take the places that this one's leave; they wait for its end.
 
-    Called at the start by kernels of few programs, and by those of many when a program's own loads are done: there the
-    next kernel's would crowd in among those that still have work to do.
+    Called at the start by kernels of few programs, and by those of many when a program's own loads are done: earlier,
+    the next kernel's programs would crowd in among those that still have work to do.
     """
     if not interpret:
         hooks.launch_dependents()

@@ -12,9 +12,9 @@ PREFETCH_BYTES = 4 << 20
 """About what memory delivers between two kernels; more delays the loads that are still under way."""
 
 
-def flat_rows(weight: DenseWeight | None) -> jax.Array | None:
-    """The weight's rows as one dimension (no copy), or None."""
-    return None if weight is None else weight.rows.reshape(-1)
+def flat_values(weight: DenseWeight | None) -> jax.Array | None:
+    """The weight's values as one dimension (no copy), or None."""
+    return None if weight is None else weight.values.reshape(-1)
 
 
 def prefetch(ref, program, *, programs: int, limit_bytes: int) -> None:

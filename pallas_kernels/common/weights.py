@@ -4,55 +4,106 @@ A weight is a pytree. `pack_*` makes one from the usual JAX layouts (inputs firs
 """
 
 import dataclasses
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+
+class Weight(Protocol):
+    """What is asked of a weight, however it is stored.
+
+    Attributes:
+        shape: the logical shape: [O, I], outputs first, or [O, 2, I] where two outputs are needed together (qkv,
+            gate_up).
+        dtype: of storage.
+        nbytes: what one pass over the weight streams from memory.
+        bias: [O] or [O, 2], or None.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    @property
+    def bias(self) -> jax.Array | None: ...
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DenseWeight:
-    """An unquantised weight.
+    """An unquantised `Weight`.
 
     Attributes:
-        rows: [R, I], or [R, 2, I] where two outputs are needed together (qkv, gate_up); any float dtype.
-        bias: [R] or [R, 2], or None.
+        values: [O, I], or [O, 2, I] where two outputs are needed together; any float dtype.
+        bias: [O] or [O, 2], or None.
     """
 
-    rows: jax.Array
+    values: jax.Array
     bias: jax.Array | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.values.shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.values.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.size * self.values.dtype.itemsize
 
 
 def pack_linear(kernel: jax.Array, bias: jax.Array | None = None) -> DenseWeight:
     """Packs a weight of `out`, `down` or `head`.
 
     Args:
-        kernel: [I, O]; an output projection's [N, H, D] is taken too. (A tied embedding table [V, D] is already in
-            rows: `DenseWeight(rows=table)` shares it.)
+        kernel: [I, O], or an output projection's [N, H, D], any float dtype. (A tied embedding table [V, D] needs no
+            packing: `DenseWeight(values=table)` shares it.)
         bias: [O] or None.
+
+    Returns:
+        A weight of shape [O, I].
     """
-    return DenseWeight(rows=kernel.reshape(-1, kernel.shape[-1]).T, bias=bias)
+    return DenseWeight(values=kernel.reshape(-1, kernel.shape[-1]).T, bias=bias)
 
 
 def unpack_linear(weight: DenseWeight) -> tuple[jax.Array, jax.Array | None]:
     """The inverse of `pack_linear`: (kernel [I, O], bias [O] or None)."""
-    return weight.rows.T, weight.bias
+    return weight.values.T, weight.bias
 
 
 def pack_gate_up(
     gate: jax.Array, up: jax.Array, gate_bias: jax.Array | None = None, up_bias: jax.Array | None = None
 ) -> DenseWeight:
-    """Packs the gate and up projections [D, F] (biases [F]) row beside row: [F, 2, D]."""
+    """Packs the gate and up projections side by side.
+
+    Args:
+        gate, up: [D, F], any float dtype. gate_bias, up_bias: [F], both or neither.
+
+    Returns:
+        A weight of shape [F, 2, D].
+
+    Raises:
+        ValueError: the two differ in shape, or one bias is missing.
+    """
     if gate.shape != up.shape:
         raise ValueError(f"up: expected the shape of gate, {gate.shape}, got {up.shape}")
     bias = _pair_bias(gate_bias, up_bias, "gate_bias", "up_bias")
-    return DenseWeight(rows=jnp.stack([gate.T, up.T], axis=1), bias=bias)
+    return DenseWeight(values=jnp.stack([gate.T, up.T], axis=1), bias=bias)
 
 
 def unpack_gate_up(weight: DenseWeight) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]:
     """The inverse of `pack_gate_up`: (gate [D, F], up [D, F], gate_bias, up_bias)."""
     gate_bias, up_bias = (None, None) if weight.bias is None else (weight.bias[:, 0], weight.bias[:, 1])
-    return weight.rows[:, 0].T, weight.rows[:, 1].T, gate_bias, up_bias
+    return weight.values[:, 0].T, weight.values[:, 1].T, gate_bias, up_bias
 
 
 def rotary_pairs(head_dim: int, rotary_dim: int | None = None) -> list[tuple[int, int]]:
@@ -78,12 +129,18 @@ def pack_qkv(
     *,
     rotary_dim: int | None = None,
 ) -> DenseWeight:
-    """Packs the query, key and value projections: rows [(N + 2K) * H / 2, 2, D], heads of q, then k, then v.
+    """Packs the query, key and value projections, the two dimensions of a head that RoPE rotates together side by side.
 
     Args:
-        wq: [D, N, H]; wk, wv: [D, K, H].
+        wq: [D, N, H]; wk, wv: [D, K, H]; any float dtype.
         bq: [N, H]; bk, bv: [K, H]; all or none.
         rotary_dim: how many of the H dimensions RoPE rotates; None for all.
+
+    Returns:
+        A weight of shape [(N + 2K) * H / 2, 2, D]: the heads of q, then of k, then of v.
+
+    Raises:
+        ValueError: shapes do not go together, a bias is missing, or `rotary_dim` is odd or beyond H.
     """
     if not wq.shape[::2] == wk.shape[::2] == wv.shape[::2] or wk.shape != wv.shape:
         raise ValueError(f"wk, wv: expected two of [{wq.shape[0]}, K, {wq.shape[2]}], got {wk.shape} and {wv.shape}")
@@ -91,24 +148,28 @@ def pack_qkv(
         raise ValueError("bq, bk, bv: expected all three or none")
     heads = jnp.concatenate([wq, wk, wv], axis=1)  # [D, N + 2K, H]
     pairs = jnp.array(rotary_pairs(heads.shape[-1], rotary_dim)).reshape(-1)
-    rows = heads[:, :, pairs].reshape(heads.shape[0], -1, 2).transpose(1, 2, 0)
+    values = heads[:, :, pairs].reshape(heads.shape[0], -1, 2).transpose(1, 2, 0)
     bias = None
     if bq is not None and bk is not None and bv is not None:
         bias = jnp.concatenate([bq, bk, bv])[:, pairs].reshape(-1, 2)
-    return DenseWeight(rows=rows, bias=bias)
+    return DenseWeight(values=values, bias=bias)
 
 
 def unpack_qkv(
     weight: DenseWeight, num_heads: int, num_kv_heads: int, *, rotary_dim: int | None = None
 ) -> tuple[jax.Array, ...]:
-    """The inverse of `pack_qkv`: (wq, wk, wv, bq, bk, bv), the biases None where there are none."""
+    """The inverse of `pack_qkv`: (wq, wk, wv, bq, bk, bv), the biases None where there are none.
+
+    Raises:
+        ValueError: the weight does not hold N + 2K heads.
+    """
     total = num_heads + 2 * num_kv_heads
-    if 2 * weight.rows.shape[0] % total:
-        raise ValueError(f"num_heads, num_kv_heads: {weight.rows.shape[0]} packed rows do not hold {total} heads")
-    head_dim = 2 * weight.rows.shape[0] // total
+    if 2 * weight.values.shape[0] % total:
+        raise ValueError(f"num_heads, num_kv_heads: {weight.values.shape[0]} packed pairs do not hold {total} heads")
+    head_dim = 2 * weight.values.shape[0] // total
     place = jnp.argsort(jnp.array(rotary_pairs(head_dim, rotary_dim)).reshape(-1))
     cuts = (num_heads, num_heads + num_kv_heads)
-    heads = weight.rows.transpose(2, 0, 1).reshape(-1, total, head_dim)[:, :, place]
+    heads = weight.values.transpose(2, 0, 1).reshape(-1, total, head_dim)[:, :, place]
     biases: tuple = (None, None, None)
     if weight.bias is not None:
         biases = tuple(jnp.split(weight.bias.reshape(total, head_dim)[:, place], cuts))

@@ -1,9 +1,11 @@
 """What gate_up costs at least."""
 
-from pallas_kernels.common.cost import Cost, stream_cost
-from pallas_kernels.common.tiles import StreamShape
+from pallas_kernels.common.calls import rows_of
+from pallas_kernels.common.cost import Cost, bytes_of, itemsize, product_operations
 
 
-def cost(shape: StreamShape) -> Cost:
-    """Weights, norm and x in, the product out."""
-    return stream_cost(shape, (shape.rows * shape.outputs + shape.inputs) * shape.itemsize)
+def cost(x, norm, weight, **_) -> Cost:
+    """Of a call with these arguments: weight, norm and x in, the product out."""
+    rows = rows_of(x)
+    product = rows * weight.shape[0] * itemsize(weight.dtype)
+    return Cost(bytes_of(x, norm, weight.bias) + weight.nbytes + product, product_operations(rows, weight))

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from pallas_kernels.common.arithmetic import activate
 from pallas_kernels.common.blocks import gather, scatter
 from pallas_kernels.common.launch import launch
-from pallas_kernels.common.norm import Norm, ahead
-from pallas_kernels.common.prefetch import flat_rows
+from pallas_kernels.common.prefetch import flat_values
+from pallas_kernels.common.prenorm import Norm, prenorm
 from pallas_kernels.common.stream import Stream, programs_of
 
 
@@ -15,11 +15,11 @@ def gate_up(options, *, x, norm, weight, prefetch):
     """As `api.gate_up`."""
     shape, tiles = options.shape, options.tiles
     fused = Norm(eps=options.eps, offset=options.norm_offset)
-    left = ahead(fused, x, norm, tiles, shape.dtype, interpret=options.interpret)
+    activations = prenorm(fused, x, norm, tiles, shape.dtype, interpret=options.interpret)
 
     def kernel(refs, y_ref):
         stream = Stream(
-            x_ref=refs.x, norm_ref=refs.norm, w_ref=refs.w, shape=shape, tiles=tiles, norm=left.norm,
+            x_ref=refs.x, norm_ref=refs.norm, w_ref=refs.w, shape=shape, tiles=tiles, norm=activations.norm,
             interpret=options.interpret, squares_ref=refs.squares, prefetch_ref=refs.prefetch,
             prefetch_bytes=options.prefetch_bytes,
         )  # fmt: skip
@@ -40,7 +40,7 @@ def gate_up(options, *, x, norm, weight, prefetch):
         kernel,
         name="gate_up",
         grid=(programs_of(shape, tiles),),
-        inputs=left.inputs() | dict(w=weight.rows, bias=weight.bias, prefetch=flat_rows(prefetch)),
+        inputs=activations.inputs() | dict(w=weight.values, bias=weight.bias, prefetch=flat_values(prefetch)),
         outputs=[jax.ShapeDtypeStruct((shape.rows, shape.outputs), shape.dtype)],
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,

@@ -1,10 +1,19 @@
 """What the head costs at least."""
 
-from pallas_kernels.common.cost import Cost, stream_cost
-from pallas_kernels.common.tiles import StreamShape
+from pallas_kernels.common.calls import rows_of
+from pallas_kernels.common.cost import Cost, bytes_of, product_operations
 
 
-def cost(shape: StreamShape, *, logits: bool = False) -> Cost:
-    """Weight, norm and x in; the token and its logit out, or with `logits` all of them, in float32."""
-    out = 4 * shape.rows * shape.outputs if logits else 8 * shape.rows
-    return stream_cost(shape, shape.inputs * shape.itemsize + out)
+def head(x, norm, weight, **_) -> Cost:
+    """Of a call of `head`: weight, norm and x in, a token and its logit a row out."""
+    return _cost(x, norm, weight, 8 * rows_of(x))
+
+
+def head_logits(x, norm, weight, **_) -> Cost:
+    """Of a call of `head_logits`: weight, norm and x in, all logits out, in float32."""
+    return _cost(x, norm, weight, 4 * rows_of(x) * weight.shape[0])
+
+
+def _cost(x, norm, weight, out_bytes: int) -> Cost:
+    moved = bytes_of(x, norm, weight.bias) + weight.nbytes + out_bytes
+    return Cost(moved, product_operations(rows_of(x), weight))

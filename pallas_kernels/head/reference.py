@@ -3,14 +3,12 @@
 import jax.numpy as jnp
 
 from pallas_kernels.common.arithmetic import cap, project
-from pallas_kernels.common.weighted import normed
+from pallas_kernels.common.deferred_norm import finish_norm
 
 
 def head_logits(options, *, x, norm, weight):
     """As `api.head_logits`."""
-    logits = project(normed(x, norm, options.eps, options.norm_offset), weight.rows)
-    if weight.bias is not None:
-        logits = logits + weight.bias.astype(jnp.float32)
+    logits = project(finish_norm(x, norm, options.eps, options.norm_offset), weight)
     return cap(logits, options.soft_cap)
 
 

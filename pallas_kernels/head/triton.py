@@ -8,9 +8,8 @@ from jax.experimental import pallas as pl
 from pallas_kernels.common.arithmetic import cap
 from pallas_kernels.common.blocks import Span, gather, load, scatter
 from pallas_kernels.common.launch import launch
-from pallas_kernels.common.norm import Norm, ahead
-from pallas_kernels.common.stream import Stream, blocks_of, programs_of
-from pallas_kernels.common.tiles import power_of_two_at_least
+from pallas_kernels.common.prenorm import Norm, prenorm
+from pallas_kernels.common.stream import Stream, programs_of
 
 NO_TOKEN = 2**31 - 1
 LARGEST = float(jnp.finfo(jnp.float32).max)
@@ -32,7 +31,7 @@ def head_logits(options, *, x, norm, weight):
 def head(options, *, x, norm, weight):
     """As `api.head`."""
     shape = options.shape
-    blocks = blocks_of(shape, options.tiles)
+    blocks = programs_of(shape, options.tiles)
 
     def finish(block, rows, mask, columns, logits, value_ref, token_ref):
         token, value = _best(logits, columns[None, :], mask)
@@ -62,11 +61,11 @@ def _best(logits, tokens, mask):
 def _vocabulary(options, name, finish, outputs, x, norm, weight):
     shape, tiles = options.shape, options.tiles
     fused = Norm(eps=options.eps, offset=options.norm_offset)
-    left = ahead(fused, x, norm, tiles, shape.dtype, interpret=options.interpret)
+    activations = prenorm(fused, x, norm, tiles, shape.dtype, interpret=options.interpret)
 
     def kernel(refs, *out_refs):
         stream = Stream(
-            x_ref=refs.x, norm_ref=refs.norm, w_ref=refs.w, shape=shape, tiles=tiles, norm=left.norm,
+            x_ref=refs.x, norm_ref=refs.norm, w_ref=refs.w, shape=shape, tiles=tiles, norm=activations.norm,
             interpret=options.interpret, squares_ref=refs.squares,
         )  # fmt: skip
 
@@ -84,7 +83,7 @@ def _vocabulary(options, name, finish, outputs, x, norm, weight):
         kernel,
         name=name,
         grid=(programs_of(shape, tiles),),
-        inputs=left.inputs() | dict(w=weight.rows, bias=weight.bias),
+        inputs=activations.inputs() | dict(w=weight.values, bias=weight.bias),
         outputs=outputs,
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
@@ -95,7 +94,7 @@ def _vocabulary(options, name, finish, outputs, x, norm, weight):
 def _argmax(values, tokens, *, interpret):
     """The best of the blocks' bests: values, tokens [B, blocks] to (token [B], value [B])."""
     batch, blocks = values.shape
-    block = max(16, min(power_of_two_at_least(blocks), ARGMAX_BLOCK))
+    block = max(16, min(pl.next_power_of_2(blocks), ARGMAX_BLOCK))
 
     def kernel(refs, token_ref, value_ref):
         row = pl.program_id(0)

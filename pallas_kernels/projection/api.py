@@ -1,31 +1,33 @@
-"""out and down: a projection + optional bias + optional residual add, one launch."""
+"""out and down: a projection + optional bias + optional residual add, with the next norm deferred, one launch."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels.common import checks
+from pallas_kernels.common import checks, choose_tiles
 from pallas_kernels.common import implementation as impl
+from pallas_kernels.common.calls import StreamOptions, in_launches, joined, stream_shape
+from pallas_kernels.common.deferred_norm import DeferredNorm
 from pallas_kernels.common.prefetch import PREFETCH_BYTES
-from pallas_kernels.common.tiles import StreamShape, Tiles
-from pallas_kernels.common.weighted import Weighted
+from pallas_kernels.common.stream_tiles import STREAM, StreamShape, Tiles
 from pallas_kernels.common.weights import DenseWeight
 from pallas_kernels.projection import reference, triton
-from pallas_kernels.projection import tiles as projection_tiles
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(StreamOptions):
     """What is static in a call."""
 
     op: str
-    shape: StreamShape
-    tiles: Tiles
-    interpret: bool
-    prefetch_bytes: int
-    wide: bool
+    out_dtype: str
     norm_offset: float
+
+
+def shape_of(x: jax.Array, weight: DenseWeight, **_) -> StreamShape:
+    """The problem of one launch of a call with these arguments."""
+    return stream_shape(x, weight)
 
 
 def out(
@@ -33,45 +35,46 @@ def out(
     weight: DenseWeight,
     *,
     residual: jax.Array | None = None,
-    wide: bool = False,
+    out_dtype: Any = None,
     norm: jax.Array | None = None,
     norm_offset: float = 0.0,
     prefetch: DenseWeight | None = None,
     prefetch_bytes: int = PREFETCH_BYTES,
     implementation: str | None = None,
     tiles: Tiles | None = None,
-) -> jax.Array | tuple[Weighted, jax.Array]:
+) -> jax.Array | tuple[DeferredNorm, jax.Array]:
     """The attention's output projection: x W^T + bias + residual.
 
-    Sizes: B rows (1 to 16), N query heads, H head dimension, D model.
+    Sizes: B activation rows, N query heads, H head dimension, D model.
 
     Args:
         x: [B, N, H] or [B, N * H], bfloat16, float16 or float32: what attention returned.
-        weight: rows [D, N * H] of x's dtype, from `pack_linear`, with or without a bias [D].
+        weight: [D, N * H] of x's dtype, from `pack_linear`, with or without a bias [D].
         residual: [B, D] of x's dtype or float32, added in float32, or None.
-        wide: whether the sum is returned in float32: a residual stream that neither a layer nor a norm rounds, which
-            `qkv`, `gate_up` and `head` take as it is.
-        norm: [D], any float dtype: the weight of the RMSNorm that comes next (Zhang and Sennrich 2019). The sum then
-            comes back as `Weighted` rows, and wide whether or not `wide` says so; `qkv`, `gate_up` and `head` take
-            such rows in place of x and of their own norm's weight. None for the sum itself.
+        out_dtype: of the sum that is returned: float32, or x's (None). In float32 it is a residual stream that neither
+            a layer nor a norm rounds, which `qkv`, `gate_up` and `head` take as it is.
+        norm: [D], any float dtype: the weight of the RMSNorm that comes next (Zhang and Sennrich 2019), to be deferred:
+            the sum then comes back as a `DeferredNorm` and in float32. `qkv`, `gate_up` and `head` take that in place
+            of x and of their own norm's weight. None for the sum itself.
         norm_offset: added to the norm's weight (1.0 for Gemma).
         prefetch: the weight that the next kernel streams: this kernel's programs, when their own loads are done, ask
             for its first `prefetch_bytes` to be in L2, so that memory has work between the two. None asks for nothing.
-        implementation: 'triton', 'xla', 'interpret', or None to choose by device.
-        tiles: how to cut the kernel; None takes the tuned ones or the heuristic.
+        implementation: 'triton', 'xla', 'interpret', or None to choose by device (`resolve_implementation`).
+        tiles: how to cut the kernel; None takes the tuned ones or the heuristic's.
 
     Returns:
-        [B, D] of x's dtype, or float32 with `wide`; sums are float32. With `norm`: (Weighted, [B, D] float32).
+        [B, D] of `out_dtype`; sums are float32. With `norm`: (DeferredNorm of x's dtype, [B, D] float32).
 
     Raises:
         ValueError, TypeError: an argument's shape, dtype or value is wrong; the message names it.
 
-    Gradients go through the reference. Works under jit, vmap and shard_map (pass `check_vma=False`).
+    Any number of rows; a launch takes several at a time. Gradients go through the reference. Works under jit, vmap and
+    shard_map (pass `check_vma=False`).
     """
     if x.ndim == 3:
         x = x.reshape(x.shape[0], -1)
     return _projection(
-        "out", x, weight, residual, wide, norm, norm_offset, prefetch, prefetch_bytes, implementation, tiles
+        "out", x, weight, residual, out_dtype, norm, norm_offset, prefetch, prefetch_bytes, implementation, tiles
     )
 
 
@@ -80,32 +83,38 @@ def down(
     weight: DenseWeight,
     *,
     residual: jax.Array | None = None,
-    wide: bool = False,
+    out_dtype: Any = None,
     norm: jax.Array | None = None,
     norm_offset: float = 0.0,
     prefetch: DenseWeight | None = None,
     prefetch_bytes: int = PREFETCH_BYTES,
     implementation: str | None = None,
     tiles: Tiles | None = None,
-) -> jax.Array | tuple[Weighted, jax.Array]:
+) -> jax.Array | tuple[DeferredNorm, jax.Array]:
     """The MLP's down projection: x W^T + bias + residual.
 
-    As `out`, with x [B, F] (what `gate_up` returned), weight rows [D, F], and [B, D] back.
+    Sizes: B activation rows, F feed-forward, D model.
+
+    Args:
+        x: [B, F], bfloat16, float16 or float32: what `gate_up` returned.
+        weight: [D, F] of x's dtype, from `pack_linear`, with or without a bias [D].
+
+    The other arguments, the results and the errors are those of `out`.
     """
     return _projection(
-        "down", x, weight, residual, wide, norm, norm_offset, prefetch, prefetch_bytes, implementation, tiles
+        "down", x, weight, residual, out_dtype, norm, norm_offset, prefetch, prefetch_bytes, implementation, tiles
     )
 
 
 def _projection(
-    op, x, weight, residual, wide, norm, norm_offset, prefetch, prefetch_bytes, implementation, tiles
+    op, x, weight, residual, out_dtype, norm, norm_offset, prefetch, prefetch_bytes, implementation, tiles
 ):  # fmt: skip
     checks.shape("x", x, ("B", "I"))
     checks.rows("x", x)
     dtype = checks.float_dtype("x", x)
-    checks.shape("weight.rows", weight.rows, ("D", x.shape[1]))
-    checks.same_dtype("weight.rows", weight.rows, "x", x)
-    outputs = weight.rows.shape[0]
+    checks.shape("weight", weight, ("D", x.shape[1]))
+    checks.same_dtype("weight", weight, "x", x)
+    outputs = weight.shape[0]
     if weight.bias is not None:
         checks.shape("weight.bias", weight.bias, (outputs,))
     if residual is not None:
@@ -114,21 +123,33 @@ def _projection(
             checks.same_dtype("residual", residual, "x", x)
     if norm is not None:
         checks.shape("norm", norm, (outputs,))
+    out_dtype = checks.one_of_dtypes("out_dtype", dtype if out_dtype is None else out_dtype, (dtype, "float32"))
     chosen = impl.resolve(implementation)
-    shape = StreamShape(rows=x.shape[0], outputs=outputs, inputs=x.shape[1], dtype=dtype)
-    options = Options(
-        op=op,
-        shape=shape,
-        tiles=projection_tiles.resolve(op, tiles, shape),
-        interpret=chosen == "interpret",
-        prefetch_bytes=prefetch_bytes,
-        wide=wide,
-        norm_offset=norm_offset,
-    )
     kernel = reference.projection if chosen == "xla" else triton.projection
-    return impl.call(
-        kernel,
-        reference.projection,
-        options,
-        dict(x=x, weight=weight, residual=residual, norm=norm, prefetch=prefetch),
-    )
+
+    def launch(x, residual):
+        shape = shape_of(x, weight)
+        options = Options(
+            shape=shape,
+            tiles=choose_tiles.resolve(op, tiles, shape, STREAM),
+            interpret=chosen == "interpret",
+            prefetch_bytes=prefetch_bytes,
+            op=op,
+            out_dtype=out_dtype,
+            norm_offset=norm_offset,
+        )
+        operands = dict(x=x, weight=weight, residual=residual, norm=norm, prefetch=prefetch)
+        return impl.call(kernel, reference.projection, options, operands)
+
+    return in_launches(chosen, launch, x, residual, join=joined if norm is None else _joined_deferred)
+
+
+def _joined_deferred(parts):
+    """As `joined`, where launches of other numbers of rows may sum their squares in other parts."""
+    widest = max(deferred.squares.shape[1] for deferred, _ in parts)
+
+    def padded(deferred):
+        missing = widest - deferred.squares.shape[1]
+        return DeferredNorm(x=deferred.x, squares=jnp.pad(deferred.squares, ((0, 0), (0, missing))))
+
+    return joined([(padded(deferred), total) for deferred, total in parts])

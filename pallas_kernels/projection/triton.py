@@ -1,22 +1,22 @@
-"""The Triton kernel of out and down: stream the rows, add bias and residual, store; what a norm needs of it beside."""
+"""The Triton kernel of out and down: stream the weight, add bias and residual, store, with the next norm deferred."""
 
 import jax
 import jax.numpy as jnp
 
 from pallas_kernels.common.blocks import gather, scatter
+from pallas_kernels.common.deferred_norm import DeferredNorm
 from pallas_kernels.common.launch import launch
-from pallas_kernels.common.prefetch import flat_rows
-from pallas_kernels.common.stream import Stream, blocks_of, programs_of
-from pallas_kernels.common.weighted import Weighted
+from pallas_kernels.common.prefetch import flat_values
+from pallas_kernels.common.stream import Stream, programs_of
 
 
 def projection(options, *, x, weight, residual, norm, prefetch):
     """As `api.out`, with x [B, I] and every optional array present or None."""
     shape, tiles = options.shape, options.tiles
-    # With tensor cores the next kernel's programs must not be let in early (H200, a step of 8B, 2 rows that are passed
-    # on weighted: 4.74 ms, late 4.02), presumably as they then settle unevenly, where there is room.
+    # With tensor cores the next kernel's programs must not be let in early: a step with deferred norms then took 18%
+    # longer, presumably as they settle unevenly, where there is room.
     early = not tiles.mma
-    dtypes = [jnp.float32 if options.wide else x.dtype] if norm is None else [x.dtype, jnp.float32]
+    dtypes = [options.out_dtype] if norm is None else [x.dtype, jnp.float32]
 
     def kernel(refs, *out_refs):
         y_refs, squares_ref = out_refs[: len(dtypes)], out_refs[-1]
@@ -57,18 +57,20 @@ def projection(options, *, x, weight, residual, norm, prefetch):
 
     outputs = [jax.ShapeDtypeStruct((shape.rows, shape.outputs), dtype) for dtype in dtypes]
     if norm is not None:
-        outputs.append(jax.ShapeDtypeStruct((shape.rows, blocks_of(shape, tiles)), jnp.float32))
+        outputs.append(jax.ShapeDtypeStruct((shape.rows, programs_of(shape, tiles)), jnp.float32))
     results = launch(
         kernel,
         name=options.op,
         grid=(programs_of(shape, tiles),),
-        inputs=dict(x=x, w=weight.rows, bias=weight.bias, residual=residual, norm=norm, prefetch=flat_rows(prefetch)),
+        inputs=dict(
+            x=x, w=weight.values, bias=weight.bias, residual=residual, norm=norm, prefetch=flat_values(prefetch)
+        ),
         outputs=outputs,
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
         interpret=options.interpret,
     )
     if norm is not None:
-        y, stream, squares = results
-        return Weighted(x=y, squares=squares), stream
+        y, total, squares = results
+        return DeferredNorm(x=y, squares=squares), total
     return results[0]

@@ -3,33 +3,36 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 
-from pallas_kernels.common import checks, weighted
+from pallas_kernels.common import checks, deferred_norm
 from pallas_kernels.common import implementation as impl
+from pallas_kernels.common.calls import StreamOptions, launches, rows_in, stream_shape
+from pallas_kernels.common.deferred_norm import DeferredNorm
 from pallas_kernels.common.kv_cache import KVCache
 from pallas_kernels.common.prefetch import PREFETCH_BYTES
-from pallas_kernels.common.tiles import StreamShape, Tiles
-from pallas_kernels.common.weighted import Weighted
+from pallas_kernels.common.stream_tiles import StreamShape, Tiles
 from pallas_kernels.common.weights import DenseWeight
 from pallas_kernels.qkv import reference, triton
 from pallas_kernels.qkv import tiles as qkv_tiles
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(StreamOptions):
     """What is static in a call."""
 
     num_heads: int
     eps: float
     norm_offset: float
-    shape: StreamShape
-    tiles: Tiles
-    interpret: bool
-    prefetch_bytes: int
+
+
+def shape_of(x: jax.Array | DeferredNorm, norm: jax.Array | None, weight: DenseWeight, *_, **__) -> StreamShape:
+    """The problem of one launch of a call with these arguments."""
+    return stream_shape(x, weight, norm=norm is not None)
 
 
 def qkv(
-    x: jax.Array | Weighted,
+    x: jax.Array | DeferredNorm,
     norm: jax.Array | None,
     weight: DenseWeight,
     cache: KVCache,
@@ -49,15 +52,15 @@ def qkv(
 ) -> tuple[jax.Array, KVCache]:
     """RMSNorm, the QKV projection, RoPE and the write into the KV cache.
 
-    A row is one (sequence, position); several rows may belong to one sequence. Sizes: B rows (1 to 16), D model,
-    N query heads, K kv heads, H head dimension, P pages of Z positions.
+    An activation row is one (sequence, position); several rows may belong to one sequence. Sizes: B rows, D model, N
+    query heads, K kv heads, H head dimension, P pages of Z positions.
 
     Args:
-        x: [B, D] of the weight's dtype, or float32: the residual stream, not yet normalised; or `Weighted` rows of
-            the weight's dtype, as `out` and `down` return them with `norm`: then no launch and no pass is left of this
+        x: [B, D] of the weight's dtype, or float32: the residual stream, not yet normalised; or a `DeferredNorm` of
+            the weight's dtype, as `out` and `down` return it with `norm`: then no launch and no pass is left of this
             norm.
-        norm: [D], any float dtype: the weight of RMSNorm (Zhang and Sennrich 2019); None with `Weighted` rows.
-        weight: rows [(N + 2K) * H / 2, 2, D], bfloat16, float16 or float32, from `pack_qkv`; its bias is added before
+        norm: [D], any float dtype: the weight of RMSNorm (Zhang and Sennrich 2019); None with a `DeferredNorm`.
+        weight: [(N + 2K) * H / 2, 2, D], bfloat16, float16 or float32, from `pack_qkv`; its bias is added before
             QK-norm.
         cache: k and v [P, K, Z, H]. Donate it (`donate_argnums`) and it is updated in place, else it is copied.
         positions: int32 [B], the position of each row in its sequence. A row at a position outside the cache (a
@@ -69,11 +72,11 @@ def qkv(
             there), or None for a contiguous cache (page = sequence).
         q_norm, k_norm: [H], the weights of a per-head RMSNorm of q and k before RoPE (Qwen 3, Gemma 3), or None.
         eps: added to the mean square, in both norms.
-        norm_offset: added to the norms' weights (1.0 for Gemma); `Weighted` rows have it in them.
+        norm_offset: added to the norms' weights (1.0 for Gemma); a `DeferredNorm` has it in it.
         prefetch: the weight that is streamed next: this kernel's programs, when their own loads are done, ask for its
             first `prefetch_bytes` to be in L2, so that memory has work between the two. None asks for nothing.
-        implementation: 'triton', 'xla', 'interpret', or None to choose by device.
-        tiles: how to cut the kernel; None takes the tuned ones or the heuristic.
+        implementation: 'triton', 'xla', 'interpret', or None to choose by device (`resolve_implementation`).
+        tiles: how to cut the kernel; None takes the tuned ones or the heuristic's.
 
     Returns:
         (q [B, N, H] of the weight's dtype, rotated; the cache with the rows' keys and values written).
@@ -81,34 +84,17 @@ def qkv(
     Raises:
         ValueError, TypeError: an argument's shape, dtype or value is wrong; the message names it.
 
-    Two rows with one (sequence, position) are undefined. Gradients go through the reference. Works under jit, vmap
-    and shard_map (pass `check_vma=False`); under vmap an unbatched cache comes back once per batch entry.
+    Any number of rows; a launch takes several at a time. Two rows with one (sequence, position) are undefined.
+    Gradients go through the reference. Works under jit, vmap and shard_map (pass `check_vma=False`); under vmap an
+    unbatched cache comes back once per batch entry.
     """
-    rows = weighted.check(x, norm)
-    checks.float_dtype("x", rows)
+    rows = deferred_norm.check(x, norm)
     batch, width = rows.shape
-    checks.shape("weight.rows", weight.rows, ("(N + 2K) * H / 2", 2, width))
-    dtype = weighted.weight_dtype(weight.rows, x)
-    checks.shape("cache.k", cache.k, ("P", "K", "Z", "H"))
-    pages, kv_heads, _, head_dim = cache.k.shape
-    checks.shape("cache.v", cache.v, cache.k.shape)
-    checks.same_dtype("cache.v", cache.v, "cache.k", cache.k)
-    outputs = weight.rows.shape[0]
-    if head_dim % 2 or 2 * outputs % head_dim or 2 * outputs // head_dim <= 2 * kv_heads:
-        raise ValueError(
-            f"weight.rows: expected (N + 2K) * H / 2 rows for K={kv_heads} and an even H={head_dim}, got {outputs}"
-        )
-    num_heads = 2 * outputs // head_dim - 2 * kv_heads
-    if num_heads % kv_heads:
-        raise ValueError(f"weight.rows: {num_heads} query heads are no multiple of {kv_heads} kv heads")
-    if weight.bias is not None:
-        checks.shape("weight.bias", weight.bias, (outputs, 2))
-    sequences = pages
-    if page_table is not None:
-        checks.indices("page_table", page_table, ("sequences", "pages of a sequence"), -1, pages)
-        sequences = page_table.shape[0]
-    checks.indices("positions", positions, (batch,), -1, cache.capacity(page_table))
-    checks.owners(sequence, batch, sequences)
+    checks.shape("weight", weight, ("(N + 2K) * H / 2", 2, width))
+    deferred_norm.weight_dtype(weight, x)
+    num_heads = _check_heads(weight, cache)
+    head_dim = cache.k.shape[3]
+    _check_places(positions, sequence, page_table, cache, batch)
     if rope is not None:
         checks.shape("rope[0] (cos)", rope[0], ("S", "R / 2"))
         checks.shape("rope[1] (sin)", rope[1], rope[0].shape)
@@ -120,19 +106,62 @@ def qkv(
         if array is not None:
             checks.shape(name, array, (head_dim,))
     chosen = impl.resolve(implementation)
-    shape = StreamShape(rows=batch, outputs=outputs, inputs=width, groups=2, dtype=dtype, norm=norm is not None)
-    options = Options(
-        num_heads=num_heads,
-        eps=eps,
-        norm_offset=norm_offset,
-        shape=shape,
-        tiles=qkv_tiles.resolve(tiles, shape, None if q_norm is None else head_dim),
-        interpret=chosen == "interpret",
-        prefetch_bytes=prefetch_bytes,
-    )
-    operands = dict(
-        x=x, norm=norm, weight=weight, cache=cache, positions=positions, sequence=sequence, page_table=page_table,
-        rope=rope, q_norm=q_norm, k_norm=k_norm, prefetch=prefetch,
-    )  # fmt: skip
     kernel = reference.qkv if chosen == "xla" else triton.qkv
-    return impl.call(kernel, reference.qkv, options, operands)
+
+    def launch(x, positions, sequence, cache):
+        shape = shape_of(x, norm, weight)
+        options = Options(
+            shape=shape,
+            tiles=qkv_tiles.resolve(tiles, shape, None if q_norm is None else head_dim),
+            interpret=chosen == "interpret",
+            prefetch_bytes=prefetch_bytes,
+            num_heads=num_heads,
+            eps=eps,
+            norm_offset=norm_offset,
+        )
+        operands = dict(
+            x=x, norm=norm, weight=weight, cache=cache, positions=positions, sequence=sequence, page_table=page_table,
+            rope=rope, q_norm=q_norm, k_norm=k_norm, prefetch=prefetch,
+        )  # fmt: skip
+        return impl.call(kernel, reference.qkv, options, operands)
+
+    groups = launches(chosen, batch)
+    if len(groups) == 1:
+        return launch(x, positions, sequence, cache)
+    if sequence is None:
+        sequence = jnp.arange(batch, dtype=jnp.int32)
+    queries = []
+    for group in groups:  # in turn: each writes into the cache
+        part_x, part_positions, part_sequence = rows_in((x, positions, sequence), group)
+        q, cache = launch(part_x, part_positions, part_sequence, cache)
+        queries.append(q)
+    return jnp.concatenate(queries), cache
+
+
+def _check_heads(weight, cache) -> int:
+    """N; raises unless weight and cache go together."""
+    checks.shape("cache.k", cache.k, ("P", "K", "Z", "H"))
+    _, kv_heads, _, head_dim = cache.k.shape
+    checks.shape("cache.v", cache.v, cache.k.shape)
+    checks.same_dtype("cache.v", cache.v, "cache.k", cache.k)
+    outputs = weight.shape[0]
+    if head_dim % 2 or 2 * outputs % head_dim or 2 * outputs // head_dim <= 2 * kv_heads:
+        raise ValueError(
+            f"weight: expected (N + 2K) * H / 2 pairs for K={kv_heads} and an even H={head_dim}, got {outputs}"
+        )
+    num_heads = 2 * outputs // head_dim - 2 * kv_heads
+    if num_heads % kv_heads:
+        raise ValueError(f"weight: {num_heads} query heads are no multiple of {kv_heads} kv heads")
+    if weight.bias is not None:
+        checks.shape("weight.bias", weight.bias, (outputs, 2))
+    return num_heads
+
+
+def _check_places(positions, sequence, page_table, cache, rows: int) -> None:
+    """Raises unless every row has a place in the cache, or none by its position."""
+    pages = sequences = cache.k.shape[0]
+    if page_table is not None:
+        checks.indices("page_table", page_table, ("sequences", "pages of a sequence"), -1, pages)
+        sequences = page_table.shape[0]
+    checks.indices("positions", positions, (rows,), -1, cache.capacity(page_table))
+    checks.sequence_of_rows(sequence, rows, sequences)

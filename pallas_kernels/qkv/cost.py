@@ -1,9 +1,13 @@
 """What qkv costs at least."""
 
-from pallas_kernels.common.cost import Cost, stream_cost
-from pallas_kernels.common.tiles import StreamShape
+from pallas_kernels.common.calls import rows_of
+from pallas_kernels.common.cost import Cost, bytes_of, itemsize, product_operations
 
 
-def cost(shape: StreamShape) -> Cost:
-    """Weights, norm and x in; q to memory, k and v to the cache."""
-    return stream_cost(shape, (shape.rows * shape.outputs * shape.groups + shape.inputs) * shape.itemsize)
+def cost(x, norm, weight, cache, **_) -> Cost:
+    """Of a call with these arguments: weight, norm and x in; q to memory, k and v to the cache."""
+    rows = rows_of(x)
+    keys_and_values = 2 * rows * cache.k.shape[1] * cache.k.shape[3]
+    queries = 2 * rows * weight.shape[0] - keys_and_values
+    out = queries * itemsize(weight.dtype) + keys_and_values * itemsize(cache.k.dtype)
+    return Cost(bytes_of(x, norm, weight.bias) + weight.nbytes + out, product_operations(rows, weight))

@@ -1,31 +1,18 @@
-"""Tiles of qkv."""
+"""Tiles of qkv under QK-norm, whose sum spans a head, so that a program must hold all of one."""
 
 import dataclasses
 
-from pallas_kernels.common import tiles as stream_tiles
-from pallas_kernels.common import tuned
+from jax.experimental import pallas as pl
+
+from pallas_kernels.common import choose_tiles
 from pallas_kernels.common.devices import Device
-from pallas_kernels.common.tiles import (
-    StreamShape,
-    Tiles,
-    Verdict,
-    feasible,
-    power_of_two_at_least,
-    search_space,
-    stand_ins,
-)
-
-__all__ = ["Tiles", "default", "feasible", "resolve", "search_space", "stand_ins", "whole_head_tiles"]
-
-
-def default(shape: StreamShape, device: Device) -> Tiles:
-    """The heuristic."""
-    return stream_tiles.default(shape, device)
+from pallas_kernels.common.stream_tiles import STREAM, StreamShape, Tiles, feasible
+from pallas_kernels.common.tile_space import Verdict
 
 
 def whole_head_tiles(shape: StreamShape, head_dim: int, device: Device) -> Tiles:
-    """For QK-norm, whose sum spans a head: one program a head, many warps to keep enough bytes in flight."""
-    block_n = max(16, power_of_two_at_least(head_dim // 2))
+    """The heuristic: one program a head, many warps to keep enough bytes in flight."""
+    block_n = max(16, pl.next_power_of_2(head_dim // 2))
     tiles = Tiles(block_n=block_n, block_k=128, num_warps=8, num_stages=4, mma=True)
     while not feasible(tiles, shape, device):
         tiles = dataclasses.replace(tiles, block_k=tiles.block_k // 2)
@@ -33,9 +20,11 @@ def whole_head_tiles(shape: StreamShape, head_dim: int, device: Device) -> Tiles
 
 
 def resolve(tiles: Tiles | None, shape: StreamShape, whole_heads_of: int | None) -> Tiles:
-    """The argument, else the tuned tile, else the heuristic; `whole_heads_of` is the head dimension under QK-norm."""
+    """The argument, else the tuned tile, else the heuristic's; `whole_heads_of` is the head dimension under QK-norm."""
     if whole_heads_of is None:
-        return tuned.resolve("qkv", tiles, shape, kind=Tiles, default=default, feasible=feasible, stand_ins=stand_ins)
+        return choose_tiles.resolve("qkv", tiles, shape, STREAM)
+    if tiles is None:
+        return whole_head_tiles(shape, whole_heads_of, choose_tiles.current_device())
     half = whole_heads_of // 2
 
     def holds_a_head(tiles, shape, device):
@@ -43,6 +32,4 @@ def resolve(tiles: Tiles | None, shape: StreamShape, whole_heads_of: int | None)
             return Verdict(False, f"block_n: QK-norm needs a whole head, at least {half}, got {tiles.block_n}")
         return feasible(tiles, shape, device)
 
-    if tiles is None:
-        return whole_head_tiles(shape, whole_heads_of, tuned.current_device())
-    return tuned.resolve("qkv", tiles, shape, kind=Tiles, default=default, feasible=holds_a_head, stand_ins=stand_ins)
+    return choose_tiles.resolve("qkv", tiles, shape, dataclasses.replace(STREAM, feasible=holds_a_head))

@@ -10,8 +10,8 @@ from jax.experimental.pallas import triton as plt
 from pallas_kernels.common.blocks import gather, scatter
 from pallas_kernels.common.kv_cache import KVCache
 from pallas_kernels.common.launch import launch
-from pallas_kernels.common.norm import Norm, ahead
-from pallas_kernels.common.prefetch import flat_rows
+from pallas_kernels.common.prefetch import flat_values
+from pallas_kernels.common.prenorm import Norm, prenorm
 from pallas_kernels.common.stream import Block, Stream, programs_of
 
 
@@ -39,19 +39,19 @@ def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rop
     """As `api.qkv`, with every optional array present or None."""
     shape, tiles = options.shape, options.tiles
     fused = Norm(eps=options.eps, offset=options.norm_offset)
-    left = ahead(fused, x, norm, tiles, shape.dtype, interpret=options.interpret)
+    activations = prenorm(fused, x, norm, tiles, shape.dtype, interpret=options.interpret)
     heads, (_, kv_heads, page_size, head_dim) = options.num_heads, cache.k.shape
     half, block_n = head_dim // 2, tiles.block_n
     whole_heads = q_norm is not None  # its sum spans a head, so a block is a head
-    apart = half if whole_heads else None
+    block_stride = half if whole_heads else None
     capacity = page_size * (1 if page_table is None else page_table.shape[1])
     known_positions, rotary = (0, 0) if rope is None else rope[0].shape
 
     def kernel(refs, q_ref, k_ref, v_ref):  # the cache is written through its output refs
         stream = Stream(
-            x_ref=refs.x, norm_ref=refs.norm, w_ref=refs.w, shape=shape, tiles=tiles, norm=left.norm, apart=apart,
-            interpret=options.interpret, squares_ref=refs.squares, prefetch_ref=refs.prefetch,
-            prefetch_bytes=options.prefetch_bytes,
+            x_ref=refs.x, norm_ref=refs.norm, w_ref=refs.w, shape=shape, tiles=tiles, norm=activations.norm,
+            block_stride=block_stride, interpret=options.interpret, squares_ref=refs.squares,
+            prefetch_ref=refs.prefetch, prefetch_bytes=options.prefetch_bytes,
         )  # fmt: skip
 
         def before(block):
@@ -118,10 +118,10 @@ def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rop
     q, k, v = launch(
         kernel,
         name="qkv",
-        grid=(programs_of(shape, tiles, apart),),
-        inputs=left.inputs()
+        grid=(programs_of(shape, tiles, block_stride),),
+        inputs=activations.inputs()
         | dict(
-            w=weight.rows,
+            w=weight.values,
             bias=weight.bias,
             positions=positions,
             sequence=sequence,
@@ -132,7 +132,7 @@ def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rop
             k_norm=k_norm,
             k=cache.k,
             v=cache.v,
-            prefetch=flat_rows(prefetch),
+            prefetch=flat_values(prefetch),
         ),
         outputs=[
             jax.ShapeDtypeStruct((shape.rows, heads, head_dim), shape.dtype),

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 import pallas_kernels as pk
-from pallas_kernels.attention.tiles import Tiles as AttentionTiles
+from pallas_kernels.attention.tiles import AttentionTiles
 from pallas_kernels.common.checks import DTYPES
 from pallas_kernels.common.launch import guarded
-from pallas_kernels.common.tiles import Tiles
-from tests import inputs, oracle
-from tests.compare import assert_close, assert_right_head, leaves
-from tests.inputs import Layout
+from pallas_kernels.common.stream_tiles import Tiles
+from tests.pallas_kernels import inputs, oracle
+from tests.pallas_kernels.compare import assert_close, assert_right_head, leaves
+from tests.pallas_kernels.inputs import Layout
 
 FLOOR = {"float32": 1e-6, "bfloat16": 0.0, "float16": 0.0}
 """RMS error, as a share of an array's RMS, that is always good enough in its dtype: in float32 (which a residual stream
@@ -27,14 +27,14 @@ TENSOR_CORE_FLOOR = FLOOR | {"float32": 2e-6}
 VECTORS = Tiles(block_n=4, block_k=256)
 PIPELINED = Tiles(block_n=4, block_k=128, num_stages=4)
 TENSOR_CORES = Tiles(block_n=16, block_k=64, num_stages=4, mma=True)
-FULL_RING = Tiles(block_n=4, block_k=128, num_stages=4, programs=7)
 FORMS = {
     "vectors": (2, VECTORS),
     "pipelined": (1, PIPELINED),
-    "full ring": (1, FULL_RING),
     "tensor cores": (5, TENSOR_CORES),
 }
 
+WIDTH = 1000
+"""Of x: no tile divides it."""
 each_form = pytest.mark.parametrize("form", FORMS)
 # Every pair of form and dtype whose kernel is another.
 each_kernel = pytest.mark.parametrize(
@@ -43,15 +43,9 @@ each_kernel = pytest.mark.parametrize(
         ("vectors", "bfloat16"),
         ("vectors", "float32"),
         ("pipelined", "bfloat16"),
-        ("full ring", "bfloat16"),
         *(("tensor cores", d) for d in DTYPES),
     ],
 )
-
-
-def width(tiles: Tiles) -> int:
-    """Of x: ragged where the tiles can take it."""
-    return 1024 if tiles.programs else 1000
 
 
 def assert_accurate(calls, implementation, tiles):
@@ -80,7 +74,7 @@ def test_projection(form, dtype, implementation, draws):
     rows, tiles = FORMS[form]
     calls = [
         inputs.projection(
-            inputs.Values(seed), rows=rows, outputs=301, inputs=width(tiles), dtype=dtype, bias=form == "vectors"
+            inputs.Values(seed), rows=rows, outputs=301, inputs=WIDTH, dtype=dtype, bias=form == "vectors"
         )
         for seed in range(draws)
     ]
@@ -92,7 +86,7 @@ def test_gate_up(form, dtype, implementation, draws):
     rows, tiles = FORMS[form]
     options = dict(activation="gelu_tanh", norm_offset=1.0, bias=True) if form == "vectors" else {}
     calls = [
-        inputs.gate_up(inputs.Values(seed), rows=rows, width=width(tiles), features=301, dtype=dtype, **options)
+        inputs.gate_up(inputs.Values(seed), rows=rows, width=WIDTH, features=301, dtype=dtype, **options)
         for seed in range(draws)
     ]
     assert_accurate(calls, implementation, tiles)
@@ -105,19 +99,19 @@ def test_float32_rows_of_narrow_weights(op, form, implementation, draws):
     calls = []
     for draw in map(inputs.Values, range(draws)):
         if op == "gate_up":
-            call = inputs.gate_up(draw, rows=rows, width=width(tiles), features=301)
+            call = inputs.gate_up(draw, rows=rows, width=WIDTH, features=301)
         else:
-            call = inputs.head(draw, rows=rows, width=width(tiles), vocabulary=1003)
+            call = inputs.head(draw, rows=rows, width=WIDTH, vocabulary=1003)
         calls.append(inputs.streamed(draw, call))
     assert_accurate(calls, implementation, tiles)
 
 
 @each_kernel
-def test_projection_into_weighted_rows(form, dtype, implementation, draws):
+def test_projection_into_a_deferred_norm(form, dtype, implementation, draws):
     rows, tiles = FORMS[form]
     calls = [
         inputs.projection(
-            inputs.Values(seed), rows=rows, outputs=301, inputs=width(tiles), dtype=dtype, norm=True, norm_offset=1.0
+            inputs.Values(seed), rows=rows, outputs=301, inputs=WIDTH, dtype=dtype, norm=True, norm_offset=1.0
         )
         for seed in range(draws)
     ]
@@ -125,12 +119,12 @@ def test_projection_into_weighted_rows(form, dtype, implementation, draws):
 
 
 @each_kernel
-def test_gate_up_of_weighted_rows(form, dtype, implementation, draws):
+def test_gate_up_of_a_deferred_norm(form, dtype, implementation, draws):
     rows, tiles = FORMS[form]
     calls = []
     for draw in map(inputs.Values, range(draws)):
-        call = inputs.gate_up(draw, rows=rows, width=width(tiles), features=301, dtype=dtype)
-        calls.append(inputs.weighted(draw, call))
+        call = inputs.gate_up(draw, rows=rows, width=WIDTH, features=301, dtype=dtype)
+        calls.append(inputs.deferred(draw, call))
     assert_accurate(calls, implementation, tiles)
 
 
@@ -139,7 +133,7 @@ def test_head_logits(form, dtype, implementation, draws):
     rows, tiles = FORMS[form]
     options = dict(soft_cap=5.0, bias=True) if form == "vectors" else {}
     calls = [
-        inputs.head(inputs.Values(seed), rows=rows, width=width(tiles), vocabulary=1003, dtype=dtype, **options)
+        inputs.head(inputs.Values(seed), rows=rows, width=WIDTH, vocabulary=1003, dtype=dtype, **options)
         for seed in range(draws)
     ]
     assert_accurate(calls, implementation, tiles)
@@ -149,9 +143,7 @@ def test_head_logits(form, dtype, implementation, draws):
 def test_head(form, implementation, draws):
     rows, tiles = FORMS[form]
     for seed in range(draws):
-        call = inputs.head(
-            inputs.Values(seed), pk.head, rows=rows, width=width(tiles), vocabulary=1003, dtype="float32"
-        )
+        call = inputs.head(inputs.Values(seed), pk.head, rows=rows, width=WIDTH, vocabulary=1003, dtype="float32")
         assert_right_head(call, tiles, implementation)
 
 
@@ -162,10 +154,10 @@ def test_head_of_equal_and_odd_logits(form, implementation):
     for changes in ({3: 5.0, 700: 5.0}, {900: np.nan, 20: np.nan}, dict.fromkeys(range(1003), -np.inf)):
         logits = base.copy()
         logits[list(changes)] = list(changes.values())
-        weight = pk.DenseWeight(rows=jnp.zeros((1003, width(tiles))), bias=jnp.asarray(logits))
+        weight = pk.DenseWeight(values=jnp.zeros((1003, WIDTH)), bias=jnp.asarray(logits))
         with guarded():
             token, value = pk.head(
-                jnp.ones((2, width(tiles))), jnp.ones(width(tiles)), weight, implementation=implementation, tiles=tiles
+                jnp.ones((2, WIDTH)), jnp.ones(WIDTH), weight, implementation=implementation, tiles=tiles
             )
         expected = int(np.argmax(logits))  # XLA's own argmax on a GPU does not take the first NaN
         assert token.tolist() == [expected] * 2
@@ -176,7 +168,7 @@ HEADS = {"grouped": (6, 2), "multi-head": (3, 3), "multi-query": (7, 1)}
 QKV = {
     "vectors, contiguous": ("vectors", dict(rotary_dim=None, layout=Layout(50))),
     "pipelined, paged, no rotation": ("pipelined", dict(rotary_dim=0, layout=Layout(6, 9))),
-    "full ring, paged, bias": ("full ring", dict(rotary_dim=None, layout=Layout(6, 9), bias=True)),
+    "pipelined, paged, bias": ("pipelined", dict(rotary_dim=None, layout=Layout(6, 9), bias=True)),
     "tensor cores, paged, partial rotation": ("tensor cores", dict(rotary_dim=40, layout=Layout(16, 4), bias=True)),
 }
 
@@ -189,7 +181,7 @@ def test_qkv(case, dtype, implementation, draws):
     rows, tiles = FORMS[form]
     calls = [
         inputs.qkv(
-            inputs.Values(seed), rows=rows, width=width(tiles), heads=6, kv_heads=2, head_dim=80, padding=rows // 2,
+            inputs.Values(seed), rows=rows, width=WIDTH, heads=6, kv_heads=2, head_dim=80, padding=rows // 2,
             dtype=dtype, **options,
         )
         for seed in range(draws)
@@ -200,8 +192,8 @@ def test_qkv(case, dtype, implementation, draws):
 @pytest.mark.parametrize("head_dim", [80, 128])
 @pytest.mark.parametrize(
     "tiles",
-    [None, Tiles(block_n=64, block_k=32), Tiles(block_n=64, block_k=8, num_warps=2, num_stages=3, programs=2)],
-    ids=["heuristic", "vectors", "full ring"],
+    [None, Tiles(block_n=64, block_k=32), Tiles(block_n=64, block_k=8, num_warps=2, num_stages=3)],
+    ids=["heuristic", "vectors", "pipelined"],
 )
 def test_qkv_with_qk_norm(head_dim, tiles, implementation, draws):
     calls = [

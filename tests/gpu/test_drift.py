@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.tokenspeed import drift
+from tests.tokenspeed.engine import drift
 
 
 @pytest.mark.parametrize("name", ["random", "trained"])

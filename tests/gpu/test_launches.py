@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import pallas_kernels as pk
-from pallas_kernels.attention.tiles import Tiles as AttentionTiles
-from pallas_kernels.common.tiles import Tiles
-from tests import inputs
-from tests.compare import assert_same_bits
-from tests.inputs import Layout
+from pallas_kernels.attention.tiles import AttentionTiles
+from pallas_kernels.common.stream_tiles import Tiles
+from tests.pallas_kernels import inputs
+from tests.pallas_kernels.compare import assert_same_bits
+from tests.pallas_kernels.inputs import Layout
 
 HEADS = dict(heads=8, kv_heads=2, head_dim=64)
 CALLS = {
@@ -22,7 +22,7 @@ CALLS = {
     "gate_up": inputs.gate_up(inputs.Values(0), rows=2, width=512, features=1000),
     "down": inputs.projection(inputs.Values(0), pk.down, rows=5, outputs=512, inputs=1000),
     "down, norm": inputs.projection(inputs.Values(0), pk.down, rows=5, outputs=512, inputs=1000, norm=True),
-    "gate_up, weighted": inputs.weighted(
+    "gate_up, deferred norm": inputs.deferred(
         inputs.Values(0), inputs.gate_up(inputs.Values(0), rows=2, width=512, features=1000)
     ),
     "head": inputs.head(inputs.Values(0), pk.head, rows=2, width=512, vocabulary=5000),
@@ -69,7 +69,7 @@ def test_a_row_does_not_depend_on_the_others(name, mma, implementation):
 @pytest.mark.parametrize("name", ["attention", "out", "gate_up", "down"])
 def test_prefetching_changes_no_bit(name, implementation):
     call = CALLS[name]
-    later = pk.DenseWeight(rows=jnp.full((1000, 512), jnp.nan, jnp.bfloat16))
+    later = pk.DenseWeight(values=jnp.full((1000, 512), jnp.nan, jnp.bfloat16))
     plain = call(implementation)
     for count in (2**10, 2**19, 2**25):
         ahead = call.replace(prefetch=later).set(prefetch_bytes=count)

@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 
 from pallas_kernels import attention_counters
-from tests.tokenspeed import test_goldens as goldens
-from tests.tokenspeed import textbook
+from tests.tokenspeed.models import test_goldens as goldens
+from tests.tokenspeed.models import textbook
 from tests.tokenspeed.shared import GOLDENS, folder
-from tokenspeed import LLM, SamplingParams, prefill_attention
-from tokenspeed.config import ModelConfig, Rope
+from tokenspeed import LLM, SamplingParams
+from tokenspeed.models import hf_config, prefill_attention
+from tokenspeed.models.config import LayerConfig, ModelConfig, Rope
 
 CONFIG = ModelConfig(
-    family="llama", vocab_size=4099, d_model=512, d_ff=1376, num_layers=3, num_heads=8, num_kv_heads=2, head_dim=64,
-    max_positions=2048, eps=1e-5, rope=Rope(theta=10000.0), windows=(None, 48, None), dtype="bfloat16", qkv_bias=True,
+    family="llama", vocab_size=4099, d_model=512, d_ff=1376, num_heads=8, num_kv_heads=2, head_dim=64,
+    max_positions=2048, eps=1e-5, rope=Rope(theta=10000.0),
+    layers=(LayerConfig(), LayerConfig(window=48), LayerConfig()), dtype="bfloat16", qkv_bias=True,
 )  # fmt: skip
 
 
@@ -44,7 +46,7 @@ def test_token_by_token_against_goldens(name, page_size):
 def test_bfloat16_is_as_good_as_casting_is(name):
     """Of decode: the RMS error over draws, against a textbook that rounds weights and activations to bfloat16."""
     path = folder("goldens", name)
-    config, weights = ModelConfig.from_folder(path), textbook.tensors(path)
+    config, weights = hf_config.from_folder(path), textbook.tensors(path)
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (8, 32)).astype(np.int32)
     truth, casting = (textbook.logits(weights, config, tokens, dtype) for dtype in (jnp.float32, jnp.bfloat16))
     model = goldens.model_of(name, "bfloat16")
@@ -109,12 +111,10 @@ def test_flash_attention_against_the_blocks(window, head_dim):
         for key, n in zip(keys, (heads, kv_heads, kv_heads), strict=True)
     )
     positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length))
-    wide = (x.astype(jnp.float32) for x in (q, jnp.moveaxis(k, 1, 2), jnp.moveaxis(v, 1, 2)))
-    truth = prefill_attention.prefill_attention(*wide, positions, window=window)
-    blocks = prefill_attention.prefill_attention(
-        q, jnp.moveaxis(k, 1, 2), jnp.moveaxis(v, 1, 2), positions, window=window
-    )
-    found = prefill_attention.flash_attention(q, k, v, window=window, library="cudnn")
+    exact = (x.astype(jnp.float32) for x in (q, jnp.moveaxis(k, 1, 2), jnp.moveaxis(v, 1, 2)))
+    truth = prefill_attention.attend(*exact, positions, window=window)
+    blocks = prefill_attention.attend(q, jnp.moveaxis(k, 1, 2), jnp.moveaxis(v, 1, 2), positions, window=window)
+    found = prefill_attention.flash_attention(q, k, v, window=window)
 
     def rms(x):
         return float(jnp.sqrt(jnp.mean((x.astype(jnp.float32) - truth) ** 2)))
@@ -122,12 +122,11 @@ def test_flash_attention_against_the_blocks(window, head_dim):
     assert rms(found) <= 1.5 * rms(blocks)
 
 
-def test_prefill_by_the_library_and_by_blocks():
+def test_prefill_by_cudnn_and_by_blocks():
     """bfloat16, ragged prompts: the same first tokens' log-probabilities but for rounding."""
     triton, _ = generators("bfloat16")
-    plain = LLM(triton.model, implementation="triton")
-    assert triton._library == "cudnn"
-    plain._library = None
+    plain = LLM(triton.model, implementation="triton", prefill_backend="xla")
+    assert triton.prefill_backend == "cudnn"
     draw = np.random.default_rng(5)
     prompts = [draw.integers(0, CONFIG.vocab_size, size).tolist() for size in (1500, 3, 700, 64)]
     params = SamplingParams(temperature=0.0, max_tokens=1, logprobs=5)

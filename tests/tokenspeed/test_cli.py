@@ -5,11 +5,10 @@ import json
 
 import pytest
 
+from tests.tokenspeed.models.test_hf_config import LLAMA, QWEN
 from tests.tokenspeed.shared import folder
-from tests.tokenspeed.test_config import LLAMA, QWEN
-from tokenspeed import memory
 from tokenspeed.cli import main
-from tokenspeed.config import ModelConfig
+from tokenspeed.models import hf_config, memory
 
 
 @pytest.fixture
@@ -21,7 +20,7 @@ def config(tmp_path):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr("tokenspeed.measure.read_ceiling_gbps", lambda: 10.0)
+    monkeypatch.setattr("tokenspeed.measure.read_ceiling.read_ceiling_gbps", lambda: 10.0)
 
 
 def test_generate_streams_text_and_says_how_fast(capsys, quick):
@@ -86,8 +85,8 @@ def test_inspect(capsys, tmp_path):
 
 def test_the_bytes_of_a_step():
     llama, window = (
-        ModelConfig.from_dict(LLAMA),
-        ModelConfig.from_dict(dict(QWEN, model_type="mistral", sliding_window=16)),
+        hf_config.from_dict(LLAMA),
+        hf_config.from_dict(dict(QWEN, model_type="mistral", sliding_window=16)),
     )
     weights = 2 * (llama.num_parameters - (128256 - 1) * 4096)
     assert memory.decode_bytes(llama, dtype="bfloat16", context=1024) == weights + 1024 * 131072

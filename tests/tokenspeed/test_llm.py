@@ -10,12 +10,13 @@ from safetensors.numpy import load_file
 
 from tests.tokenspeed.shared import folder
 from tokenspeed import LLM, SamplingParams
-from tokenspeed.config import ModelConfig, Rope
+from tokenspeed.models.config import LayerConfig, ModelConfig, Rope
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=24)
 CONFIG = ModelConfig(
-    family="llama", vocab_size=96, d_model=32, d_ff=64, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8,
-    max_positions=128, eps=1e-5, rope=Rope(theta=10000.0), windows=(None, 16), dtype="float32", eos_ids=(95,),
+    family="llama", vocab_size=96, d_model=32, d_ff=64, num_heads=4, num_kv_heads=2, head_dim=8,
+    max_positions=128, eps=1e-5, rope=Rope(theta=10000.0), layers=(LayerConfig(), LayerConfig(window=16)),
+    dtype="float32", eos_ids=(95,),
 )  # fmt: skip
 
 

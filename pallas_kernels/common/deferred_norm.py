@@ -1,0 +1,84 @@
+"""Deferred RMSNorm: its weight is multiplied in where activations are made, its factor where they are used.
+
+The factor, one number an activation row, needs the whole row, which no program of the kernel that makes it has; the
+weight needs none of that. So the maker (`out`, `down`) stores rows that carry the norm's weight, and beside them what
+each of its programs knows of the squares; the user (`qkv`, `gate_up`, `head`) streams its weights past rows that are
+ready, and applies the factor to its finished sums. Neither a launch nor a pass over the row is left of the norm.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from pallas_kernels.common import checks
+from pallas_kernels.common.arithmetic import rms_norm
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeferredNorm:
+    """Activation rows that carry the weight of their RMSNorm, and not yet its factor; a pytree.
+
+    Attributes:
+        x: [B, D], the rows times the norm's weight; bfloat16, float16 or float32.
+        squares: float32 [B, parts], partial sums of the squares of the rows themselves; RMSNorm of the rows is
+            x / sqrt(sum(squares) / D + eps).
+    """
+
+    x: jax.Array
+    squares: jax.Array
+
+
+def defer_norm(rows: jax.Array, weight: jax.Array, offset: float = 0.0, *, dtype, part: int) -> DeferredNorm:
+    """The plain form of what `out` and `down` do with `norm=`.
+
+    Args:
+        rows: [B, D], any float dtype. weight: [D], of the norm. offset: added to the weight (1.0 for Gemma).
+        dtype: of the result's x. part: how many columns' squares are summed together.
+    """
+    rows = rows.astype(jnp.float32)
+    parts = -(-rows.shape[1] // part)
+    padded = jnp.pad(rows, ((0, 0), (0, parts * part - rows.shape[1])))
+    return DeferredNorm(
+        x=(rows * (weight.astype(jnp.float32) + offset)).astype(dtype),
+        squares=jnp.sum(jnp.square(padded).reshape(rows.shape[0], parts, part), axis=2),
+    )
+
+
+def finish_norm(x: jax.Array | DeferredNorm, weight: jax.Array | None, eps: float, offset: float = 0.0) -> jax.Array:
+    """RMSNorm of activation rows, float32 [B, D]: all of it, or the factor alone where the rest was deferred."""
+    if not isinstance(x, DeferredNorm):
+        return rms_norm(x, weight, eps, offset)
+    squares = jnp.sum(x.squares, axis=1, keepdims=True)
+    return x.x.astype(jnp.float32) * lax.rsqrt(squares / x.x.shape[1] + eps)
+
+
+def check(x: jax.Array | DeferredNorm, norm: jax.Array | None) -> jax.Array:
+    """The rows of the argument `x` as an array; raises unless they and the norm's weight go together."""
+    if not isinstance(x, DeferredNorm):
+        checks.shape("x", x, ("B", "D"))
+        checks.rows("x", x)
+        checks.float_dtype("x", x)
+        if norm is None:
+            raise ValueError(f"norm: expected shape [{x.shape[1]}], got None; only rows of a deferred norm go without")
+        checks.shape("norm", norm, (x.shape[1],))
+        return x
+    checks.shape("x.x", x.x, ("B", "D"))
+    checks.rows("x.x", x.x)
+    checks.float_dtype("x", x.x)
+    checks.shape("x.squares", x.squares, (x.x.shape[0], "parts"))
+    if x.squares.dtype != jnp.float32:
+        raise TypeError(f"x.squares: expected dtype float32, got {x.squares.dtype}")
+    if norm is not None:
+        raise ValueError("norm: expected None for rows of a deferred norm, which carry a norm's weight already")
+    return x.x
+
+
+def weight_dtype(weight, x: jax.Array | DeferredNorm) -> str:
+    """The dtype in which a kernel multiplies; raises unless x has the weight's, or is normed from float32."""
+    rows = x.x if isinstance(x, DeferredNorm) else x
+    if isinstance(x, DeferredNorm) or rows.dtype != jnp.float32:
+        checks.same_dtype("weight", weight, "x", rows)
+    return checks.float_dtype("weight", weight)

@@ -1,0 +1,70 @@
+"""What it means to be a space of tiles: the part that every kernel's tiles have in common."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from pallas_kernels.common.devices import Device
+
+MAX_THREADS = 1024
+"""Of one program."""
+MMA_ROWS = 16
+"""Activation rows of one tensor-core instruction; fewer are padded."""
+
+
+class Verdict(NamedTuple):
+    """Whether a tile can be compiled for a device, and the reason where not."""
+
+    ok: bool
+    reason: str = ""
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TileSpace:
+    """The tiles of a kind of kernel.
+
+    Attributes:
+        tiles, shape: the dataclasses of a tile and of the problem that it is for.
+        search: shape -> the tiles worth trying on any device, before `feasible`.
+        feasible: (tiles, shape, device) -> Verdict; tested against real compilations.
+        default: (shape, device) -> the heuristic's tiles.
+        compatible: (shape, [(shape, tiles), ...] tuned for others) -> the tiles that may serve this shape, best first.
+    """
+
+    tiles: type
+    shape: type
+    search: Callable[[Any], list]
+    feasible: Callable[[Any, Any, Device], Verdict]
+    default: Callable[[Any, Device], Any]
+    compatible: Callable[[Any, Sequence[tuple[Any, Any]]], list]
+
+
+def is_power_of_two(value: int) -> bool:
+    return value > 0 and value & (value - 1) == 0
+
+
+def launch_verdict(tiles: Any, powers_of_two: Sequence[str]) -> Verdict:
+    """The checks that need no shape: of the fields that must be powers of two, `num_warps` among them, and stages."""
+    for field in (*powers_of_two, "num_warps"):
+        if not is_power_of_two(getattr(tiles, field)):
+            return Verdict(False, f"{field}: expected a power of two, got {getattr(tiles, field)}")
+    if tiles.num_stages < 1:
+        return Verdict(False, f"num_stages: expected 1 or more, got {tiles.num_stages}")
+    if 32 * tiles.num_warps > MAX_THREADS:
+        return Verdict(False, f"num_warps: expected at most {MAX_THREADS // 32}, got {tiles.num_warps}")
+    return Verdict(True)
+
+
+def resource_verdict(need_bytes: int, registers: float, device: Device) -> Verdict:
+    """Whether a program's shared memory and its registers a thread are there."""
+    if need_bytes > device.shared_memory_bytes:
+        return Verdict(
+            False,
+            f"shared memory: needs {need_bytes} bytes, {device.name} has {device.shared_memory_bytes} for a block",
+        )
+    if registers > 255:
+        return Verdict(False, f"registers: needs about {registers:.0f} a thread, there are 255")
+    return Verdict(True)

@@ -1,0 +1,74 @@
+"""What is known of each op besides how to run it: the problem that a call is, its tiles, and what it costs at least."""
+
+import dataclasses
+from collections.abc import Callable
+
+from pallas_kernels.attention import api as attention
+from pallas_kernels.attention import cost as attention_cost
+from pallas_kernels.attention.tiles import ATTENTION, AttentionShape, AttentionTiles
+from pallas_kernels.common import choose_tiles
+from pallas_kernels.common.cost import Cost
+from pallas_kernels.common.devices import Device
+from pallas_kernels.common.stream_tiles import STREAM, StreamShape, Tiles
+from pallas_kernels.common.tile_space import TileSpace, Verdict
+from pallas_kernels.gate_up import api as gate_up
+from pallas_kernels.gate_up import cost as gate_up_cost
+from pallas_kernels.head import api as head
+from pallas_kernels.head import cost as head_cost
+from pallas_kernels.projection import api as projection
+from pallas_kernels.projection import cost as projection_cost
+from pallas_kernels.qkv import api as qkv
+from pallas_kernels.qkv import cost as qkv_cost
+
+Shape = StreamShape | AttentionShape
+AnyTiles = Tiles | AttentionTiles
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Op:
+    """A fused op.
+
+    Attributes:
+        name: of the public function.
+        tuned: the name of its tuned files.
+        shape: (the function's arguments) -> the problem of one launch of that call, which tiles are for. Here and in
+            `cost` an array may be a `jax.ShapeDtypeStruct`.
+        cost: (the function's arguments) -> the least that the call must move and compute.
+        space: its tiles.
+    """
+
+    name: str
+    tuned: str
+    shape: Callable[..., Shape]
+    cost: Callable[..., Cost]
+    space: TileSpace
+
+    def search_space(self, shape: Shape) -> list[AnyTiles]:
+        """The tiles worth trying for `shape` on any device, before `feasible`."""
+        return self.space.search(shape)
+
+    def feasible(self, tiles: AnyTiles, shape: Shape, device: Device) -> Verdict:
+        """Whether the tiles compile on that device without spilling, and why not; tested against real compilations."""
+        return self.space.feasible(tiles, shape, device)
+
+    def default_tiles(self, shape: Shape, device: Device) -> AnyTiles:
+        """The heuristic's tiles."""
+        return self.space.default(shape, device)
+
+    def chosen_tiles(self, shape: Shape, device: Device) -> AnyTiles:
+        """The tiles that a call without `tiles=` runs with: tuned ones where there are any, else the heuristic's."""
+        return choose_tiles.choose(self.tuned, shape, device, self.space)
+
+
+OPS = {
+    op.name: op
+    for op in (
+        Op(name="qkv", tuned="qkv", shape=qkv.shape_of, cost=qkv_cost.cost, space=STREAM),
+        Op(name="attention", tuned="attention", shape=attention.shape_of, cost=attention_cost.cost, space=ATTENTION),
+        Op(name="out", tuned="out", shape=projection.shape_of, cost=projection_cost.cost, space=STREAM),
+        Op(name="gate_up", tuned="gate_up", shape=gate_up.shape_of, cost=gate_up_cost.cost, space=STREAM),
+        Op(name="down", tuned="down", shape=projection.shape_of, cost=projection_cost.cost, space=STREAM),
+        Op(name="head", tuned="head", shape=head.shape_of, cost=head_cost.head, space=STREAM),
+        Op(name="head_logits", tuned="head", shape=head.shape_of, cost=head_cost.head_logits, space=STREAM),
+    )
+}

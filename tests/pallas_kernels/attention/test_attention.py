@@ -1,0 +1,128 @@
+"""attention."""
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+import pallas_kernels as pk
+from pallas_kernels import AttentionTiles
+from tests.pallas_kernels import inputs
+from tests.pallas_kernels.compare import assert_right, assert_same_bits
+from tests.pallas_kernels.inputs import Layout
+from tests.pallas_kernels.strategies import SEEDS, dtypes
+
+HEADS = {"multi-head": (3, 3), "grouped": (6, 2), "multi-query": (5, 1)}
+LAYOUTS = [
+    Layout(53),  # contiguous
+    Layout(64),
+    Layout(6, 9),  # a page holds no whole block of keys
+    Layout(24, 3),
+    Layout(16, 5),
+    Layout(32, 2),  # a page holds whole blocks
+]
+
+
+@hypothesis.given(st.data())
+@hypothesis.settings(max_examples=24)
+def test_ragged(data):
+    heads, kv_heads = data.draw(st.sampled_from(list(HEADS.values())))
+    rows = data.draw(st.integers(1, 16))
+    call = inputs.attention(
+        inputs.Values(data.draw(SEEDS)),
+        rows=rows,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=data.draw(st.sampled_from((8, 24, 64, 80))),
+        layout=data.draw(st.sampled_from(LAYOUTS)),
+        sequences=data.draw(st.sampled_from(sorted({1, -(-rows // 2), rows}))),
+        padding=data.draw(st.integers(0, rows // 2)),
+        dtype=data.draw(dtypes),
+        scale=data.draw(st.sampled_from((None, 0.3))),
+        soft_cap=data.draw(st.sampled_from((None, 2.0))),
+        window=data.draw(st.sampled_from((None, 1, 20))),
+        counters=data.draw(st.booleans()),
+    )
+    tiles = AttentionTiles(block_s=data.draw(st.sampled_from((16, 32))), splits=data.draw(st.sampled_from((1, 2, 4))))
+    result = assert_right(call, tiles)
+    if call.arrays["counters"] is not None:
+        assert not np.any(result[1])
+
+
+@pytest.mark.parametrize("head_dim, splits", [(96, 2), (128, 1), (128, 2), (256, 1)])
+def test_large_heads(head_dim, splits):
+    call = inputs.attention(
+        inputs.Values(0), rows=2, heads=4, kv_heads=2, head_dim=head_dim, layout=Layout(16, 3), dtype="float32"
+    )
+    assert_right(call, AttentionTiles(block_s=16, splits=splits))
+
+
+def test_more_query_heads_than_one_product_takes():
+    call = inputs.attention(inputs.Values(0), rows=1, heads=20, kv_heads=1, head_dim=16, layout=Layout(40))
+    assert_right(call, AttentionTiles(block_s=16, splits=2))
+
+
+def test_more_splits_than_are_combined_at_once():
+    call = inputs.attention(inputs.Values(0), rows=2, heads=4, kv_heads=2, head_dim=16, layout=Layout(600))
+    assert_right(call, AttentionTiles(block_s=16, splits=32))
+
+
+def test_without_sequence_row_i_is_sequence_i():
+    call = inputs.attention(inputs.Values(0), rows=3, heads=2, kv_heads=1, head_dim=16, layout=Layout(16, 2))
+    order = np.argsort(call.arrays["sequence"])
+    call = call.replace(sequence=jnp.arange(3, dtype=jnp.int32), lengths=call.arrays["lengths"][order])
+    tiles = AttentionTiles(block_s=16, splits=2)
+    assert_same_bits(call("interpret", tiles, sequence=None), call("interpret", tiles))
+
+
+@pytest.mark.parametrize("implementation", ["interpret", "xla"])
+@pytest.mark.parametrize("layout", [Layout(20), Layout(16, 2)], ids=["contiguous", "paged"])
+def test_traced_lengths_beyond_the_cache_are_cut_to_it(implementation, layout):
+    call = inputs.attention(inputs.Values(0), rows=1, heads=2, kv_heads=1, head_dim=16, layout=layout)
+    pages = layout.pages or 1
+    cache = pk.KVCache(
+        **{
+            name: jnp.ones((pages, 1, layout.page_size, 16), jnp.bfloat16) * jnp.arange(16, dtype=jnp.bfloat16)
+            for name in "kv"
+        }
+    )
+    table = None if layout.pages is None else jnp.arange(pages, dtype=jnp.int32)[None]
+    call = call.replace(cache=cache, page_table=table, lengths=jnp.array([layout.capacity], jnp.int32))
+    attend = jax.jit(call.bind(implementation))
+    beyond = call.replace(lengths=jnp.array([layout.capacity + 7], jnp.int32))
+    assert_same_bits(attend(**beyond.arrays), attend(**call.arrays))
+
+
+@pytest.mark.parametrize("splits", [1, 4])
+def test_a_row_does_not_depend_on_the_others(splits):
+    call = inputs.attention(inputs.Values(3), rows=4, heads=4, kv_heads=2, head_dim=24, layout=Layout(12, 5))
+    first = {name: call.arrays[name][:1] for name in ("q", "lengths", "sequence")}
+    tiles = AttentionTiles(block_s=16, splits=splits)
+    assert_same_bits(call("interpret", tiles, **first), call("interpret", tiles)[:1])
+
+
+def test_page_order_does_not_matter():
+    """A paged cache gives the bits of a contiguous one of the same contents."""
+    contiguous = inputs.attention(inputs.Values(0), rows=2, heads=4, kv_heads=2, head_dim=16, layout=Layout(64))
+    order = np.random.default_rng(0).permutation(8)
+
+    def pages(x):
+        return jnp.moveaxis(x.reshape(2, 2, 4, 16, 16), 2, 1).reshape(8, 2, 16, 16)[np.argsort(order)]
+
+    cache = contiguous.arrays["cache"]
+    paged = contiguous.replace(
+        cache=pk.KVCache(k=pages(cache.k), v=pages(cache.v)), page_table=jnp.asarray(order.reshape(2, 4), jnp.int32)
+    )
+    tiles = AttentionTiles(block_s=16, splits=2)
+    assert_same_bits(paged("interpret", tiles), contiguous("interpret", tiles))
+
+
+def test_equal_calls_give_equal_bits():
+    call = inputs.attention(
+        inputs.Values(0), rows=2, heads=4, kv_heads=2, head_dim=16, layout=Layout(64), counters=True
+    )
+    tiles = AttentionTiles(block_s=16, splits=4)
+    first = call("interpret", tiles)
+    assert_same_bits(call("interpret", tiles, counters=first[1]), first)

@@ -1,0 +1,64 @@
+"""The heuristic and the search space of tiles for tensor cores."""
+
+import pytest
+
+from pallas_kernels.common.checks import DTYPES
+from pallas_kernels.common.devices import DEVICES
+from pallas_kernels.common.stream_tiles import (
+    RESERVED_BYTES,
+    StreamShape,
+    default,
+    feasible,
+    search_space,
+    shared_memory_bytes,
+)
+from tests.pallas_kernels import inputs
+
+OPS = ("qkv", "out", "gate_up", "down", "head")
+
+
+def shape_of(model, op, rows=16, dtype="bfloat16") -> StreamShape:
+    return inputs.of_model(inputs.Shapes(), model, op, rows=rows, dtype=dtype).shape
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("key", DEVICES)
+def test_the_heuristic_fits_and_leaves_room_for_a_second_program(key, dtype):
+    device = DEVICES[key]
+    for model in inputs.MODELS:
+        for op in OPS:
+            for rows in (2, 3, 16):
+                shape = shape_of(model, op, rows, dtype)
+                tiles = default(shape, device)
+                assert tiles.mma and feasible(tiles, shape, device), (shape, tiles)
+                programs = min(2, -(-shape.outputs // (tiles.block_n * device.num_sms)))
+                need = programs * (shared_memory_bytes(tiles, shape) + RESERVED_BYTES)
+                assert need <= device.shared_memory_bytes + RESERVED_BYTES, (shape, tiles)
+
+
+@pytest.mark.parametrize(
+    "model, op, weight_rows",
+    [
+        ("llama-3.1-8b", "head", 64),
+        ("llama-3.1-8b", "gate_up", 128),
+        ("llama-3.2-1b", "gate_up", 64),
+        ("llama-3.1-8b", "qkv", 32),
+        ("llama-3.1-8b", "down", 16),
+    ],
+)
+def test_programs_are_wide_where_many_are_left(model, op, weight_rows):
+    shape = shape_of(model, op)
+    assert shape.groups * default(shape, DEVICES["h200"]).block_n == weight_rows
+
+
+@pytest.mark.parametrize("rows, outputs, inputs_, groups", [(3, 1, 1, 1), (16, 37, 100, 2), (8, 10**6, 17, 1)])
+def test_the_heuristic_of_odd_shapes(rows, outputs, inputs_, groups):
+    for dtype in DTYPES:
+        shape = StreamShape(rows=rows, outputs=outputs, inputs=inputs_, groups=groups, dtype=dtype, norm=True)
+        for device in DEVICES.values():
+            assert feasible(default(shape, device), shape, device)
+
+
+def test_the_widest_tiles_are_tried_for_a_vocabulary_only():
+    widest = {op: max(t.block_n for t in search_space(shape_of("llama-3.1-8b", op)) if t.mma) for op in OPS}
+    assert widest == dict(qkv=64, out=64, gate_up=64, down=64, head=128)

@@ -1,0 +1,117 @@
+"""head and head_logits."""
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+import pallas_kernels as pk
+from pallas_kernels.common.launch import guarded
+from pallas_kernels.common.stream_tiles import Tiles
+from tests.pallas_kernels import inputs
+from tests.pallas_kernels.compare import assert_right, assert_same_bits
+from tests.pallas_kernels.strategies import SEEDS, dtypes, ragged, rows_for, stream_tiles
+
+TILES = [Tiles(block_n=4, block_k=16), Tiles(block_n=32, block_k=16, mma=True)]
+
+
+@hypothesis.given(st.data())
+def test_ragged(data):
+    tiles = data.draw(stream_tiles())
+    call = inputs.head(
+        inputs.Values(data.draw(SEEDS)),
+        rows=data.draw(rows_for(tiles)),
+        width=data.draw(ragged),
+        vocabulary=data.draw(st.integers(1, 150)),
+        dtype=data.draw(dtypes),
+        bias=data.draw(st.booleans()),
+        soft_cap=data.draw(st.sampled_from((None, 2.0))),
+        norm_offset=data.draw(st.sampled_from((0.0, 1.0))),
+    )
+    logits = assert_right(call, tiles)
+    assert logits.dtype == jnp.float32
+    with guarded():
+        token, value = pk.head(**call.arrays, **call.options, implementation="interpret", tiles=tiles)
+    assert_same_bits(token, jnp.argmax(logits, axis=-1).astype(jnp.int32))
+    # The kernels differ in what follows the sums, which the CPU compiler may fuse with them and so round otherwise.
+    np.testing.assert_allclose(value, jnp.max(logits, axis=-1), rtol=1e-5, atol=1e-5)
+
+
+def head_of(logits, implementation, tiles):
+    """`head` of two rows with exactly these logits: a weight of zeros and a bias."""
+    logits = jnp.asarray(logits, jnp.float32)
+    weight = pk.DenseWeight(values=jnp.zeros((len(logits), 8), jnp.float32), bias=logits)
+    with guarded():
+        return pk.head(jnp.ones((2, 8)), jnp.ones(8), weight, implementation=implementation, tiles=tiles)
+
+
+@pytest.mark.parametrize("tiles", TILES, ids=["vectors", "tensor cores"])
+@pytest.mark.parametrize("implementation", ["interpret", "xla"])
+def test_argmax_as_in_jax(implementation, tiles):
+    size = 67
+    base = np.linspace(-3.0, 1.0, size)
+    cases = {
+        "ties in one block": {1: 5.0, 2: 5.0},
+        "ties in different blocks": {66: 5.0, 33: 5.0, 64: 5.0},
+        "all equal": dict.fromkeys(range(size), 2.0),
+        "zeros of both signs": dict.fromkeys(range(size), -0.0) | {40: 0.0},
+        "one NaN": {50: np.nan},
+        "several NaN": {50: np.nan, 7: np.nan, 66: np.nan},
+        "all NaN": dict.fromkeys(range(size), np.nan),
+        "minus infinity but for one": dict.fromkeys(range(size), -np.inf) | {61: -1e30},
+        "minus infinity": dict.fromkeys(range(size), -np.inf),
+        "plus infinity": {9: np.inf, 60: np.inf},
+        "plus infinity before NaN": {9: np.inf, 11: np.nan, 60: np.inf},
+    }
+    for name, changes in cases.items():
+        logits = base.copy()
+        logits[list(changes)] = list(changes.values())
+        token, value = head_of(logits, implementation, tiles)
+        expected = int(jnp.argmax(jnp.asarray(logits)))
+        assert token.tolist() == [expected, expected], name
+        np.testing.assert_array_equal(value, np.full(2, logits[expected], np.float32), err_msg=name)
+
+
+@pytest.mark.parametrize("tiles", TILES, ids=["vectors", "tensor cores"])
+def test_a_vocabulary_smaller_than_the_tile(tiles):
+    token, value = head_of([-2.0, -1.0, -3.0], "interpret", tiles)
+    assert (token.tolist(), value.tolist()) == ([1, 1], [-1.0, -1.0])
+
+
+def test_more_programs_than_the_argmax_reads_at_once():
+    from pallas_kernels.head import triton
+
+    programs = triton.ARGMAX_BLOCK + 100
+    values = jax.random.normal(jax.random.key(0), (2, programs))
+    values = values.at[1, -1].set(9.0).at[0, 5].set(9.0).at[0, triton.ARGMAX_BLOCK + 3].set(9.0)
+    tokens = 3 * jnp.broadcast_to(jnp.arange(programs, dtype=jnp.int32), values.shape)
+    token, value = triton._argmax(values, tokens, interpret=True)
+    assert token.tolist() == [15, 3 * (programs - 1)]
+    assert value.tolist() == [9.0, 9.0]
+
+
+def test_rows_choose_for_themselves():
+    call = inputs.head(inputs.Values(0), pk.head, rows=16, width=40, vocabulary=100, dtype="float32")
+    tiles = Tiles(block_n=16, block_k=16, mma=True)
+    token, value = call("interpret", tiles)
+    logits = pk.head_logits(**call.arrays, **call.options, implementation="xla")
+    assert_same_bits(token, jnp.argmax(logits, axis=1).astype(jnp.int32))
+    np.testing.assert_allclose(value, logits.max(axis=1), rtol=1e-5)
+    assert len(set(token.tolist())) > 1
+
+
+def test_a_row_does_not_depend_on_the_others():
+    call = inputs.head(inputs.Values(0), rows=3, width=100, vocabulary=70)
+    tiles = Tiles(block_n=16, block_k=32, mma=True)  # rows are padded to 16, so both run one and the same program
+    alone = call.replace(x=call.arrays["x"][:1])
+    assert_same_bits(alone("interpret", tiles), call("interpret", tiles)[:1])
+
+
+def test_a_tied_embedding_table_is_taken_as_it_is():
+    table = jax.random.normal(jax.random.key(1), (50, 24))
+    x, norm = jax.random.normal(jax.random.key(2), (2, 24)), jnp.ones(24)
+    shared = pk.head_logits(x, norm, pk.DenseWeight(values=table), implementation="interpret")
+    packed = pk.head_logits(x, norm, pk.pack_linear(table.T), implementation="interpret")
+    assert_same_bits(shared, packed)

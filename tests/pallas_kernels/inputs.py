@@ -1,0 +1,388 @@
+"""Arguments for every public function, drawn or as shapes only.
+
+The CPU tests, the GPU tests and the ahead-of-time compiles all take their calls from here. What a kernel must not use
+is NaN: keys and values beyond a row's length, before its window, or in pages that no sequence owns.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import pallas_kernels as pk
+from pallas_kernels.attention.tiles import AttentionShape
+from pallas_kernels.common.deferred_norm import defer_norm
+from pallas_kernels.common.stream_tiles import StreamShape
+
+MODELS = {
+    "llama-3.1-8b": dict(width=4096, heads=32, kv_heads=8, head_dim=128, features=14336, vocabulary=128256),
+    "llama-3.2-1b": dict(width=2048, heads=32, kv_heads=8, head_dim=64, features=8192, vocabulary=128256),
+}
+
+
+class Values:
+    """Draws arrays."""
+
+    def __init__(self, seed: int):
+        self.random = np.random.default_rng(seed)
+
+    def normal(self, *shape: int, dtype, scale: float = 1.0) -> jax.Array:
+        return jnp.asarray((scale * self.random.standard_normal(shape, np.float32)).astype(jnp.dtype(dtype)))
+
+    def given(self, array: np.ndarray, dtype=None) -> jax.Array:
+        return jnp.asarray(array if dtype is None else array.astype(jnp.dtype(dtype)))
+
+    def poison(self, array: jax.Array, keep: np.ndarray) -> jax.Array:
+        """`array` with NaN wherever `keep`, which broadcasts to it, is False."""
+        return jnp.asarray(np.where(keep, np.asarray(array), np.asarray(np.nan, array.dtype)))
+
+
+class Shapes:
+    """As `Values`, but makes `jax.ShapeDtypeStruct`s only."""
+
+    random = np.random.default_rng(0)
+
+    def normal(self, *shape: int, dtype, scale: float = 1.0) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    def given(self, array: np.ndarray, dtype=None) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(array.shape, array.dtype if dtype is None else dtype)
+
+    def poison(self, array, keep):
+        return array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Call:
+    """A public function and its arguments.
+
+    Attributes:
+        arrays: the arguments that are arrays or pytrees of them, by name.
+        options: the static ones, by name.
+        shape: what the op's tiles are judged for.
+    """
+
+    function: Callable
+    arrays: dict[str, Any]
+    options: dict[str, Any]
+    shape: StreamShape | AttentionShape
+
+    def __call__(self, implementation: str | None, tiles=None, **arrays):
+        return self.bind(implementation, tiles)(**(self.arrays | arrays))
+
+    def bind(self, implementation: str | None, tiles=None) -> Callable:
+        """The function of the arrays alone."""
+        return functools.partial(self.function, **self.options, implementation=implementation, tiles=tiles)
+
+    def replace(self, **arrays) -> "Call":
+        return dataclasses.replace(self, arrays=self.arrays | arrays)
+
+    def set(self, **options) -> "Call":
+        return dataclasses.replace(self, options=self.options | options)
+
+
+def _weight(draw, *outputs: int, inputs: int, dtype, bias: bool) -> pk.DenseWeight:
+    """Scaled so that a projection of unit numbers gives unit numbers."""
+    return pk.DenseWeight(
+        values=draw.normal(*outputs, inputs, dtype=dtype, scale=inputs**-0.5),
+        bias=draw.normal(*outputs, dtype=dtype) if bias else None,
+    )
+
+
+def _norm(draw, size: int, dtype, offset: float):
+    """A norm's weight such that weight + offset is about 1."""
+    return draw.given(1.0 - offset + 0.2 * draw.random.standard_normal(size, np.float32), dtype)
+
+
+def projection(
+    draw,
+    function=pk.down,
+    *,
+    rows: int,
+    outputs: int,
+    inputs: int,
+    dtype="bfloat16",
+    bias=False,
+    residual=True,
+    out_dtype=None,
+    norm=False,
+    norm_offset=0.0,
+) -> Call:
+    """Arguments of `out` or `down`; where the sum is float32, so is the residual, as what it comes from returns it.
+
+    With `norm`, the results are the rows of the deferred norm, their sums of squares [B], and the sum.
+    """
+    return Call(
+        function=_summed(function) if norm else function,
+        arrays=dict(
+            x=draw.normal(rows, inputs, dtype=dtype),
+            weight=_weight(draw, outputs, inputs=inputs, dtype=dtype, bias=bias),
+            residual=draw.normal(rows, outputs, dtype="float32" if norm else out_dtype or dtype) if residual else None,
+            norm=_norm(draw, outputs, dtype, norm_offset) if norm else None,
+        ),
+        options=dict(out_dtype=out_dtype, norm_offset=norm_offset),
+        shape=StreamShape(rows=rows, outputs=outputs, inputs=inputs, dtype=dtype),
+    )
+
+
+def _summed(function: Callable) -> Callable:
+    """`out` or `down` with a norm: how many parts the squares come in depends on the tiles, their sum does not."""
+
+    @functools.wraps(function)
+    def call(**arguments):
+        rows, stream = function(**arguments)
+        return rows.x, jnp.sum(rows.squares, axis=1), stream
+
+    return call
+
+
+def streamed(draw, call: Call) -> Call:
+    """`call`, of an op that norms its rows, with those of a residual stream in float32, whatever the weight's dtype."""
+    return call.replace(x=draw.normal(*call.arrays["x"].shape, dtype="float32", scale=3.0))
+
+
+def deferred(draw, call: Call, part: int = 7) -> Call:
+    """`call`, of an op that norms its rows, with the norm deferred: its weight in them, squares of `part` columns."""
+    x, norm, offset = call.arrays["x"], call.arrays["norm"], call.options["norm_offset"]
+    if isinstance(draw, Shapes):
+        parts = -(-x.shape[1] // part)
+        rows = pk.DeferredNorm(x=x, squares=jax.ShapeDtypeStruct((x.shape[0], parts), jnp.float32))
+    else:
+        rows = defer_norm(x, norm, offset, dtype=x.dtype, part=part)
+    shape = dataclasses.replace(call.shape, norm=False)
+    return dataclasses.replace(call.replace(x=rows, norm=None), shape=shape)
+
+
+def gate_up(
+    draw, *, rows: int, width: int, features: int, dtype="bfloat16", bias=False, activation="silu", norm_offset=0.0
+) -> Call:
+    """Arguments of `gate_up`."""
+    return Call(
+        function=pk.gate_up,
+        arrays=dict(
+            x=draw.normal(rows, width, dtype=dtype, scale=3.0),
+            norm=_norm(draw, width, dtype, norm_offset),
+            weight=_weight(draw, features, 2, inputs=width, dtype=dtype, bias=bias),
+        ),
+        options=dict(activation=activation, norm_offset=norm_offset),
+        shape=StreamShape(rows=rows, outputs=features, inputs=width, groups=2, dtype=dtype, norm=True),
+    )
+
+
+def head(
+    draw,
+    function=pk.head_logits,
+    *,
+    rows: int,
+    width: int,
+    vocabulary: int,
+    dtype="bfloat16",
+    bias=False,
+    soft_cap=None,
+    norm_offset=0.0,
+) -> Call:
+    """Arguments of `head` or `head_logits`."""
+    return Call(
+        function=function,
+        arrays=dict(
+            x=draw.normal(rows, width, dtype=dtype, scale=3.0),
+            norm=_norm(draw, width, dtype, norm_offset),
+            weight=_weight(draw, vocabulary, inputs=width, dtype=dtype, bias=bias),
+        ),
+        options=dict(soft_cap=soft_cap, norm_offset=norm_offset),
+        shape=StreamShape(rows=rows, outputs=vocabulary, inputs=width, dtype=dtype, norm=True),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where sequences lie in a cache.
+
+    Attributes:
+        page_size: positions of a page; of the whole sequence where the cache is contiguous.
+        pages: pages of a sequence, or None for a contiguous cache.
+    """
+
+    page_size: int
+    pages: int | None = None
+
+    @property
+    def capacity(self) -> int:
+        return self.page_size * (self.pages or 1)
+
+    def place(self, draw, filled: np.ndarray) -> tuple[np.ndarray | None, int]:
+        """(page table, pages in the cache) for sequences of `filled` positions each.
+
+        Pages are permuted, two belong to nobody, and a sequence's pages past the filled ones are -1.
+        """
+        sequences = len(filled)
+        if self.pages is None:
+            return None, sequences
+        table = np.full((sequences, self.pages), -1, np.int32)
+        used = np.arange(self.pages) < -(-filled[:, None] // self.page_size)
+        count = int(used.sum())
+        table[used] = draw.random.permutation(count + 2)[:count]
+        return table, count + 2
+
+
+def _rows_of_sequences(draw, rows: int, sequences: int, capacity: int) -> tuple[np.ndarray, np.ndarray]:
+    """(sequence, position) of each row: distinct; rows of one sequence follow one another."""
+    sequence = np.sort(np.arange(rows) % sequences)
+    sequence = draw.random.permutation(sequences)[sequence]
+    counts = np.bincount(sequence, minlength=sequences)
+    if counts.max() > capacity:
+        raise ValueError(f"{counts.max()} rows do not fit in a sequence of {capacity}")
+    starts = draw.random.integers(0, capacity - counts + 1)
+    rank = np.array([np.sum(sequence[:i] == sequence[i]) for i in range(rows)])
+    return sequence.astype(np.int32), (starts[sequence] + rank).astype(np.int32)
+
+
+def qkv(
+    draw,
+    *,
+    rows: int,
+    width: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    layout: Layout,
+    sequences: int | None = None,
+    padding: int = 0,
+    dtype="bfloat16",
+    rotary_dim: int | None = None,
+    bias=False,
+    qk_norm=False,
+    norm_offset=0.0,
+) -> Call:
+    """Arguments of `qkv`: rows of `sequences` sequences (None: one each), the last `padding` of them at position -1.
+
+    Args:
+        rotary_dim: 0 for no rotation, None for all of the head.
+    """
+    sequences = rows if sequences is None else sequences
+    sequence, position = _rows_of_sequences(draw, rows, sequences, layout.capacity)
+    filled = np.zeros(sequences, np.int64)
+    np.maximum.at(filled, sequence, position + 1)
+    if padding:
+        position[-padding:] = -1
+    table, pages = layout.place(draw, filled)
+    outputs = (heads + 2 * kv_heads) * head_dim // 2
+    rotary_dim = head_dim if rotary_dim is None else rotary_dim
+    rope = None
+    if rotary_dim:
+        frequencies = 10000.0 ** (-np.arange(rotary_dim // 2) * 2 / rotary_dim)
+        angles = np.arange(layout.capacity)[:, None] * frequencies
+        rope = tuple(draw.given(f(angles), "float32") for f in (np.cos, np.sin))
+    cache = (pages, kv_heads, layout.page_size, head_dim)
+    return Call(
+        function=pk.qkv,
+        arrays=dict(
+            x=draw.normal(rows, width, dtype=dtype, scale=3.0),
+            norm=_norm(draw, width, dtype, norm_offset),
+            weight=_weight(draw, outputs, 2, inputs=width, dtype=dtype, bias=bias),
+            cache=pk.KVCache(k=draw.normal(*cache, dtype=dtype), v=draw.normal(*cache, dtype=dtype)),
+            positions=draw.given(position),
+            sequence=draw.given(sequence),
+            page_table=None if table is None else draw.given(table),
+            rope=rope,
+            q_norm=_norm(draw, head_dim, dtype, norm_offset) if qk_norm else None,
+            k_norm=_norm(draw, head_dim, dtype, norm_offset) if qk_norm else None,
+        ),
+        options=dict(norm_offset=norm_offset),
+        shape=StreamShape(rows=rows, outputs=outputs, inputs=width, groups=2, dtype=dtype, norm=True),
+    )
+
+
+def attention(
+    draw,
+    *,
+    rows: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    layout: Layout,
+    sequences: int | None = None,
+    padding: int = 0,
+    dtype="bfloat16",
+    scale=None,
+    soft_cap=None,
+    window=None,
+    counters=False,
+) -> Call:
+    """Arguments of `attention`: rows as in `qkv`, the padding ones of length 0."""
+    sequences = rows if sequences is None else sequences
+    sequence, position = _rows_of_sequences(draw, rows, sequences, layout.capacity)
+    lengths = position + 1
+    if padding:
+        lengths[-padding:] = 0
+    filled = np.zeros(sequences, np.int64)
+    np.maximum.at(filled, sequence, lengths)
+    oldest = filled.copy()  # the first position that any row of the sequence sees
+    real = lengths > 0
+    np.minimum.at(oldest, sequence[real], np.maximum(lengths[real] - (window or layout.capacity), 0))
+    table, pages = layout.place(draw, filled)
+    keep = np.zeros((pages, layout.page_size), bool)
+    for index in range(sequences):
+        seen = np.arange(oldest[index], filled[index])
+        owned = index if table is None else table[index, seen // layout.page_size]
+        keep[owned, seen % layout.page_size] = True
+    cache = (pages, kv_heads, layout.page_size, head_dim)
+    k, v = (draw.poison(draw.normal(*cache, dtype=dtype), keep[:, None, :, None]) for _ in "kv")
+    return Call(
+        function=pk.attention,
+        arrays=dict(
+            q=draw.normal(rows, heads, head_dim, dtype=dtype),
+            cache=pk.KVCache(k=k, v=v),
+            lengths=draw.given(lengths),
+            sequence=draw.given(sequence),
+            page_table=None if table is None else draw.given(table),
+            counters=draw.given(np.zeros((rows, kv_heads), np.int32)) if counters else None,
+        ),
+        options=dict(scale=scale, soft_cap=soft_cap, window=window),
+        shape=AttentionShape(
+            rows=rows,
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            context=layout.capacity,
+            page_size=layout.page_size,
+            dtype=dtype,
+        ),
+    )
+
+
+def of_model(draw, model: str, op: str, *, rows: int, dtype="bfloat16", context: int = 2048, page_size=64) -> Call:
+    """The call of `op` in a decode step of a model with `rows` sequences; 'deferred_' before it for a deferred norm."""
+    if op.startswith("deferred_"):
+        whole = of_model(
+            draw, model, op.removeprefix("deferred_"), rows=rows, dtype=dtype, context=context, page_size=page_size
+        )
+        return deferred(draw, whole, part=4 if rows == 1 else 16)
+    size = MODELS[model]
+    width, wide = size["width"], size["heads"] * size["head_dim"]
+    attends = dict(
+        rows=rows,
+        heads=size["heads"],
+        kv_heads=size["kv_heads"],
+        head_dim=size["head_dim"],
+        layout=Layout(page_size, context // page_size),
+        dtype=dtype,
+    )
+    match op:
+        case "qkv":
+            return qkv(draw, width=width, **attends)
+        case "attention":
+            return attention(draw, counters=True, **attends)
+        case "out":
+            return projection(draw, pk.out, rows=rows, outputs=width, inputs=wide, dtype=dtype)
+        case "down":
+            return projection(draw, pk.down, rows=rows, outputs=width, inputs=size["features"], dtype=dtype)
+        case "gate_up":
+            return gate_up(draw, rows=rows, width=width, features=size["features"], dtype=dtype)
+        case "head" | "head_logits":
+            return head(draw, getattr(pk, op), rows=rows, width=width, vocabulary=size["vocabulary"], dtype=dtype)
+    raise ValueError(f"op: unknown, {op!r}")

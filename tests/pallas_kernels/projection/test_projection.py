@@ -1,0 +1,69 @@
+"""out and down."""
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+import pallas_kernels as pk
+from pallas_kernels.common.stream_tiles import Tiles
+from tests.pallas_kernels import inputs
+from tests.pallas_kernels.compare import assert_right, assert_same_bits
+from tests.pallas_kernels.strategies import SEEDS, dtypes, ragged, rows_for, stream_tiles
+
+
+@hypothesis.given(st.data())
+def test_ragged(data):
+    tiles = data.draw(stream_tiles())
+    call = inputs.projection(
+        inputs.Values(data.draw(SEEDS)),
+        function=data.draw(st.sampled_from((pk.out, pk.down))),
+        rows=data.draw(rows_for(tiles)),
+        outputs=data.draw(ragged),
+        inputs=data.draw(ragged),
+        dtype=data.draw(dtypes),
+        bias=data.draw(st.booleans()),
+        residual=data.draw(st.booleans()),
+        out_dtype=data.draw(st.sampled_from((None, "float32"))),
+        norm=data.draw(st.booleans()),
+        norm_offset=data.draw(st.sampled_from((0.0, 1.0))),
+    )
+    assert_right(call, tiles)
+
+
+@pytest.mark.parametrize("mma", [False, True])
+def test_sizes_that_tiles_divide(mma):
+    call = inputs.projection(inputs.Values(0), rows=16, outputs=32, inputs=64)
+    assert_right(call, Tiles(block_n=16, block_k=32, mma=mma))
+
+
+def test_out_takes_heads():
+    call = inputs.projection(inputs.Values(0), pk.out, rows=2, outputs=24, inputs=60)
+    heads = call.replace(x=call.arrays["x"].reshape(2, 5, 12))
+    assert_same_bits(heads("interpret"), call("interpret"))
+
+
+@pytest.mark.parametrize("tiles", [Tiles(block_n=16, block_k=32, mma=True), Tiles(block_n=4, block_k=32)], ids=str)
+def test_a_row_does_not_depend_on_the_others(tiles):
+    call = inputs.projection(inputs.Values(0), rows=3, outputs=40, inputs=100)
+    alone = call.replace(x=call.arrays["x"][:1], residual=call.arrays["residual"][:1])
+    assert_same_bits(alone("interpret", tiles), call("interpret", tiles)[:1])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("tiles", [Tiles(block_n=16, block_k=32, mma=True), Tiles(block_n=4, block_k=32)], ids=str)
+@pytest.mark.parametrize("implementation", ["interpret", "xla"])
+def test_the_float32_sum_is_not_rounded(implementation, tiles, dtype):
+    call = inputs.projection(inputs.Values(0), rows=3, outputs=40, inputs=100, dtype=dtype, out_dtype="float32")
+    wide, narrow = call(implementation, tiles), call.set(out_dtype=None)(implementation, tiles)
+    assert wide.dtype == jnp.float32 and narrow.dtype == dtype
+    assert_same_bits(narrow, wide.astype(dtype))
+    exact = call.replace(x=widened(call.arrays["x"]), weight=widened(call.arrays["weight"]))("xla")
+    # products of 16-bit numbers are exact in float32, so only the order of the sums differs
+    np.testing.assert_allclose(wide, exact, rtol=0, atol=1e-5)
+
+
+def widened(tree):
+    return jax.tree.map(lambda x: x.astype(jnp.float32), tree)

@@ -1,0 +1,105 @@
+"""`feasible()` against what XLA's CUDA compiler says, for GPUs that need not be here."""
+
+import dataclasses
+import functools
+import json
+import subprocess
+import sys
+
+import pytest
+
+from pallas_kernels.attention import tiles as attention_tiles
+from pallas_kernels.common import stream_tiles
+from pallas_kernels.common.devices import DEVICES
+from tests.pallas_kernels import aot, inputs
+
+pytestmark = [
+    pytest.mark.aot,
+    pytest.mark.skipif(bool(aot.missing()), reason=aot.missing()),
+]
+
+CALLS = [
+    ("llama-3.1-8b", "qkv", 8, "bfloat16"),
+    ("llama-3.1-8b", "down", 1, "bfloat16"),
+    ("llama-3.2-1b", "down", 1, "float32"),
+    ("llama-3.2-1b", "out", 8, "float16"),
+    ("llama-3.2-1b", "gate_up", 1, "bfloat16"),
+    ("llama-3.2-1b", "gate_up", 8, "float32"),
+    ("llama-3.2-1b", "deferred_gate_up", 1, "bfloat16"),
+    ("llama-3.1-8b", "deferred_qkv", 16, "bfloat16"),
+    ("llama-3.1-8b", "head_logits", 1, "bfloat16"),
+    ("llama-3.1-8b", "attention", 1, "bfloat16"),
+    ("llama-3.2-1b", "attention", 8, "float32"),
+]
+
+
+@functools.cache
+def call_of(model, op, rows, dtype):
+    return inputs.of_model(inputs.Shapes(), model, op, rows=rows, dtype=dtype)
+
+
+def tiles_of(op):
+    return attention_tiles if op == "attention" else stream_tiles
+
+
+def chosen(op, shape, device):
+    """Why, tile: the default, those next to the limit of shared memory on either side, and one with too few registers.
+
+    The limit is approached through the search space with more stages than are worth trying.
+    """
+    module = tiles_of(op)
+    limit = device.shared_memory_bytes
+
+    def fits(tile):
+        return module.shared_memory_bytes(tile, shape) <= limit
+
+    space = [
+        dataclasses.replace(tile, num_stages=stages)
+        for tile in module.search_space(shape)
+        for stages in (1, 2, 4, 6, 9, 12)
+    ]
+    space = [tile for tile in dict.fromkeys(space) if module.registers_per_thread(tile, shape) < 128]
+    need = {tile: module.shared_memory_bytes(tile, shape) for tile in space}
+    yield "default", module.default(shape, device)
+    for mma in (False, True):
+        tiles = [tile for tile in space if getattr(tile, "mma", False) == mma]
+        if not tiles:
+            continue
+        yield "below the limit", max((t for t in tiles if fits(t)), key=need.get)
+        above = [t for t in tiles if need[t] > 1.05 * limit]  # the estimate is an upper bound
+        if above:
+            yield "above the limit", min(above, key=need.get)
+    hungry = [dataclasses.replace(tile, num_warps=1) for tile in module.search_space(shape)]
+    hungry = [tile for tile in hungry if module.registers_per_thread(tile, shape) > 255 and fits(tile)]
+    if hungry:
+        yield "registers", min(hungry, key=lambda tile: module.registers_per_thread(tile, shape))
+
+
+@pytest.mark.parametrize("key", DEVICES)
+def test_feasible_agrees_with_the_compiler(key):
+    device = DEVICES[key]
+    cases = [(*c, why, tile) for c in CALLS for why, tile in chosen(c[1], call_of(*c).shape, device)]
+    request = [
+        dict(model=model, op=op, rows=rows, dtype=dtype, tiles=dataclasses.asdict(tile))
+        for model, op, rows, dtype, _, tile in cases
+    ]
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.pallas_kernels.aot", key],
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        cwd=aot.ROOT,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    wrong = []
+    for (model, op, rows, dtype, why, tile), line in zip(cases, run.stdout.splitlines(), strict=True):
+        verdict, module, shape = json.loads(line), tiles_of(op), call_of(model, op, rows, dtype).shape
+        feasible, need = module.feasible(tile, shape, device), module.shared_memory_bytes(tile, shape)
+        if why == "registers":
+            agrees = not feasible and "registers" in feasible.reason and verdict["spills"]
+        else:
+            agrees = bool(feasible) == verdict["fits"] == (need <= device.shared_memory_bytes)
+        close = need / 1.1 <= verdict["shared_bytes"] <= need or "limit" not in why
+        if not agrees or not close:
+            wrong.append(f"{model} {op} rows={rows} {dtype} {why} {tile}: {feasible}, needs {need}; {verdict}")
+    assert not wrong, "\n".join(wrong)

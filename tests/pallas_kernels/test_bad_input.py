@@ -1,0 +1,240 @@
+"""Every wrong argument is a ValueError or TypeError of one line that begins with the argument's name."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import pallas_kernels as pk
+from pallas_kernels.attention.tiles import AttentionTiles
+from pallas_kernels.common.stream_tiles import Tiles
+from tests.pallas_kernels import inputs
+from tests.pallas_kernels.inputs import Layout
+
+DRAW = inputs.Values(0)
+PAGED = Layout(8, 3)
+CALLS = {
+    "qkv": inputs.qkv(
+        DRAW, rows=2, width=24, heads=4, kv_heads=2, head_dim=8, layout=PAGED, bias=True, qk_norm=True, dtype="float32"
+    ),
+    "qkv, contiguous": inputs.qkv(
+        DRAW, rows=2, width=24, heads=4, kv_heads=2, head_dim=8, layout=Layout(8), dtype="float32"
+    ),
+    "attention": inputs.attention(
+        DRAW, rows=2, heads=4, kv_heads=2, head_dim=8, layout=PAGED, counters=True, dtype="float32"
+    ),
+    "attention, contiguous": inputs.attention(
+        DRAW, rows=2, heads=4, kv_heads=2, head_dim=8, layout=Layout(8), dtype="float32"
+    ),
+    "out": inputs.projection(DRAW, pk.out, rows=2, outputs=24, inputs=32, bias=True, dtype="float32"),
+    "down": inputs.projection(DRAW, pk.down, rows=2, outputs=24, inputs=32, bias=True, dtype="float32"),
+    "gate_up": inputs.gate_up(DRAW, rows=2, width=24, features=20, bias=True, dtype="float32"),
+    "head": inputs.head(DRAW, pk.head, rows=2, width=24, vocabulary=20, bias=True, dtype="float32"),
+    "head_logits": inputs.head(DRAW, pk.head_logits, rows=2, width=24, vocabulary=20, bias=True, dtype="float32"),
+}
+STREAMS = ("qkv", "out", "down", "gate_up", "head", "head_logits")
+
+
+def field(name, change):
+    """Changes a field of a weight or cache."""
+    return lambda value: dataclasses.replace(value, **{name: change(getattr(value, name))})
+
+
+def half(x):
+    return x.astype(jnp.bfloat16)
+
+
+def integer(x):
+    return x.astype(jnp.int32)
+
+
+def longer(x):
+    return jnp.concatenate([x, x[:1]])
+
+
+def wider(x):
+    return jnp.concatenate([x, x[..., :1]], axis=-1)
+
+
+def none_left(x):
+    return x[:0]
+
+
+def deeper(x):
+    return x[None]
+
+
+def at_first(value):
+    return lambda x: x.at[(0,) * x.ndim].set(value)
+
+
+def to(value):
+    return lambda _: value
+
+
+SHAPES_OF_X = [("x", none_left, "x"), ("x", deeper, "x")]
+WEIGHTS = [
+    ("x", half, "weight"),
+    ("weight", field("values", integer), "weight"),
+    ("weight", field("values", wider), "weight"),
+    ("weight", field("values", deeper), "weight"),
+    ("weight", field("bias", longer), "weight.bias"),
+    ("x", integer, "x"),
+]
+NARROW = [("weight", field("values", half), "weight")]  # what is normed first may be float32 nevertheless
+NORMED = [("norm", wider, "norm"), ("norm", deeper, "norm")]
+CACHE = [
+    ("cache", field("k", deeper), "cache.k"),
+    ("cache", field("v", longer), "cache.v"),
+    ("cache", field("v", half), "cache.v"),
+    ("page_table", lambda x: x.astype(jnp.float32), "page_table"),
+    ("page_table", at_first(99), "page_table"),
+    ("page_table", at_first(-2), "page_table"),
+    ("page_table", lambda x: x[0], "page_table"),
+    ("sequence", longer, "sequence"),
+    ("sequence", at_first(2), "sequence"),
+    ("sequence", at_first(-1), "sequence"),
+    ("sequence", lambda x: x.astype(jnp.float32), "sequence"),
+]
+WRONG = {
+    "qkv": [
+        *SHAPES_OF_X, *WEIGHTS, *NORMED, *CACHE,
+        ("weight", field("values", longer), "weight"),
+        ("weight", lambda w: pk.DenseWeight(values=w.values[:16]), "weight"),  # no query head is left
+        ("weight", lambda w: pk.DenseWeight(values=w.values[:28]), "weight"),  # 3 query heads on 2 kv heads
+        ("cache", lambda c: pk.KVCache(k=c.k[..., :7], v=c.v[..., :7]), "weight"),
+        ("positions", longer, "positions"),
+        ("positions", at_first(24), "positions"),
+        ("positions", at_first(-2), "positions"),
+        ("positions", lambda x: x.astype(jnp.float32), "positions"),
+        ("rope", lambda r: (r[0], r[1][:, :2]), r"rope\[1\]"),
+        ("rope", lambda r: (r[0][0], r[1][0]), r"rope\[0\]"),
+        ("rope", lambda r: tuple(jnp.concatenate([t, t], axis=1) for t in r), "rope"),
+        ("q_norm", to(None), "q_norm, k_norm"),
+        ("k_norm", to(None), "q_norm, k_norm"),
+        ("q_norm", wider, "q_norm"),
+        ("k_norm", wider, "k_norm"),
+        ("tiles", to(Tiles(block_n=2, block_k=16)), "tiles: block_n"),  # QK-norm needs a whole head
+    ],
+    "qkv, contiguous": [("positions", at_first(8), "positions")],
+    "attention": [
+        *CACHE,
+        ("q", none_left, "q"), ("q", deeper, "q"), ("q", integer, "q"), ("q", half, "cache.k"),
+        ("q", wider, "cache.k"), ("q", lambda q: q[:, :3], "q"),
+        ("lengths", longer, "lengths"), ("lengths", at_first(25), "lengths"), ("lengths", at_first(-1), "lengths"),
+        ("lengths", lambda x: x.astype(jnp.float32), "lengths"),
+        ("counters", at_first(1), "counters"), ("counters", longer, "counters"),
+        ("scale", to(0.0), "scale"), ("soft_cap", to(-1.0), "soft_cap"), ("window", to(0), "window"),
+    ],
+    "attention, contiguous": [("lengths", at_first(9), "lengths")],
+    "out": [
+        *SHAPES_OF_X[:1], *WEIGHTS, *NARROW, ("residual", longer, "residual"), ("residual", half, "residual"),
+        ("out_dtype", to("bfloat16"), "out_dtype"), ("out_dtype", to("wide"), "out_dtype"),
+    ],
+    "down": [*SHAPES_OF_X, *WEIGHTS, *NARROW, ("residual", wider, "residual"), ("residual", half, "residual")],
+    "gate_up": [
+        *SHAPES_OF_X, *WEIGHTS, *NORMED,
+        ("weight", field("values", lambda v: v[:, :1]), "weight"),
+        ("activation", to("relu"), "activation"),
+    ],
+    "head": [*SHAPES_OF_X, *WEIGHTS, *NORMED, ("soft_cap", to(0.0), "soft_cap")],
+    "head_logits": [*SHAPES_OF_X, *WEIGHTS, *NORMED, ("soft_cap", to(-1.0), "soft_cap")],
+}  # fmt: skip
+
+
+def run(name, **changes):
+    call = CALLS[name]
+    return call.function(**(call.arrays | call.options | dict(implementation="xla") | changes))
+
+
+@pytest.mark.parametrize(
+    "name, argument, change, match",
+    [(name, *case) for name, cases in WRONG.items() for case in cases],
+    ids=[f"{n}-{a}-{i}" for n, cases in WRONG.items() for i, (a, _, _) in enumerate(cases)],
+)
+def test_wrong_arguments(name, argument, change, match):
+    value = (CALLS[name].arrays | CALLS[name].options).get(argument)
+    with pytest.raises((ValueError, TypeError), match=f"^{match}") as error:
+        run(name, **{argument: change(value)})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_calls_are_right_as_they_stand(name):
+    jax.block_until_ready(run(name))
+
+
+@pytest.mark.parametrize("name", ["qkv", "qkv, contiguous", "attention", "attention, contiguous"])
+def test_more_rows_than_sequences_need_sequence(name):
+    call = CALLS[name]
+    with pytest.raises(ValueError, match=r"^sequence: needed"):
+        rows = {
+            n: jnp.concatenate([call.arrays[n]] * 2) for n in ("x", "q", "positions", "lengths") if n in call.arrays
+        }
+        run(name, **rows, sequence=None, **({"counters": None} if "counters" in call.arrays else {}))
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_implementations(name):
+    with pytest.raises(ValueError, match=r"^implementation: expected"):
+        run(name, implementation="cuda")
+    if jax.default_backend() != "gpu":
+        with pytest.raises(ValueError, match=r"^implementation: 'triton' needs"):
+            run(name, implementation="triton")
+
+
+GOOD = Tiles(block_n=16, block_k=16)
+BAD_TILES = [
+    (dict(block_n=3), "tiles: block_n"),
+    (dict(block_k=0), "tiles: block_k"),
+    (dict(num_warps=3), "tiles: num_warps"),
+    (dict(num_warps=64), "tiles: num_warps"),
+    (dict(num_stages=0), "tiles: num_stages"),
+    (dict(mma=True, block_n=8), "tiles: mma"),
+    (dict(mma=True, block_k=8), "tiles: mma"),
+    (dict(block_n=2**15, block_k=2**6), r"tiles: block_n \* block_k"),
+    (dict(mma=True, block_n=512, block_k=1024), "tiles: shared memory"),
+]
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_tiles_of_streams(name):
+    for changes, match in BAD_TILES:
+        tiles = dataclasses.replace(GOOD, **changes)
+        if name == "qkv" and tiles.block_n < 4:
+            continue  # refused for QK-norm first
+        with pytest.raises(ValueError, match=f"^{match}"):
+            run(name, tiles=tiles)
+    with pytest.raises(TypeError, match=r"^tiles: expected pallas_kernels.Tiles, got AttentionTiles"):
+        run(name, tiles=AttentionTiles(block_s=16, splits=1))
+    with pytest.raises(TypeError, match=r"^tiles: expected"):
+        run(name, tiles=dict(block_n=16, block_k=16))
+
+
+@pytest.mark.parametrize(
+    "changes, match",
+    [
+        (dict(block_s=8), "tiles: block_s"),
+        (dict(block_s=48), "tiles: block_s"),
+        (dict(splits=3), "tiles: splits"),
+        (dict(num_warps=64), "tiles: num_warps"),
+        (dict(num_stages=0), "tiles: num_stages"),
+        (dict(block_s=2**14), "tiles: shared memory"),
+    ],
+)
+def test_tiles_of_attention(changes, match):
+    with pytest.raises(ValueError, match=f"^{match}"):
+        run("attention", tiles=dataclasses.replace(AttentionTiles(block_s=16, splits=2), **changes))
+
+
+def test_tiles_of_another_op():
+    with pytest.raises(TypeError, match=r"^tiles: expected pallas_kernels.AttentionTiles, got Tiles"):
+        run("attention", tiles=GOOD)
+
+
+def test_too_many_registers():
+    call = inputs.projection(inputs.Shapes(), rows=1, outputs=64, inputs=8192)
+    tiles = Tiles(block_n=16, block_k=1024, num_warps=1)
+    with pytest.raises(ValueError, match=r"^tiles: registers"):
+        jax.eval_shape(call.bind("interpret", tiles), **call.arrays)

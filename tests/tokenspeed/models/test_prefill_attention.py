@@ -1,0 +1,48 @@
+"""The library's attention stands in for the blocks: here by its own XLA implementation, on a GPU by cuDNN."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tokenspeed.models.prefill_attention import attend, flash_attention, resolve_prefill_backend
+
+
+@pytest.mark.parametrize("window", [None, 1, 7, 100])
+@pytest.mark.parametrize("heads, kv_heads", [(4, 4), (6, 2), (3, 1)])
+def test_flash_attention_is_what_the_blocks_compute(window, heads, kv_heads):
+    keys = jax.random.split(jax.random.key(0), 3)
+    batch, length, head_dim = 2, 37, 16
+    q, k, v = (
+        jax.random.normal(key, (batch, length, n, head_dim)) for key, n in zip(keys, (heads, kv_heads, kv_heads))
+    )
+    positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length))
+    blocks = attend(q, jnp.moveaxis(k, 1, 2), jnp.moveaxis(v, 1, 2), positions, window=window)
+    with jax.default_matmul_precision("highest"):
+        found = flash_attention(q, k, v, window=window, implementation="xla")
+    np.testing.assert_allclose(found, blocks, rtol=0, atol=2e-6)  # a few float32 roundings of values near 1
+
+
+@pytest.mark.parametrize(
+    "implementation, dtype, head_dim, expected",
+    [
+        ("triton", "bfloat16", 128, "cudnn"),
+        ("triton", "float16", 80, "cudnn"),
+        ("triton", "float32", 128, "xla"),
+        ("triton", "bfloat16", 256, "xla"),
+        ("triton", "bfloat16", 12, "xla"),
+        ("xla", "bfloat16", 128, "xla"),
+        ("interpret", "bfloat16", 128, "xla"),
+    ],
+)
+def test_whose_attention_runs(implementation, dtype, head_dim, expected):
+    how = dict(implementation=implementation, dtype=dtype, head_dim=head_dim)
+    assert resolve_prefill_backend(None, **how) == expected
+    assert resolve_prefill_backend("xla", **how) == "xla"
+    if expected == "cudnn":
+        assert resolve_prefill_backend("cudnn", **how) == "cudnn"
+    else:
+        with pytest.raises(ValueError, match=r"^prefill_backend: 'cudnn' needs an NVIDIA GPU"):
+            resolve_prefill_backend("cudnn", **how)
+    with pytest.raises(ValueError, match=r"^prefill_backend: expected None or one of cudnn, xla, got 'flash'"):
+        resolve_prefill_backend("flash", **how)

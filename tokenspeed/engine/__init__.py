@@ -1,0 +1,1 @@
+"""The decode step, and generation on the device from step to step."""

@@ -1,0 +1,1 @@
+"""How time is measured, and the read ceiling of a device."""

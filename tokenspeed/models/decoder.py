@@ -1,0 +1,179 @@
+"""The LLaMA decoder in Flax: its weights lie as the kernels read them, its differences come from the config.
+
+Dimensions: B batch, T tokens, S slots of the cache, D model, F feed-forward, N query heads, K kv heads, H head
+dimension, V vocabulary.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from pallas_kernels import DenseWeight, KVCache, activate, project, rms_norm
+from tokenspeed.models.config import ModelConfig
+from tokenspeed.models.prefill_attention import attend, flash_attention
+from tokenspeed.models.rope import tables
+
+INIT_SCALE = 0.02
+
+
+class Linear(nnx.Module):
+    """A projection in the kernels' layout: values [O, I] or [O, 2, I], bias [O] or [O, 2] or None."""
+
+    def __init__(self, shape: tuple[int, ...], bias: bool, dtype, rngs: nnx.Rngs):
+        normal = jax.random.normal(rngs.params(), shape, jnp.float32)
+        self.values = nnx.Param((INIT_SCALE * normal).astype(dtype))
+        self.bias = nnx.Param(jnp.zeros(shape[:-1], dtype)) if bias else None
+
+    @property
+    def weight(self) -> DenseWeight:
+        return DenseWeight(values=self.values[...], bias=None if self.bias is None else self.bias[...])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [B, T, I] to float32 [B, T, O] or [B, T, O, 2]."""
+        return project(x, self.weight)
+
+
+class Block(nnx.Module):
+    """A decoder layer."""
+
+    def __init__(self, config: ModelConfig, dtype, rngs: nnx.Rngs):
+        c = config
+        heads = c.num_heads + 2 * c.num_kv_heads
+        self.attention_norm = nnx.Param(jnp.ones((c.d_model,), dtype))
+        self.qkv = Linear((heads * c.head_dim // 2, 2, c.d_model), c.qkv_bias, dtype, rngs)
+        self.out = Linear((c.d_model, c.num_heads * c.head_dim), c.out_bias, dtype, rngs)
+        self.mlp_norm = nnx.Param(jnp.ones((c.d_model,), dtype))
+        self.gate_up = Linear((c.d_ff, 2, c.d_model), c.mlp_bias, dtype, rngs)
+        self.down = Linear((c.d_model, c.d_ff), c.mlp_bias, dtype, rngs)
+
+
+class Llama(nnx.Module):
+    """A decoder-only transformer of the LLaMA kind.
+
+    Args:
+        config: the architecture.
+        dtype: of weights and activations; sums, norms and the softmax are float32.
+        rngs: draws the weights (`checkpoint.load` puts a checkpoint's in their place).
+    """
+
+    def __init__(self, config: ModelConfig, dtype=jnp.float32, *, rngs: nnx.Rngs):
+        self.config = config
+        table = jax.random.normal(rngs.params(), (config.vocab_size, config.d_model), jnp.float32)
+        self.embedding = nnx.Param((INIT_SCALE * table).astype(dtype))  # [V, D]
+        self.blocks = nnx.List([Block(config, dtype, rngs) for _ in range(config.num_layers)])
+        self.norm = nnx.Param(jnp.ones((config.d_model,), dtype))
+        self.head = None if config.tied else Linear((config.vocab_size, config.d_model), False, dtype, rngs)
+
+    @property
+    def dtype(self):
+        return self.embedding[...].dtype
+
+    @property
+    def head_weight(self) -> DenseWeight:
+        return DenseWeight(values=self.embedding[...]) if self.head is None else self.head.weight
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Logits float32 [B, T, V] of tokens int32 [B, T], each of which sees those before it. Differentiable."""
+        batch, length = tokens.shape
+        positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length))
+        x = self.embedding[...][tokens]
+        cos, sin = _rotation(self.rope_tables(length), positions)
+        for block, layer in zip(self.blocks, self.config.layers, strict=True):
+            q, k, v = self.qkv(block, x, cos, sin)
+            k, v = jnp.moveaxis(k, 1, 2), jnp.moveaxis(v, 1, 2)
+            x = self.rest(block, x, attend(q, k, v, positions, window=layer.window))
+        return self.logits(x)
+
+    def prefill(
+        self,
+        caches: list[KVCache],
+        tokens: jax.Array,
+        positions: jax.Array,
+        rope: tuple[jax.Array, jax.Array],
+        *,
+        capacity: int,
+        page_table: jax.Array | None = None,
+        prefill_backend: str = "xla",
+    ) -> tuple[jax.Array, list[KVCache]]:
+        """Runs any number of tokens of each sequence and writes their keys and values into the caches.
+
+        Args:
+            caches: of each layer; sequence i has page i, or the pages of `page_table[i]`.
+            tokens: int32 [B, T].
+            positions: int32 [B, T], each token's in its sequence, ascending; -1 for padding, which writes nothing.
+            rope: from `rope_tables`.
+            capacity: a bound of the positions (static): no slot from there on is looked at.
+            page_table: int32 [B, pages of a sequence], or None for contiguous caches.
+            prefill_backend: 'xla', or 'cudnn' where every sequence begins with these tokens (`positions` count up from
+                0): its flash attention sees them alone, and not the caches.
+
+        Returns:
+            (the residual stream [B, T, D], the caches).
+        """
+        batch, length = tokens.shape
+        x = self.embedding[...][tokens]
+        cos, sin = _rotation(rope, positions)
+        sequence = jnp.repeat(jnp.arange(batch, dtype=jnp.int32), length)
+        new = []
+        for block, cache, layer in zip(self.blocks, caches, self.config.layers, strict=True):
+            q, k, v = self.qkv(block, x, cos, sin)
+            flat_k, flat_v = (now.reshape(-1, *now.shape[2:]) for now in (k, v))
+            cache = cache.write(
+                flat_k, flat_v, positions=positions.reshape(-1), sequence=sequence, page_table=page_table
+            )
+            new.append(cache)
+            if prefill_backend == "cudnn":
+                mixed = flash_attention(q, k, v, window=layer.window)
+            else:
+                k, v = (_of_sequences(x, batch, page_table, capacity) for x in (cache.k, cache.v))
+                mixed = attend(q, k, v, positions, window=layer.window)
+            x = self.rest(block, x, mixed)
+        return x, new
+
+    def rope_tables(self, positions: int) -> tuple[jax.Array, jax.Array]:
+        """(cos, sin) of that many positions: float32 [positions, H / 2] each."""
+        cos, sin = tables(self.config.rope, self.config.head_dim, positions)
+        return jnp.asarray(cos), jnp.asarray(sin)
+
+    def qkv(self, block: Block, x: jax.Array, cos: jax.Array, sin: jax.Array):
+        """q [B, T, N, H], k and v [B, T, K, H] of the residual stream x [B, T, D], q and k rotated, in x's dtype."""
+        c = self.config
+        hidden = rms_norm(x, block.attention_norm[...], c.eps).astype(x.dtype)
+        pairs = block.qkv(hidden).reshape(*x.shape[:2], c.num_heads + 2 * c.num_kv_heads, c.head_dim // 2, 2)
+        low, high = pairs[..., 0], pairs[..., 1]
+        turned = c.num_heads + c.num_kv_heads
+        low, high = (
+            jnp.concatenate([turn[:, :, :turned], plain[:, :, turned:]], axis=2)
+            for turn, plain in ((low * cos - high * sin, low), (high * cos + low * sin, high))
+        )
+        heads = jnp.concatenate([low, high], axis=-1).astype(x.dtype)
+        return tuple(jnp.split(heads, (c.num_heads, turned), axis=2))
+
+    def rest(self, block: Block, x: jax.Array, mixed: jax.Array) -> jax.Array:
+        """What follows attention in a layer: both residual adds and the MLP; mixed [B, T, N, H]."""
+        x = (block.out(mixed.reshape(*x.shape[:2], -1)) + x.astype(jnp.float32)).astype(x.dtype)
+        hidden = rms_norm(x, block.mlp_norm[...], self.config.eps).astype(x.dtype)
+        both = block.gate_up(hidden)
+        product = (activate(self.config.activation, both[..., 0]) * both[..., 1]).astype(x.dtype)
+        return (block.down(product) + x.astype(jnp.float32)).astype(x.dtype)
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """float32 [..., V] of the residual stream [..., D]."""
+        hidden = rms_norm(x, self.norm[...], self.config.eps).astype(x.dtype)
+        return project(hidden, self.head_weight)
+
+
+def _rotation(rope, positions):
+    """(cos, sin) at positions [B, T]: float32 [B, T, 1, H / 2] each."""
+    at = jnp.clip(positions, 0, rope[0].shape[0] - 1)
+    return tuple(table[at][:, :, None] for table in rope)
+
+
+def _of_sequences(pages: jax.Array, batch: int, page_table: jax.Array | None, capacity: int) -> jax.Array:
+    """The slots of each sequence, [B, K, S, H] with S at most the capacity."""
+    if page_table is None:
+        return lax.slice_in_dim(pages[:batch], 0, min(capacity, pages.shape[2]), axis=2)
+    count = -(-capacity // pages.shape[2])
+    found = pages[jnp.maximum(page_table[:, :count], 0)]  # [B, pages, K, Z, H]
+    return jnp.moveaxis(found, 2, 1).reshape(batch, pages.shape[1], -1, pages.shape[3])

@@ -1,0 +1,122 @@
+"""Attention of many queries, whose memory does not grow with the square of the context.
+
+cuDNN's flash attention where it can run, on tokens that begin their sequence; blocks of XLA's products elsewhere.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+BLOCK_T, BLOCK_S = 256, 512
+LOWEST = -1e30
+CUDNN_HEAD_DIM = 128
+"""At most, on every GPU since Ampere; a multiple of 8."""
+
+
+PREFILL_BACKENDS = ("cudnn", "xla")
+
+
+def resolve_prefill_backend(backend: str | None, *, implementation: str, dtype, head_dim: int) -> str:
+    """Whose attention prefill runs.
+
+    Args:
+        backend: one of PREFILL_BACKENDS, or None for cuDNN's where it can run, else XLA's.
+        implementation: of the kernels; 'triton' says that this is an NVIDIA GPU. dtype, head_dim: of the model.
+
+    Raises:
+        ValueError: an unknown name, or 'cudnn' where it cannot run: a named one never falls back.
+    """
+    if backend not in (None, *PREFILL_BACKENDS):
+        raise ValueError(f"prefill_backend: expected None or one of {', '.join(PREFILL_BACKENDS)}, got {backend!r}")
+    fits = jnp.dtype(dtype).itemsize == 2 and head_dim <= CUDNN_HEAD_DIM and head_dim % 8 == 0
+    runs = implementation == "triton" and fits
+    if backend == "cudnn" and not runs:
+        raise ValueError(
+            "prefill_backend: 'cudnn' needs an NVIDIA GPU, 16-bit weights and a head dimension that is a multiple of 8 "
+            f"up to {CUDNN_HEAD_DIM}"
+        )
+    return backend or ("cudnn" if runs else "xla")
+
+
+def flash_attention(q: jax.Array, k: jax.Array, v: jax.Array, *, window: int | None, implementation: str = "cudnn") -> jax.Array:
+    """Causal attention of tokens among themselves, the softmax online (Dao et al. 2022), by cuDNN.
+
+    Args:
+        q: [B, T, N, H]. k, v: [B, T, K, H], float16 or bfloat16.
+        window: each token sees itself and the `window` - 1 before it, or all before it if None.
+        implementation: of `jax.nn.dot_product_attention`.
+
+    Returns:
+        [B, T, N, H] of q's dtype.
+    """
+    return jax.nn.dot_product_attention(
+        q, k, v, is_causal=True, local_window_size=None if window is None else (window - 1, 0), implementation=implementation
+    )
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array, *, window: int | None = None) -> jax.Array:
+    """Causal attention with the online softmax over blocks of keys (Milakov and Gimelshein 2018; Dao et al. 2022).
+
+    Args:
+        q: [B, T, N, H], rotated.
+        k, v: [B, K, S, H] of q's dtype; slot s holds position s. What no query attends to may hold anything.
+        positions: int32 [B, T]; a query at position p attends to slots 0 to p, and one at -1 to nothing (zeros).
+        window: only the last `window` of them, or None.
+
+    Returns:
+        [B, T, N, H] of q's dtype.
+    """
+    tokens = q.shape[1]
+    block_t = min(BLOCK_T, tokens)
+    padded = -tokens % block_t
+    if padded:
+        q = jnp.pad(q, ((0, 0), (0, padded), (0, 0), (0, 0)))
+        positions = jnp.pad(positions, ((0, 0), (0, padded)), constant_values=-1)
+    blocks = (tokens + padded) // block_t
+    if blocks == 1:
+        return _over_keys(q, positions, k, v, window)[:, :tokens]
+
+    def cut(x):
+        return jnp.moveaxis(x.reshape(x.shape[0], blocks, block_t, *x.shape[2:]), 1, 0)
+
+    out = lax.map(lambda block: _over_keys(*block, k, v, window), (cut(q), cut(positions)))
+    return jnp.moveaxis(out, 0, 1).reshape(q.shape)[:, :tokens]
+
+
+def _over_keys(q, positions, k, v, window):
+    batch, tokens, heads, head_dim = q.shape
+    kv_heads, slots = k.shape[1:3]
+    block_s = min(BLOCK_S, slots)
+    precision = lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
+    product = functools.partial(jnp.einsum, precision=precision, preferred_element_type=jnp.float32)
+    grouped = q.reshape(batch, tokens, kv_heads, heads // kv_heads, head_dim)
+
+    # Recomputed for gradients: its scores are what must not pile up.
+    @jax.checkpoint
+    def step(carry, j):
+        peak, total, values = carry
+        # The last block may be moved back inside; what it then sees again is left out.
+        begin = jnp.minimum(j * block_s, slots - block_s)
+        slot = begin + jnp.arange(block_s)
+        block_k, block_v = (lax.dynamic_slice_in_dim(x, begin, block_s, axis=2) for x in (k, v))
+        inside = (slot <= positions[:, :, None]) & (slot >= j * block_s)  # [B, T, S]
+        if window is not None:
+            inside &= slot > positions[:, :, None] - window
+        seen = inside.any(axis=1)[:, None, :, None]
+        block_k, block_v = (jnp.where(seen, x, 0) for x in (block_k, block_v))  # NaN times 0 is NaN
+        scores = product("btkgh,bksh->bkgts", grouped, block_k) * head_dim**-0.5
+        mask = inside[:, None, None]
+        new_peak = jnp.maximum(peak, jnp.where(mask, scores, LOWEST).max(axis=-1))
+        weights = jnp.where(mask, jnp.exp(scores - new_peak[..., None]), 0.0)
+        decay = jnp.exp(peak - new_peak)
+        total = total * decay + weights.sum(axis=-1)
+        values = values * decay[..., None] + product("bkgts,bksh->bkgth", weights.astype(q.dtype), block_v)
+        return (new_peak, total, values), None
+
+    shape = batch, kv_heads, heads // kv_heads, tokens
+    carry = jnp.full(shape, LOWEST), jnp.zeros(shape), jnp.zeros((*shape, head_dim))
+    (_, total, values), _ = lax.scan(step, carry, jnp.arange(-(-slots // block_s)))
+    out = values / jnp.where(total == 0.0, 1.0, total)[..., None]
+    return jnp.moveaxis(out, 3, 1).reshape(q.shape).astype(q.dtype)

@@ -1,0 +1,1 @@
+"""From logits to tokens: parameters, their state on the device, the draw."""

@@ -1,5 +1,0 @@
-"""The small model that ships with the project; `python -m experiments.train_tiny` makes it."""
-
-from pathlib import Path
-
-TINY = Path(__file__).parent / "tiny"

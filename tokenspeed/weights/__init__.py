@@ -1,0 +1,1 @@
+"""Where weights come from: checkpoints, random ones, the small model that ships."""

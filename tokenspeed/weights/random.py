@@ -1,0 +1,37 @@
+"""Random weights: for measuring, and where a test needs any."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from tokenspeed.models.config import ModelConfig
+from tokenspeed.models.decoder import INIT_SCALE, Llama
+
+
+def random_model(config: ModelConfig, dtype: Any, seed: int = 0) -> Llama:
+    """A model as at the start of a training: norms of one, biases of zero, everything else normal.
+
+    A parameter at a time, so that what is compiled is a small program for each shape, and not one for all of them.
+    """
+    model = nnx.eval_shape(lambda: Llama(config, jnp.dtype(dtype), rngs=nnx.Rngs(0)))
+    root = jax.random.key(seed)
+
+    def draw(number: int, path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        name = jax.tree_util.keystr(path)
+        if "norm" in name:
+            return jnp.ones(leaf.shape, leaf.dtype)
+        if "bias" in name:
+            return jnp.zeros(leaf.shape, leaf.dtype)
+        return _normal(root, number, leaf.shape, leaf.dtype)
+
+    leaves, tree = jax.tree_util.tree_flatten_with_path(model)
+    return jax.tree.unflatten(tree, [draw(number, *item) for number, item in enumerate(leaves)])
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "dtype"))
+def _normal(root, number, shape, dtype):
+    normal = jax.random.normal(jax.random.fold_in(root, number), shape, jnp.float32)
+    return (INIT_SCALE * normal).astype(dtype)
