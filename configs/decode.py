@@ -4,15 +4,15 @@
 
 Two minutes on an H200, most of it the larger model's, as on 2 cores without a GPU.
 
-Expected: a row for each model, dtype, batch, context and implementation in out/decode-<device>.jsonl, a table, and a
-picture of percent of the ceiling, the fused kernels and XLA beside each other. Every row names the read ceiling that
+Expected: a record for each model, dtype, batch, context and implementation in out/decode-<device>.jsonl, a table, and a
+picture of percent of the ceiling, the fused kernels and XLA beside each other. Every record names the read ceiling that
 was measured in the same run, and its status is 'ok', or says why it is void or failed. Without a GPU XLA alone is
 timed, on a small model, against this processor's own ceiling.
 
 Any field is overridden on the command line, tuples with commas:
 
-    python -m experiments.decode --config=decode.py --config.models=llama-3.2-1b --config.contexts=128,1024,8192,32768
-    python -m experiments.decode --config=decode.py --config.models=DIR/config.json --config.batches=1,8
+    python -m experiments.decode --config=decode.py --models=llama-3.2-1b --contexts=128,1024,8192,32768
+    python -m experiments.decode --config=decode.py --models=DIR/config.json --batches=1,8
 """
 
 import ml_collections
@@ -25,7 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.models = ()  # names in configs/models, or paths of config.json; llama-3.1-8b, llama-3.2-1b | qwen2.5-0.5b
     config.implementations = ()  # triton, xla | xla
     config.dtypes = ()  # bf16 | f32
-    config.batches = (1,)  # sequences at a time, 1 to 16
+    config.batches = (1,)  # sequences at a time
     config.contexts = (1024,)  # positions in the cache before the first step
 
     # A sample is one call of `steps` steps.

@@ -3,27 +3,55 @@
     python -m experiments.generate [--models=llama-3.1-8b,llama-3.2-1b] [--prompts=128,1024,8192] [--max_tokens=129]
 
 runs `python -m tokenspeed generate --random-weights configs/models/MODEL.json --prompt-ids - --json` for each model and
-length of prompt, twice. The second run's figures are kept; a row says so where the two drew different tokens. Rows are
-appended to the results.
+length of prompt, twice, and keeps the second run's figures; a record (kind 'generate' of experiments/bench/record.py)
+says so where the two drew different tokens.
 """
 
-import argparse
 import contextlib
+import dataclasses
 import io
 import json
 import sys
-from collections.abc import Sequence
 from typing import Any
 from unittest import mock
 
 import numpy as np
 
-from experiments import provenance
-from experiments.models import FOLDER, config_of
-from experiments.options import UsageError, check_published, fail
-from experiments.row_log import Log, ResultsError
-from pallas_kernels.common import devices
+from experiments.bench import options as command_line
+from experiments.bench import provenance, record
+from experiments.bench.device import in_path
+from experiments.bench.errors import UsageError
+from experiments.bench.log import Log
+from experiments.bench.models import DTYPES, FOLDER, check_models, config_of
+from experiments.bench.options import check_least, check_some, shown_command
+from experiments.bench.record import Record
 from tokenspeed import cli
+
+MEASURING = ("tokenspeed.cli", "tokenspeed.llm")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to run.
+
+    Attributes:
+        models: names in configs/models. prompts: their lengths, in tokens. max_tokens: tokens to draw, greedily.
+        results: the file that records are appended to.
+    """
+
+    models: tuple[str, ...] = ("llama-3.1-8b", "llama-3.2-1b")
+    prompts: tuple[int, ...] = (128, 1024, 8192)
+    max_tokens: int = 129
+    results: str = "out/generate-{device}.jsonl"
+
+    def __post_init__(self):
+        check_some(self, "models", "prompts")
+        check_models("models", self.models)
+        check_least(self, prompts=1, max_tokens=2)
+        for model in self.models:
+            most = config_of(model).max_positions - self.max_tokens
+            if max(self.prompts) > most:
+                raise UsageError(f"prompts: expected at most {most} tokens for {model}, got {max(self.prompts)}")
 
 
 def arguments(model: str, max_tokens: int) -> list[str]:
@@ -33,7 +61,7 @@ def arguments(model: str, max_tokens: int) -> list[str]:
     return ["generate", "--random-weights", config, "--prompt-ids", "-", *fixed]
 
 
-def run(model: str, prompt_tokens: int, max_tokens: int) -> dict[str, Any]:
+def output_of(model: str, prompt_tokens: int, max_tokens: int) -> dict[str, Any]:
     """The JSON that the command prints, for random token ids."""
     ids = np.random.default_rng(0).integers(0, config_of(model).vocab_size, prompt_tokens)
     out, typed = io.StringIO(), io.StringIO(",".join(map(str, ids)))
@@ -44,73 +72,49 @@ def run(model: str, prompt_tokens: int, max_tokens: int) -> dict[str, Any]:
     return json.loads(out.getvalue())
 
 
-def row_of(model: str, prompt_tokens: int, max_tokens: int) -> dict[str, Any]:
-    """Two runs: the figures of the second, and whether their tokens agree."""
-    first, second = (run(model, prompt_tokens, max_tokens) for _ in range(2))
+def measured(model: str, prompt_tokens: int, max_tokens: int) -> Record:
+    """Two runs: the figures of the second, as fields of a record, and whether their tokens agree."""
+    first, second = (output_of(model, prompt_tokens, max_tokens) for _ in range(2))
     tokens = [[sample["token_ids"] for sample in found["samples"]] for found in (first, second)]
-    same = tokens[0] == tokens[1]
-    shown = provenance.shown_command(["python", "-m", "tokenspeed", *arguments(model, max_tokens)])
+    figures = second["figures"]
+    short = {name: key for key, name in DTYPES.items()}
     return dict(
-        op="generate",
         model=model,
-        rows=1,
+        dtype=short[figures["dtype"]],
+        batch=1,
         context=prompt_tokens,
-        **second["figures"],
+        implementation=figures["implementation"],
+        status="ok" if tokens[0] == tokens[1] else "void: the tokens of two runs differ",
+        ttft_ms=figures["ttft_ms"],
+        tokens_per_s=figures["decode_tokens_per_s"],
+        output_tokens=figures["output_tokens"],
         tokens_checked=len(tokens[0][0]),
-        status="ok" if same else "void: the tokens of two runs differ",
-        generate_command=shown,
+        bytes=figures["bytes_per_step"],
+        achieved_gbps=figures["achieved_gbps"],
+        ceiling_gbps=figures["read_ceiling_gbps"],
+        percent_of_ceiling=figures["percent_of_ceiling"],
+        generate_command=shown_command(["python", "-m", "tokenspeed", *arguments(model, max_tokens)]),
     )
 
 
-def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("--models", default="llama-3.1-8b,llama-3.2-1b", help="files of configs/models")
-    found.add_argument("--prompts", default="128,1024,8192", help="lengths of prompts, in tokens")
-    found.add_argument("--max_tokens", type=int, default=129, help="tokens to draw, greedily")
-    found.add_argument("--results", default="out/generate-{device}.jsonl", help="JSON lines that rows are appended to")
-    return found
+def run(options: Options, command: str) -> None:
+    origin = provenance.collect(command, *MEASURING)
+    with Log(in_path(options.results)) as log:
+        for model in options.models:
+            for length in options.prompts:
+                fields = measured(model, length, options.max_tokens)
+                log.append(record.new("generate", **fields, **origin, date=provenance.now()))
+                print(
+                    f"{model}, {length}: TTFT {fields['ttft_ms']:.1f} ms, decode {fields['tokens_per_s']:.1f} "
+                    f"tokens/s, {fields['percent_of_ceiling']:.1f}% of {fields['ceiling_gbps']:.0f} GB/s; "
+                    f"{fields['implementation']}, {fields['status']}",
+                    flush=True,
+                )
+    print(f"Records: {log.path}")
 
 
-def cases(models: str, prompts: str, max_tokens: int) -> list[tuple[str, int]]:
-    """(model, length of its prompt), checked."""
-    if max_tokens < 2:
-        raise UsageError(f"max_tokens: expected 2 or more, got {max_tokens}")
-    try:
-        lengths = [int(length) for length in prompts.split(",")]
-    except ValueError:
-        raise UsageError(f"prompts: expected lengths, got {prompts!r}") from None
-    found = [(model, length) for model in models.split(",") for length in lengths]
-    check_published(models.split(","), FOLDER)
-    for model, length in found:
-        if not 1 <= length <= config_of(model).max_positions - max_tokens:
-            raise UsageError(f"prompts: {length} and {max_tokens} more are not in the positions of {model}")
-    return found
-
-
-def measure(argv: Sequence[str], options: argparse.Namespace) -> None:
-    todo = cases(options.models, options.prompts, options.max_tokens)
-    origin = provenance.collect(["python", "-m", "experiments.generate", *argv])
-    device = devices.find(origin["device"])
-    with Log(options.results.replace("{device}", device.key if device else "cpu")) as log:
-        for model, length in todo:
-            row = row_of(model, length, options.max_tokens) | dict(date=provenance.now()) | origin
-            log.append(row)
-            print(
-                f"{model}, {length}: TTFT {row['ttft_ms']:.1f} ms, decode {row['decode_tokens_per_s']:.1f} tokens/s, "
-                f"{row['percent_of_ceiling']:.1f}% of {row['read_ceiling_gbps']:.0f} GB/s; {row['implementation']}, "
-                f"{row['status']}",
-                flush=True,
-            )
-    print(f"Rows: {log.path}")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    argv = list(sys.argv[1:] if argv is None else argv)
-    try:
-        measure(argv, parser().parse_args(argv))
-    except (UsageError, ResultsError) as error:
-        return fail(error)
-    return 0
+def main(argv: list[str] | None = None) -> int:
+    return command_line.main(run, Options, "experiments.generate", __doc__, argv=argv)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,9 @@
 
     python -m experiments.promote RESULTS.jsonl [MORE.jsonl ...]
 
-Only rows measured on a GPU whose numerics passed count. A winner takes the place of the incumbent (the tuned tile if
-these results timed it, else the heuristic's) only where it is faster by more than the noise, 4%, in the same results.
-Where `experiments.layer_tiles` tried the tiles of a case in a layer, that decides, by the same 4% of the op's own time;
-of weighted rows, which come in a layer only, nothing else does.
+Only records of a GPU whose numerics passed count. A winner takes the place of the incumbent (the tuned tile if these
+results timed it, else the heuristic's) only where it is faster by more than the noise, 4%, in the same results. Where
+`experiments.layer.choose_tiles` tried the tiles of a case in a layer, that decides, by the same 4% of the op's time.
 """
 
 import dataclasses
@@ -16,13 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import cases, row_log, tables
-from experiments.cases import Case
-from experiments.options import fail
-from experiments.row_log import SOFTWARE, ResultsError, Row
-from experiments.rows import GPU, IN_LAYER
-from pallas_kernels.common import devices
-from pallas_kernels.common.devices import Device
+import pallas_kernels as pk
+from experiments.bench import cases, log, select
+from experiments.bench import options as command_line
+from experiments.bench.cases import Case
+from experiments.bench.errors import ResultsError, UsageError
+from experiments.bench.record import Record
+from pallas_kernels import Device
 
 NOISE = 0.04
 TUNED = Path(__file__).resolve().parents[1] / "pallas_kernels" / "tuned"
@@ -30,26 +29,8 @@ LAYER_EVIDENCE = ("layer_us", "layer_p10_us", "layer_p90_us", "layer_tiles", "la
 EVIDENCE = (
     *LAYER_EVIDENCE,
     "median_us", "p10_us", "p90_us", "samples", "achieved_gbps", "percent_of_ceiling", "ceiling_gbps", "xla_us",
-    "error", "error_xla", "device", "driver", "clocks", "jax", "kernels", "commit", "dirty", "date", "command",
+    "error", "error_xla", "device", "driver", "clocks", "jax", "sources", "commit", "dirty", "date", "command",
 )  # fmt: skip
-
-
-def newest(rows: Sequence[Row]) -> list[Row]:
-    """The rows of a case that the same software measured on the same device as the last of them."""
-    software = [tuple(row.get(field) for field in SOFTWARE) for row in rows]
-    return [row for row, one in zip(rows, software) if one == software[-1]]
-
-
-def fullest(rows: Sequence[Row]) -> list[Row]:
-    """The rows of a case by the software, on one device, that tried the most tiles; of equal ones by the last.
-
-    A later sweep of part of the tiles does not hide that of all.
-    """
-    by: dict[tuple, list[Row]] = {}
-    for row in rows:
-        software = tuple(row.get(field) for field in SOFTWARE)
-        by[software] = [*by.pop(software, []), row]
-    return max(reversed(by.values()), key=lambda found: len({str(row["tiles"]) for row in found}))
 
 
 def entries_of(path: Path) -> list[dict[str, Any]]:
@@ -70,57 +51,59 @@ def write(path: Path, entries: list[dict[str, Any]]) -> None:
     os.replace(temporary, path)
 
 
-def decide(case: Case, rows: Sequence[Row], entry: dict[str, Any] | None, device: Device) -> tuple[Row | None, str]:
-    """The row to promote, or None, and why."""
-    ok = tables.timed(newest(rows))
+def decide(
+    case: Case, records: Sequence[Record], entry: dict[str, Any] | None, device: Device
+) -> tuple[Record | None, str]:
+    """The record to promote, or None, and why."""
+    ok = select.timed(select.newest(records))
     if not ok:
         return None, "no tile has a time"
     best = ok[0]
-    tuned = entry and next((row for row in ok if row["tiles"] == entry["tiles"]), None)
-    heuristic = cases.fields_of(case.tiles.default(case.shape, device))
-    rival, name = tuned, "the tuned tile"
-    if rival is None:
-        rival, name = next((row for row in ok if row["tiles"] == heuristic), None), "the heuristic"
-    if rival is None:
-        if any(row["tiles"] == heuristic for row in rows):
+    heuristic = dataclasses.asdict(case.known.default_tiles(case.shape, device))
+    used = [entry["tiles"]] if entry else [dataclasses.asdict(case.known.chosen_tiles(case.shape, device))]
+    rivals = [one for tiles in (*used, heuristic) for one in ok if one["tiles"] == tiles]
+    if not rivals:
+        if any(one["tiles"] == heuristic for one in records):
             return best, f"{best['median_us']:.2f} us, where the heuristic does not run"
         return None, "neither the tuned tile nor the heuristic was measured"
+    rival = rivals[0]
+    name = "the heuristic" if rival["tiles"] == heuristic else "the tuned tile"
     gain = f"{best['median_us']:.2f} us, {name} {rival['median_us']:.2f} us"
     if best["median_us"] < (1 - NOISE) * rival["median_us"]:
         return best, gain
     return None, f"{gain}: within the noise of {NOISE:.0%}"
 
 
-def decide_in_layer(tried: Sequence[Row], ok: Sequence[Row]) -> tuple[Row | None, str]:
-    """As `decide`, from rows of tiles in a layer: the chosen one's row in the sweep, with `layer_us`."""
-    chosen = next(row for row in reversed(tried) if row["chosen"])
-    rival = next(row for row in reversed(tried) if row["incumbent"])
+def decide_in_layer(tried: Sequence[Record], ok: Sequence[Record]) -> tuple[Record | None, str]:
+    """As `decide`, from records of tiles in a layer: the chosen one's record in the sweep, with `layer_us`."""
+    chosen = next(one for one in reversed(tried) if one["chosen"])
+    rival = next(one for one in reversed(tried) if one["incumbent"])
     why = f"{chosen['layer_us']:.2f} us a layer, the incumbent {rival['layer_us']:.2f} us"
-    alone = next((row for row in ok if row["tiles"] == chosen["tiles"]), None)
+    alone = next((one for one in ok if one["tiles"] == chosen["tiles"]), None)
     if chosen["incumbent"] or alone is None:
         return None, why
     return alone | {field: chosen[field] for field in LAYER_EVIDENCE}, why
 
 
-def promote(rows: Sequence[Row], device: Device, root: Path = TUNED) -> int:
-    """Promotes the winners of one device's rows; returns how many entries changed, having said what became of each."""
+def promote(records: Sequence[Record], device: Device, root: Path = TUNED) -> int:
+    """Promotes the winners of one device's records; returns how many entries changed, and says what became of each."""
     changed: dict[Path, list[dict[str, Any]]] = {}
     count = 0
-    in_layer = tables.by_case(gpu_rows(rows, device, IN_LAYER))
-    for (op, model, number, context, dtype), members in tables.by_case(gpu_rows(rows, device)).items():
-        case = cases.make(op, model, rows=number, context=context or 1024, dtype=dtype)
+    in_layer = select.by_case(select.of_device(records, device, "tile_in_layer"))
+    for name, members in select.by_case(select.of_device(records, device)).items():
+        case = cases.of_record(members[0])
         shape = dataclasses.asdict(case.shape)
-        path = root / device.key / f"{case.function}.json"
+        path = root / device.key / f"{case.known.tuned}.json"
         entries = changed.get(path) or entries_of(path)
-        at = next((i for i, entry in enumerate(entries) if entry["shape"] == shape), len(entries))
-        tried = in_layer.get((op, model, number, context, dtype))
+        kind = case.known.space.shape
+        at = next((i for i, entry in enumerate(entries) if kind(**entry["shape"]) == case.shape), len(entries))
+        tried = in_layer.get(name)
         if tried:
-            winner, why = decide_in_layer(newest(tried), tables.timed(newest(members)))
-        elif op in cases.FUNCTIONS:
-            winner, why = None, "its tiles were not tried in a layer"
+            winner, why = decide_in_layer(select.newest(tried), select.timed(select.newest(members)))
         else:
             winner, why = decide(case, members, entries[at] if at < len(entries) else None, device)
-        where = f"{op} {model} rows={number}" + (f" context={context}" if context else "")
+        where = f"{case.op} {case.model} rows={case.rows}"
+        where += f" context={case.context}" if case.record_context else ""
         print(f"{'promoted' if winner else 'kept    '}  {where}: {why}")
         if winner is not None:
             evidence = {
@@ -134,37 +117,31 @@ def promote(rows: Sequence[Row], device: Device, root: Path = TUNED) -> int:
     return count
 
 
-def gpu_rows(rows: Sequence[Row], device: Device, mode: str = GPU) -> list[Row]:
-    """Rows measured on a GPU of that model, of cases that this repository still knows."""
-    return [
-        row
-        for row in rows
-        if row.get("mode") == mode
-        and devices.find(row.get("device") or "") == device
-        and row["op"] in cases.OPS
-        and row["model"] in cases.MODELS
-    ]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """The files of results whose winners are promoted."""
 
+    files: tuple[str, ...] = ()
 
-def main(argv: Sequence[str] | None = None) -> int:
-    paths = list(sys.argv[1:] if argv is None else argv)
-    if not paths or paths[0].startswith("-"):
-        print(__doc__)
-        return 0 if paths else 2
-    try:
-        rows = []
-        for path in paths:
+    def __post_init__(self):
+        if not self.files:
+            raise UsageError("expected files of results: python -m experiments.promote RESULTS.jsonl [MORE.jsonl ...]")
+        for path in self.files:
             if not Path(path).is_file():
-                raise ResultsError(f"{path}: no such file")
-            rows += row_log.read(path)
-        found = [devices.find(row.get("device") or "") for row in rows if row.get("mode") == "gpu"]
-        if not any(found):
-            raise ResultsError(f"{', '.join(paths)}: no rows measured on a known GPU")
-        for device in dict.fromkeys(device for device in found if device):
-            promote(rows, device)
-    except ResultsError as error:
-        return fail(error)
-    return 0
+                raise UsageError(f"{path}: no such file")
+
+
+def run(options: Options, _: str) -> None:
+    records = [found for path in options.files for found in log.read(path)]
+    made_by = [pk.find_device(found["device"] or "") for found in records if found["kind"] == "tile"]
+    if not any(made_by):
+        raise ResultsError(f"{', '.join(options.files)}: no tiles measured on a known GPU")
+    for device in dict.fromkeys(device for device in made_by if device):
+        promote(records, device)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return command_line.main(run, Options, "experiments.promote", __doc__, argv=argv)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,114 @@
+"""One case of an op: how a decode step calls it, how XLA's step calls it, and how calls are chained."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+import pallas_kernels as pk
+from experiments.bench import operands, recorded
+from experiments.bench.models import DTYPES
+from experiments.bench.recorded import BY_THE_KERNELS, OPS, Recorded
+from pallas_kernels import Device
+
+Tree = Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """An op at one problem size.
+
+    Attributes:
+        op: one of `recorded.OPS`. model, rows, context, dtype: as records have them.
+        call: as the step by the kernels makes it. xla: as XLA's step makes it.
+    """
+
+    op: str
+    model: str
+    rows: int
+    context: int
+    dtype: str
+    call: Recorded
+    xla: Recorded
+
+    @property
+    def known(self) -> pk.Op:
+        """What pallas_kernels knows of the op: its tiles, its cost."""
+        return pk.OPS[self.op]
+
+    @property
+    def shape(self) -> Any:
+        """The problem that tiles are for."""
+        return self.call.shape
+
+    @property
+    def cost(self) -> pk.Cost:
+        return self.call.cost
+
+    @property
+    def record_context(self) -> int | None:
+        """The context as records have it: null where it has no part in the case."""
+        return self.context if self.op == "attention" else None
+
+    def incumbents(self, device: Device) -> list[Any]:
+        """The tiles that a call runs with today, and the heuristic's."""
+        return list(
+            dict.fromkeys([
+                self.known.chosen_tiles(self.shape, device),
+                self.known.default_tiles(self.shape, device),
+            ])
+        )  # fmt: skip
+
+    def tiles(self, fields: dict[str, Any]) -> Any:
+        """Tiles as records have them, as the op takes them."""
+        return self.known.space.tiles(**fields)
+
+    def fields(self) -> dict[str, Any]:
+        """The case as records have it."""
+        return dict(op=self.op, model=self.model, rows=self.rows, context=self.record_context, dtype=self.dtype)
+
+
+def make(op: str, model: str, *, rows: int = 1, context: int = 1024, dtype: str = "bf16") -> Case:
+    """The case of an op in a decode step of a model, a row each of `rows` sequences; dtype as records have it."""
+    size = dict(batch=rows, context=context, dtype=DTYPES[dtype])
+    return Case(
+        op=op, model=model, rows=rows, context=context, dtype=dtype,
+        call=recorded.call_of(op, model, **size, implementation=BY_THE_KERNELS),
+        xla=recorded.call_of(op, model, **size, implementation="xla"),
+    )  # fmt: skip
+
+
+def of_record(found: dict[str, Any]) -> Case:
+    """The case of a record of a tile."""
+    return make(found["op"], found["model"], rows=found["rows"], context=found["context"] or 1024, dtype=found["dtype"])
+
+
+def run(call: Recorded, state: dict[str, Tree], streamed: Tree, tiles: Any, implementation: str) -> Any:
+    """The call with these operands: what it returns."""
+    arrays = state | {operands.streamed_name(call): streamed}
+    return getattr(pk, call.op)(**call.arguments | arrays, implementation=implementation, tiles=tiles)
+
+
+def chain(
+    call: Recorded, state: dict[str, Tree], streamed: list[Tree], tiles: Any, implementation: str, passes: int = 1
+) -> Tree:
+    """A dependent call for each of what is streamed, `passes` times over; to be compiled."""
+
+    def once(state, streamed):
+        results = []
+        for item in streamed:
+            result, state = operands.feed(call, state, run(call, state, item, tiles, implementation))
+            # Waiting for a result alone keeps no call from being deleted; a result that is passed on does.
+            state = lax.optimization_barrier((result, state))[1]
+            if not operands.feeds_back(call):
+                results.append(result)
+        return state, results
+
+    results = jax.eval_shape(once, state, streamed)[1]
+    carry = state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), results)
+    return lax.fori_loop(0, passes, lambda _, carry: once(carry[0], streamed), carry)
+
+
+__all__ = ["OPS", "Case", "chain", "make", "of_record", "run"]

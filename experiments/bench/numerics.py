@@ -1,0 +1,106 @@
+"""How far a tile's result is from the truth, and how far it may be.
+
+The truth is the reference on operands cast to float32. The yardstick is the reference on the operands as they are
+(XLA, unfused): a tile passes with at most 1.5 times its error.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.bench import cases
+from experiments.bench.recorded import Recorded
+
+Tree = Any
+FACTOR = 1.5
+TINY = 1e-5
+"""Allowed in any case: float32 sums in another order."""
+TOKEN_FACTOR = 5.0
+"""For head, whose error is that of a single number a row and not a mean over many: five standard deviations."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """A result's error, XLA's on the same draw, and what is wrong ('' where nothing is)."""
+
+    error: float
+    error_xla: float
+    reason: str
+
+
+def widen(tree: Tree) -> Tree:
+    """With every floating-point leaf as float32."""
+
+    def leaf(x):
+        return x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    return jax.tree.map(leaf, tree)
+
+
+def judged(call: Recorded, result: Tree) -> Tree:
+    """What is judged of a call's result: all of it, but of a deferred norm's squares, whose parts follow the tiles,
+    the sum."""
+    if call.op in ("out", "down") and call.arguments.get("norm") is not None:
+        deferred, total = result
+        return deferred.x, jnp.sum(deferred.squares, axis=1), total
+    return result[0] if call.op == "attention" else result
+
+
+class Oracle:
+    """Judges results of one call; compiled once, called for every tile with its own draw."""
+
+    def __init__(self, call: Recorded):
+        self.call, self.head = call, call.op == "head"
+
+        def reference(state, streamed):
+            if self.head:  # the token and its logit are judged by all logits
+                return cases.run(dataclasses.replace(call, op="head_logits"), state, streamed, None, "xla")
+            return judged(call, cases.run(call, state, streamed, None, "xla"))
+
+        self._narrow = jax.jit(reference)
+        self._wide = jax.jit(lambda state, streamed: reference(widen(state), widen(streamed)))
+
+    def judge(self, result: Tree, state: Tree, streamed: Tree) -> Verdict:
+        """Of what the call returned for this state and what it streamed."""
+        truth, yardstick = self._wide(state, streamed), self._narrow(state, streamed)
+        if self.head:
+            return judge_head(*map(np.asarray, (*result, truth, yardstick)))
+        pairs = list(zip(*map(jax.tree.leaves, (judged(self.call, result), truth, yardstick)), strict=True))
+        return judge([relative_rms(r, t) for r, t, _ in pairs], [relative_rms(y, t) for _, t, y in pairs])
+
+
+def relative_rms(result: Any, truth: Any) -> float:
+    """RMS of the difference over RMS of the truth."""
+    result, truth = np.asarray(result, np.float64), np.asarray(truth, np.float64)
+    return float(np.sqrt(np.mean((result - truth) ** 2)) / max(float(np.sqrt(np.mean(truth**2))), 1e-30))
+
+
+def judge(errors: list[float], yardsticks: list[float]) -> Verdict:
+    """Array by array."""
+    reason = ""
+    for error, yardstick in zip(errors, yardsticks, strict=True):
+        limit = FACTOR * yardstick + TINY
+        if not error <= limit:  # NaN is not
+            reason = f"wrong: relative RMS error {error:.2g}, at most {limit:.2g} allowed"
+    return Verdict(float(np.max(errors)), max(yardsticks), reason)
+
+
+def judge_head(tokens: np.ndarray, values: np.ndarray, truth: np.ndarray, yardstick: np.ndarray) -> Verdict:
+    """Of tokens and their logits [B]: the right token, or one whose logit is as large within the margin of error."""
+    size = float(np.sqrt(np.mean(truth.astype(np.float64) ** 2)))
+    error_xla = relative_rms(yardstick, truth)
+    limit = TOKEN_FACTOR * error_xla + TINY
+    if ((tokens < 0) | (tokens >= truth.shape[1])).any():
+        return Verdict(float("nan"), error_xla, f"wrong: token {tokens.tolist()} of {truth.shape[1]}")
+    chosen = np.take_along_axis(truth, tokens[:, None], axis=1)[:, 0].astype(np.float64)
+    error = float(np.max(np.abs(values - chosen))) / size
+    shortfall = float(np.max(truth.max(axis=1) - chosen)) / size
+    reason = ""
+    if not error <= limit:
+        reason = f"wrong: logit off by {error:.2g} of the logits' RMS, at most {limit:.2g} allowed"
+    elif not shortfall <= 2 * limit:
+        reason = f"wrong: token {tokens.tolist()}, whose logit is {shortfall:.2g} of the logits' RMS below the largest"
+    return Verdict(error, error_xla, reason)

@@ -1,0 +1,97 @@
+"""Random operands of a recorded call, in two parts: what it streams from memory, and the state that calls pass on.
+
+A chain of calls rotates over several of what is streamed (a weight, or for attention the cache), so that none is found
+in the L2 cache, and each call waits for the one before it.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import pallas_kernels as pk
+from experiments.bench.recorded import Recorded
+
+Tree = Any
+NORMS = ("norm", "q_norm", "k_norm")
+
+
+def streamed_name(call: Recorded) -> str:
+    """The argument that is read from memory anew in every call of a chain."""
+    return "cache" if call.op == "attention" else "weight"
+
+
+def streamed(call: Recorded, key: jax.Array) -> Tree:
+    """What a call streams: a weight scaled so that unit activations give unit results, or a cache of unit numbers."""
+    name = streamed_name(call)
+    return _drawn(name, call.arguments[name], key)
+
+
+def state(call: Recorded, key: jax.Array) -> dict[str, Tree]:
+    """The other arrays of a call, by argument."""
+    names = [name for name, value in call.arguments.items() if name != streamed_name(call) and _has_arrays(value)]
+    keys = jax.random.split(key, len(names))
+    found = {name: _drawn(name, call.arguments[name], one) for name, one in zip(names, keys, strict=True)}
+    capacity = call.arguments["cache"].k.shape[2] if "cache" in call.arguments else 0
+    if "positions" in found:
+        found["positions"] = jnp.full_like(found["positions"], capacity - 1)
+    if "lengths" in found:
+        found["lengths"] = jnp.full_like(found["lengths"], capacity)
+    return found
+
+
+def feed(call: Recorded, state: dict[str, Tree], result: Tree) -> tuple[Tree, dict[str, Tree]]:
+    """(what the call computed, the state of the next call), so that the next depends on this one where it can."""
+    match call.op:
+        case "qkv":
+            return result[0], state | dict(cache=result[1])
+        case "attention":
+            out, counters = result
+            return out, state | dict(q=out, counters=counters)
+        case "out" | "down":
+            total = result[1] if call.arguments.get("norm") is not None else result
+            return result, state | dict(residual=total)
+    return result, state
+
+
+def feeds_back(call: Recorded) -> bool:
+    """Whether the next state holds what the call computed."""
+    return call.op in ("attention", "out", "down")
+
+
+def _has_arrays(value: Any) -> bool:
+    return any(hasattr(leaf, "shape") for leaf in jax.tree.leaves(value))
+
+
+def _drawn(name: str, described: Any, key: jax.Array) -> Any:
+    if isinstance(described, pk.DenseWeight):
+        values, bias = jax.random.split(key)
+        return pk.DenseWeight(
+            values=_normal(values, described.values, described.shape[-1] ** -0.5),
+            bias=None if described.bias is None else _normal(bias, described.bias),
+        )
+    if isinstance(described, pk.DeferredNorm):
+        return _deferred(described, key)
+    if name in NORMS:
+        return (1.0 + 0.1 * jax.random.normal(key, described.shape)).astype(described.dtype)
+    if name == "rope":
+        angles = jax.random.uniform(key, described[0].shape, maxval=6.3)
+        return jnp.cos(angles), jnp.sin(angles)
+    keys = iter(jax.random.split(key, len(jax.tree.leaves(described))))
+    return jax.tree.map(lambda leaf: _normal(next(keys), leaf), described)
+
+
+def _deferred(described: pk.DeferredNorm, key: jax.Array) -> pk.DeferredNorm:
+    """Rows with a norm's weight in them; what is known of their squares is spread evenly over the parts."""
+    rows_key, weight_key = jax.random.split(key)
+    rows = jax.random.normal(rows_key, described.x.shape)
+    weight = 1.0 + 0.1 * jax.random.normal(weight_key, described.x.shape[-1:])
+    whole = pk.defer_norm(rows, weight, dtype=described.x.dtype, part=rows.shape[1])
+    parts = described.squares.shape[1]
+    return pk.DeferredNorm(x=whole.x, squares=jnp.broadcast_to(whole.squares / parts, described.squares.shape))
+
+
+def _normal(key: jax.Array, described: jax.ShapeDtypeStruct, scale: float = 1.0) -> jax.Array:
+    if jnp.issubdtype(described.dtype, jnp.integer):
+        return jnp.zeros(described.shape, described.dtype)
+    return (scale * jax.random.normal(key, described.shape, jnp.float32)).astype(described.dtype)

@@ -1,0 +1,115 @@
+"""The calls of the ops that a decode step makes, recorded from the step itself: what is measured is what it runs.
+
+`decode_step` takes its kernels from a namespace; here one stands in that notes each call and gives what the reference
+would, while the step is traced and nothing runs.
+"""
+
+import collections
+import dataclasses
+import functools
+import inspect
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+import pallas_kernels as pk
+from experiments.bench.models import config_of
+from pallas_kernels import KVCache, attention_counters
+from tokenspeed.engine import decode
+from tokenspeed.models.decoder import Llama
+
+OPS = ("qkv", "attention", "out", "gate_up", "down", "head")
+LAYER_OPS = OPS[:-1]
+"""In the order of a layer."""
+LAYERS = 3
+"""Of the traced model: the first is different, since no kernel made its rows; the last is, by what follows it."""
+BY_THE_KERNELS = "interpret"
+"""The implementation that a step is traced for to see the kernels' calls: it makes them on any machine."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+    """A call.
+
+    Attributes:
+        op: the function of pallas_kernels.
+        arguments: by name, arrays as `jax.ShapeDtypeStruct`; without implementation, tiles and prefetch, which say how
+            the call runs.
+    """
+
+    op: str
+    arguments: dict[str, Any]
+
+    @property
+    def shape(self) -> Any:
+        """The problem that tiles are for."""
+        return pk.OPS[self.op].shape(**self.arguments)
+
+    @property
+    def cost(self) -> pk.Cost:
+        """The least that it must do; attention over as many keys as the cache holds."""
+        return pk.OPS[self.op].cost(**self.arguments)
+
+
+class Recorder:
+    """Stands in for pallas_kernels."""
+
+    def __init__(self):
+        self.calls: list[Recorded] = []
+
+    def __getattr__(self, op: str) -> Any:
+        function = getattr(pk, op)
+        signature = inspect.signature(function)
+
+        def call(*positional, **named):
+            arguments = signature.bind(*positional, **named).arguments
+            aside = ("implementation", "tiles", "prefetch", "prefetch_bytes")
+            kept = {name: value for name, value in arguments.items() if name not in aside}
+            self.calls.append(Recorded(op, jax.tree.map(_described, kept)))
+            return function(**kept, implementation="xla")
+
+        return call
+
+
+def _described(leaf: Any) -> Any:
+    """An array's shape and dtype; what is no array stays."""
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if isinstance(leaf, jax.Array) else leaf
+
+
+@functools.cache
+def calls_of_step(model: str, *, batch: int, context: int, dtype: str, implementation: str) -> tuple[Recorded, ...]:
+    """All calls of a greedy decode step of a few layers of a model, in order.
+
+    Args:
+        model: a name of `models.MODELS`. dtype: as jax has it.
+        context: the capacity of the caches, which are contiguous. implementation: that the step is made for.
+    """
+    config = config_of(model)
+    config = dataclasses.replace(config, layers=config.layers[:LAYERS])
+    decoder = nnx.eval_shape(lambda: Llama(config, jnp.dtype(dtype), rngs=nnx.Rngs(0)))
+    recorder = Recorder()
+
+    def step(decoder, tokens, positions, counters, rope):
+        caches = [
+            KVCache.zeros(batch, config.num_kv_heads, context, config.head_dim, dtype) for _ in range(config.num_layers)
+        ]
+        x, _, _ = decode.decode_step(
+            decoder, caches, tokens, positions, rope, counters=counters, implementation=implementation, kernels=recorder
+        )
+        return decode.greedy(decoder, x, implementation, recorder)
+
+    where = jax.ShapeDtypeStruct((batch, 1), jnp.int32)
+    counters = jax.eval_shape(functools.partial(attention_counters, batch, config.num_kv_heads))
+    table = jax.ShapeDtypeStruct((context, config.head_dim // 2), jnp.float32)
+    jax.eval_shape(step, decoder, where, where, counters, (table, table))
+    return tuple(recorder.calls)
+
+
+def call_of(op: str, model: str, *, batch: int, context: int, dtype: str, implementation: str) -> Recorded:
+    """The call of an op that a step makes most often; of equals the last."""
+    calls = calls_of_step(model, batch=batch, context=context, dtype=dtype, implementation=implementation)
+    mine = [call for call in calls if call.op == op]
+    counts = collections.Counter(map(repr, mine))
+    return max(reversed(mine), key=lambda call: counts[repr(call)])

@@ -1,0 +1,55 @@
+"""Plain-text and Markdown tables."""
+
+from collections.abc import Sequence
+from typing import Any
+
+Table = tuple[Sequence[str], list[list[Any]]]
+"""Header and lines."""
+
+
+def text(header: Sequence[str], body: Sequence[Sequence[Any]]) -> str:
+    """Columns aligned with spaces, numbers to the right."""
+    cells = [[str(cell) for cell in line] for line in [header, *body]]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(header))]
+    right = [all(not isinstance(line[i], str) or line[i] in ("", "-") for line in body) for i in range(len(header))]
+    lines = [
+        "  ".join(cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(line, widths, right)).rstrip()
+        for line in cells
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def markdown(header: Sequence[str], body: Sequence[Sequence[Any]]) -> str:
+    lines = [header, ["---"] * len(header), *body]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+class Number(float):
+    """A number with its printed form."""
+
+    def __new__(cls, value: float, form: str):
+        self = super().__new__(cls, value)
+        self.form = form
+        return self
+
+    def __str__(self) -> str:
+        return format(float(self), self.form)
+
+
+def number(value: float | None, form: str = ".2f") -> Any:
+    """A number to be printed in that form; '-' for None."""
+    return "-" if value is None else Number(value, form)
+
+
+def spread(middle: float | None, low: float | None, high: float | None, form: str = ".2f") -> str:
+    """'5.24 (5.21 to 5.31)'."""
+    if middle is None:
+        return "-"
+    return f"{middle:{form}}" if low is None or high is None else f"{middle:{form}} ({low:{form}} to {high:{form}})"
+
+
+def tiles_text(tiles: dict[str, Any] | None) -> str:
+    """'block_n=2 block_k=1024 num_warps=4', flags by name alone, and nothing of what is not used."""
+    if tiles is None:
+        return "-"
+    return " ".join(name if value is True else f"{name}={value}" for name, value in tiles.items() if value)

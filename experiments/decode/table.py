@@ -1,0 +1,56 @@
+"""The table of decode."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from experiments.bench import record, tables
+from experiments.bench.record import Record
+from experiments.bench.tables import Table, number
+
+CASE = ("device", "model", "dtype", "batch", "context")
+HEADER = (
+    "model", "dtype", "batch", "context", "floor ms", "ms/token (p5 to p95)", "tokens/s", "% of ceiling", "XLA ms",
+    "times XLA",
+)  # fmt: skip
+
+
+def newest(records: Sequence[Record]) -> list[Record]:
+    """The newest record of each case and implementation, by case."""
+    return sorted(record.newest(records, "decode"), key=lambda one: (*case_of(one), one["implementation"]))
+
+
+def case_of(found: Record) -> tuple:
+    return tuple(found[field] for field in CASE)
+
+
+def decode_table(records: Sequence[Record]) -> Table:
+    """The newest of each case and implementation.
+
+    XLA has a line of its own only where nothing else has a time: beside another it is a column.
+    """
+    records = newest(records)
+    beside = {case_of(one) for one in records if one["implementation"] != "xla" and one["status"] == "ok"}
+    records = [one for one in records if one["implementation"] != "xla" or case_of(one) not in beside]
+    return with_extras(HEADER, [_line(one) for one in records], records)
+
+
+def _line(found: Record) -> list[Any]:
+    ok = found["status"] == "ok"
+    ms, xla, rate, percent = (
+        found[field] if ok else None
+        for field in ("ms_per_token", "xla_ms_per_token", "tokens_per_s", "percent_of_ceiling")
+    )
+    return [
+        found["model"], found["dtype"], found["batch"], found["context"], number(found["floor_ms"], ".3f"),
+        tables.spread(ms, found["ms_p5"], found["ms_p95"], ".3f"), number(rate, ".1f"), number(percent, ".1f"),
+        number(xla, ".3f"), number(xla and ms and xla / ms),
+    ]  # fmt: skip
+
+
+def with_extras(header: Sequence[str], lines: list[list[Any]], records: Sequence[Record]) -> Table:
+    """The table, with columns for what its lines do not have in common: the implementation, and what is not 'ok'."""
+    if any(one["implementation"] != "triton" for one in records):
+        header, lines = (*header, "by"), [[*line, one["implementation"]] for line, one in zip(lines, records)]
+    if any(one["status"] != "ok" for one in records):
+        header, lines = (*header, "status"), [[*line, one["status"]] for line, one in zip(lines, records)]
+    return header, lines

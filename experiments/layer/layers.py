@@ -1,0 +1,115 @@
+"""The layers of a model as the decode step runs them, without the head, chained on the device and timed."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+import pallas_kernels as pk
+from experiments.bench import cases, kernels
+from experiments.bench.cases import Case
+from experiments.bench.models import DTYPES, config_of
+from experiments.bench.recorded import LAYER_OPS
+from experiments.bench.workload import Decoder, Workload
+from pallas_kernels import Device
+from tokenspeed.engine import decode
+from tokenspeed.engine.generation import Generation, Weights
+from tokenspeed.measure.timing import Timing, time_calls
+
+STEPS = 40
+"""Passes over all layers in one timed call: the host's share of starting a call is then below 1%."""
+
+
+class Layers:
+    """The layers of a model on the device, and the time that one of them takes.
+
+    Every pass is a decode step at the last position of the context; what it adds to a layer's time is an embedding.
+    """
+
+    def __init__(self, model: str, *, dtype: str = "bf16", context: int = 1024, batch: int = 1):
+        self.model, self.dtype, self.context, self.batch = model, dtype, context, batch
+        decoder = Decoder(config_of(model), DTYPES[dtype], 0)
+        self.weights = decoder.weights
+        workload = Workload(decoder, batch=batch, context=context - 1, steps=1)
+        self.rope, self.state = workload.rope, workload.fresh(0)
+        self.cases = {
+            op: cases.make(op, model, rows=batch, context=context, dtype=dtype) for op in LAYER_OPS
+        }  # fmt: skip
+
+    @property
+    def count(self) -> int:
+        """How many layers."""
+        return len(self.state.caches)
+
+    @property
+    def bytes(self) -> int:
+        """That one layer must move."""
+        return sum(case.cost.bytes for case in self.cases.values())
+
+    def chosen_tiles(self, device: Device) -> dict[str, Any]:
+        """By op, the tiles that the kernels choose by themselves on that device."""
+        return {op: case.known.chosen_tiles(case.shape, device) for op, case in self.cases.items()}
+
+    def launches(self, tiles: Mapping[str, Any]) -> int:
+        """Of a layer with these tiles: one an op, and one more for a norm ahead of tensor cores."""
+        return len(tiles) + sum(_normed_ahead(self.cases[op], tile) for op, tile in tiles.items())
+
+    def result(self, implementation: str, tiles: Mapping[str, Any] | None = None, prefetch: int = 0) -> jax.Array:
+        """The residual stream after one pass, before the last norm's factor; the state is left as it is."""
+
+        @jax.jit
+        def once(weights, state, rope):
+            return _rows(_step(weights, state, rope, implementation, kernels.with_tiles(tiles or {}, prefetch))[0])
+
+        return once(self.weights, self.state, self.rope)
+
+    def compiled(self, implementation: str, tiles: Mapping[str, Any] | None = None, prefetch: int = 0) -> Callable:
+        """The program that `time` takes; several may be compiled at once."""
+        namespace = kernels.with_tiles(tiles or {}, prefetch)
+        run = functools.partial(_passes, implementation=implementation, namespace=namespace)
+        return jax.jit(run, donate_argnums=1).lower(self.weights, self.state, self.rope).compile()
+
+    def time(self, program: Callable, samples: int = 7) -> Timing:
+        """Of one layer."""
+
+        def call():
+            self.state = program(self.weights, self.state, self.rope)
+            return self.state.token
+
+        return time_calls(call, calls=STEPS * self.count, samples=samples)
+
+
+def _normed_ahead(case: Case, tile: Any) -> bool:
+    return case.call.arguments.get("norm") is not None and case.op in ("qkv", "gate_up") and tile.mma
+
+
+def _step(weights: Weights, state: Generation, rope, implementation, namespace):
+    return decode.decode_step(
+        weights.model, state.caches, state.token[:, None], state.position[:, None], rope, counters=state.counters,
+        implementation=implementation, kernels=namespace,
+    )  # fmt: skip
+
+
+def _rows(x: jax.Array | pk.DeferredNorm) -> jax.Array:
+    return x.x if isinstance(x, pk.DeferredNorm) else x
+
+
+def _passes(weights: Weights, state: Generation, rope, *, implementation: str, namespace: Any) -> Generation:
+    """`STEPS` passes, each of which needs the one before: its token is the same, but only if that came to an end."""
+
+    def step(_, state):
+        x, caches, counters = _step(weights, state, rope, implementation, namespace)
+        token = jnp.where(jnp.isfinite(_rows(x)[:, 0]), state.token, 0)
+        return dataclasses.replace(state, caches=caches, counters=counters, token=token)
+
+    return lax.fori_loop(0, STEPS, step, state)
+
+
+def relative_difference(x: jax.Array, y: jax.Array) -> float:
+    """RMS of x - y over RMS of y."""
+    x, y = x.astype(jnp.float32), y.astype(jnp.float32)
+    return float(jnp.sqrt(jnp.mean((x - y) ** 2) / jnp.mean(y**2)))

@@ -1,0 +1,1 @@
+"""Which order of bytes in memory reads faster: of the cache, of the weights."""
