@@ -67,11 +67,12 @@ def parse[Options](argv: Sequence[str], kind: type[Options], config: str | None 
     files = [argument for argument in argv if not argument.startswith("-")]
     if files and FILES not in fields:
         raise UsageError(f"unexpected argument {files[0]!r}")
-    overrides = [_override(argument, fields) for argument in argv if argument.startswith("-")]
-    named = [value for name, value in overrides if name == "config"]
-    base = load(config_path(named[-1])) if named else _defaults(kind, config)
+    # Of one field given twice the last counts; ml_collections would join two tuples.
+    overrides = dict(_override(argument, fields) for argument in argv if argument.startswith("-"))
+    named = overrides.pop("config", None)
+    base = _defaults(kind, config) if named is None else load(config_path(named))
     values = flags.FlagValues()
-    arguments = ["program", *(f"--config.{name}={value}" for name, value in overrides if name != "config")]
+    arguments = ["program", *(f"--config.{name}={value}" for name, value in overrides.items())]
     config_flags.DEFINE_config_dict("config", base, "", values, sys_argv=arguments)
     try:
         values(arguments)

@@ -302,7 +302,7 @@ def _fields(kind: str) -> dict[str, tuple[tuple[type, ...], str]]:
 
 def _problem(record: Record) -> str:
     kind = record.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         return f"kind: expected one of {', '.join(KINDS)}, got {json.dumps(kind)[:40]}"
     fields = _fields(kind)
     for name in fields:
