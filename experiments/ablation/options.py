@@ -42,4 +42,4 @@ class Options:
         if self.seed >= 2**32:
             raise UsageError(f"seed: expected at most {2**32 - 1}, got {self.seed}")
         for model in self.models:
-            check_context(model, config_of(model), self.context, self.steps)
+            check_context(model, config_of(model), self.context, self.steps, "context")

@@ -6,6 +6,7 @@ one, `check` judges one that was read, `key` says which measurement it is.
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -294,6 +295,11 @@ def newest(records: Iterable[Record], kind: str) -> list[Record]:
 def rounded(value: float | None, digits: int = 4) -> float | None:
     """To the digits that a record keeps."""
     return None if value is None else round(value, digits)
+
+
+def finite(value: float) -> float | None:
+    """None for infinity and NaN, of which JSON knows nothing."""
+    return value if math.isfinite(value) else None
 
 
 def _fields(kind: str) -> dict[str, tuple[tuple[type, ...], str]]:

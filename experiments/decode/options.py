@@ -86,9 +86,9 @@ def configs(options: Options) -> dict[str, ModelConfig]:
     return found
 
 
-def check_context(model: str, config: ModelConfig, context: int, steps: int) -> None:
-    """Raises unless a model has the positions of that context and of so many steps more."""
+def check_context(model: str, config: ModelConfig, context: int, steps: int, field: str = "contexts") -> None:
+    """Raises unless a model has the positions of that context, the value of `field`, and of so many steps more."""
     if context + steps > config.max_positions:
         raise UsageError(
-            f"contexts: {context} and {steps} steps more are not in the {config.max_positions} positions of {model}"
+            f"{field}: {context} and {steps} steps more are not in the {config.max_positions} positions of {model}"
         )

@@ -73,14 +73,15 @@ def drive(options: Options, model: str) -> Iterator[dict[str, Any]]:
         repeats=options.repeats, in_process=options.in_process,
     )  # fmt: skip
     driver = Path(__file__).with_name(f"{options.engine}_driver.py")
-    process = subprocess.Popen([sys.executable, str(driver), json.dumps(request)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
+    command = [sys.executable, str(driver), json.dumps(request)]
     last = ""
-    for line in process.stdout:
-        last = line.strip() or last
-        if line.startswith("{"):
-            yield json.loads(line)
-    if process.wait():
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            last = line.strip() or last
+            if line.startswith("{"):
+                yield json.loads(line)
+    if process.returncode:
         raise ResultsError(f"{options.engine}: {model}: its driver ended with {process.returncode}: {last}")
 
 

@@ -21,7 +21,7 @@ from experiments.bench.cases import Case
 from experiments.bench.compiling import cores
 from experiments.bench.device import reason_of
 from experiments.bench.log import Log
-from experiments.bench.record import Record, rounded
+from experiments.bench.record import Record, finite, rounded
 from experiments.bench.tile_bench import Machine, Plan, Program
 from experiments.sweep import grid
 from experiments.sweep.gpu import progress
@@ -149,7 +149,7 @@ def _interpret_jobs(options: Options, _: list[Case], origin: Record) -> list[Job
             verdict = bench(number).check(program, draw)
         except Exception as error:
             return dict(status=f"run failed: {reason_of(error)}")
-        return dict(status=verdict.reason or OK_INTERPRET, error=verdict.error, error_xla=verdict.error_xla)
+        return dict(status=verdict.reason or OK_INTERPRET, error=finite(verdict.error), error_xla=verdict.error_xla)
 
     return [
         Job(

@@ -14,7 +14,7 @@ from experiments.bench.cases import Case
 from experiments.bench.compiling import compile_all, cores
 from experiments.bench.device import DeviceLost, probe_device, reason_of
 from experiments.bench.log import Log
-from experiments.bench.record import Record, rounded
+from experiments.bench.record import Record, finite, rounded
 from experiments.bench.tile_bench import Bench, Machine, Plan, Program
 from experiments.sweep import grid
 from experiments.sweep.options import Options
@@ -165,9 +165,11 @@ class Sweep:
         if bench is None:
             raise MemoryError("the case's operands could not be made")
         verdict = bench.check(program, job.number)
-        found = dict(error=verdict.error, error_xla=verdict.error_xla, calls=bench.plan.calls * bench.plan.passes)
+        found = dict(
+            error=finite(verdict.error), error_xla=verdict.error_xla, calls=bench.plan.calls * bench.plan.passes
+        )
         if verdict.reason:
-            return found | dict(status=verdict.reason, error=verdict.error if verdict.error == verdict.error else None)
+            return found | dict(status=verdict.reason)
         timing = bench.time(program, min(self.options.quick_samples, samples), QUICK_SECONDS)
         if timing.median_us <= NEAR_BEST * self.best_us and samples > timing.samples:
             timing = bench.time(program, samples, FULL_SECONDS)
