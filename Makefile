@@ -33,6 +33,10 @@ sweep: $(VENV)/.installed-plot ## run the tile sweep (CONFIG=, SWEEP_ARGS=)
 test: $(VENV)/.installed-test ## run the tests (WORKERS=, PYTEST_ARGS=)
 	$(PY) -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
+.PHONY: quick
+quick: $(VENV)/.installed-test ## run the tests of a minute, while you work
+	$(PY) -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not aot" -q $(PYTEST_ARGS)
+
 .PHONY: lint
 lint: $(VENV)/.installed-dev ## ruff check, ruff format --check, pyright
 	$(PY) -m ruff check .

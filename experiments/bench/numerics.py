@@ -41,11 +41,11 @@ def widen(tree: Tree) -> Tree:
 
 
 def judged(call: Recorded, result: Tree) -> Tree:
-    """What is judged of a call's result: all of it, but of a deferred norm's squares, whose parts follow the tiles,
-    the sum."""
+    """What is judged of a call's result: all of it, but of a deferred norm's squares, whose parts follow the tiles, the
+    root of their sum, by which the next op divides."""
     if call.op in ("out", "down") and call.arguments.get("norm") is not None:
         deferred, total = result
-        return deferred.x, jnp.sum(deferred.squares, axis=1), total
+        return deferred.x, jnp.sqrt(jnp.sum(deferred.squares, axis=1)), total
     return result[0] if call.op == "attention" else result
 
 
