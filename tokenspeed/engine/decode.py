@@ -31,6 +31,7 @@ def decode_step(
     """Runs T tokens of each of B sequences, each of which sees the cache and those before it.
 
     Args:
+        model: its weights, packed for the kernels.
         caches: of each layer; donate them. Sequence i has page i, or the pages of `page_table[i]`.
         tokens: int32 [B, T].
         positions: int32 [B, T]; -1 for a row that is not in use, which writes nothing and sees nothing.
@@ -106,6 +107,7 @@ def logits(
     """The logits that follow each row of what `decode_step` returned.
 
     Args:
+        model: its last norm and its head are used.
         x: the residual stream, [rows, D] in float32 or the model's dtype, or a `DeferredNorm` of the last norm.
         implementation, kernels: as in `decode_step`.
 

@@ -90,7 +90,7 @@ def begin(
     """The state before any prompt is in the cache.
 
     Args:
-        dtype: of the caches. sampling: of B rows. max_tokens: int32 [B], how many tokens each may draw.
+        config: of the model. dtype: of the caches. sampling: of B rows. max_tokens: int32 [B], how many tokens each may draw.
         capacity: positions that a sequence may take.
     """
     empty = _empty(config, dtype, rows=max_tokens.shape[0], capacity=capacity)
@@ -130,7 +130,7 @@ def prefill(
     """Puts the next T tokens of every prompt into the cache.
 
     Args:
-        state: donated.
+        weights: of the model. state: donated.
         tokens: int32 [B, T], those of positions start to start + T.
         start: int32, the same for all sequences. lengths: int32 [B], of the whole prompts; 0 for a row not in use.
         rope: from `Llama.rope_tables`.
@@ -163,7 +163,7 @@ def first(
     """Draws the first token of each sequence, from the end of its prompt; `Drawn` of one step.
 
     Args:
-        state: donated. logprobs: how many of the most likely tokens to report, see `sample`.
+        weights: of the model. state: donated. logprobs: how many of the most likely tokens to report, see `sample`.
         implementation: of the kernels.
     """
     token, found, sampling = _draw(
@@ -189,7 +189,8 @@ def decode_steps(
     on, where it stands, and, behind the loop, why it ended. Each array more would be a launch more at every step.
 
     Args:
-        rope: from `Llama.rope_tables`. logprobs: as in `first`.
+        weights: of the model. state: as `first` or this left it. rope: from `Llama.rope_tables`.
+        steps: how many. logprobs: as in `first`.
         implementation, deferred_norm, kernels: as in `decode.decode_step`.
     """
     model = weights.model
