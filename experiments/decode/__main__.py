@@ -94,7 +94,7 @@ def measured(
                     probe_device()
                 if options.profile:
                     trace(case, Path(options.profile) / f"{model}-{dtype}-batch{batch}-context{context}")
-                del case
+                del case, workload
                 gc.collect()  # a cycle would keep a cache, or the model, while the next is made
             decoder = None
             gc.collect()

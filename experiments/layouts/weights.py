@@ -1,4 +1,4 @@
-"""Which order of a weight's bytes reads faster: row by row, halves apart, or tile by tile.
+"""Which order of a weight's bytes reads faster: row by row, gate and up separate, or tile by tile.
 
     python -m experiments.layouts.weights
 
@@ -6,7 +6,7 @@ needs an NVIDIA GPU and takes about a minute. A kernel with the grid, the tiles 
 only reads its weight, from three orders that a weight could be packed in once, when it is loaded:
 
 rows: as the kernels have it, each row of memory one output; two outputs that are needed together lie side by side.
-apart: as checkpoints have it, all of gate, then all of up; for the ops whose outputs belong together in pairs.
+separate: as checkpoints have it, all of gate, then all of up; for the ops whose outputs belong together in pairs.
 tiles: what a program loads at a time is one contiguous piece.
 """
 
@@ -37,7 +37,7 @@ ROUNDS = 3
 
 
 def layouts(shape: StreamShape) -> tuple[str, ...]:
-    return ("rows", "apart", "tiles") if shape.groups == 2 else ("rows", "tiles")
+    return ("rows", "separate", "tiles") if shape.groups == 2 else ("rows", "tiles")
 
 
 def read(before: jax.Array, w: jax.Array, shape: StreamShape, tiles: Tiles, layout: str, interpret: bool = False):
@@ -48,7 +48,7 @@ def read(before: jax.Array, w: jax.Array, shape: StreamShape, tiles: Tiles, layo
         row, column = jnp.arange(rows, dtype=jnp.int32)[:, None], jnp.arange(tiles.block_k, dtype=jnp.int32)[None, :]
         if layout == "tiles":
             return ((block * steps + j) * rows + row) * tiles.block_k + column
-        if layout == "apart":
+        if layout == "separate":
             row = row % shape.groups * shape.outputs + block * tiles.block_n + row // shape.groups
         else:
             row = block * rows + row

@@ -90,7 +90,8 @@ def begin(
     """The state before any prompt is in the cache.
 
     Args:
-        config: of the model. dtype: of the caches. sampling: of B rows. max_tokens: int32 [B], how many tokens each may draw.
+        config: of the model. dtype: of the caches. sampling: of B rows.
+        max_tokens: int32 [B], how many tokens each may draw.
         capacity: positions that a sequence may take.
     """
     empty = _empty(config, dtype, rows=max_tokens.shape[0], capacity=capacity)

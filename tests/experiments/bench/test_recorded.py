@@ -1,0 +1,137 @@
+"""What is recorded of a decode step is what it calls: seen by the arrays that reach its kernels, and in its engine."""
+
+import inspect
+import types
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import pallas_kernels as pk
+from experiments.bench import recorded
+from experiments.bench.models import config_of
+from experiments.bench.workload import Decoder, Workload
+from tokenspeed.engine import decode
+from tokenspeed.engine.generation import Weights
+from tokenspeed.weights.random import random_model
+
+ASIDE = ("implementation", "tiles", "prefetch", "prefetch_bytes")
+CONTEXT = 128
+
+
+def shown(op, arguments):
+    """A call in a form that two of them are compared by: arrays by shape and dtype, the rest as it is."""
+    leaves, tree = jax.tree.flatten({name: value for name, value in arguments.items() if name not in ASIDE})
+    return op, str(tree), [f"{leaf.shape} {leaf.dtype}" if hasattr(leaf, "shape") else repr(leaf) for leaf in leaves]
+
+
+def spying():
+    """(pallas_kernels, the calls that reach it): arrays are what the kernels really take."""
+    calls = []
+
+    def spy(op):
+        function = getattr(pk, op)
+
+        def call(*args, **how):
+            calls.append((op, inspect.signature(function).bind(*args, **how).arguments))
+            return function(*args, **how)
+
+        return call
+
+    return types.SimpleNamespace(**{op: spy(op) for op in (*recorded.OPS, "head_logits")}), calls
+
+
+def calls_of(model, batch, implementation, dtype="bfloat16", context=CONTEXT):
+    return recorded.calls_of_step(model, batch=batch, context=context, dtype=dtype, implementation=implementation)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch, dtype", [(1, "bfloat16"), (2, "bfloat16"), (2, "float32")])
+def test_recorded_calls_are_those_of_a_step_that_runs(batch, dtype):
+    """XLA's step, on arrays, nothing traced."""
+    config = config_of("ragged")
+    model = Weights.of(random_model(config, dtype, 0)).model
+    kernels, calls = spying()
+    caches = [pk.KVCache.zeros(batch, config.num_kv_heads, CONTEXT, config.head_dim, dtype) for _ in config.layers]
+    where = jnp.full((batch, 1), 3, jnp.int32)
+    x, _, _ = decode.decode_step(
+        model, caches, where, where, model.rope_tables(CONTEXT), implementation="xla", kernels=kernels,
+        counters=pk.attention_counters(batch, config.num_kv_heads),
+    )  # fmt: skip
+    decode.greedy(model, x, "xla", kernels)
+    expected = [shown(call.op, call.arguments) for call in calls_of("ragged", batch, "xla", dtype)]
+    assert [shown(*call) for call in calls] == expected and len(expected) == 5 * len(config.layers) + 1
+    assert {how["implementation"] for _, how in calls} == {"xla"}
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("implementation", ["interpret", "xla"])
+def test_recorded_calls_are_those_of_the_engines_loop(implementation, batch):
+    """As `experiments.decode` times it."""
+    config = config_of("ragged")
+    kernels, calls = spying()
+    work = Workload(Decoder(config, "bfloat16", 0), batch=batch, context=CONTEXT - 1, steps=1)
+    assert work.capacity == CONTEXT
+    work.lowered(steps=1, implementation=implementation, kernels=kernels)
+    step = calls[: 5 * len(config.layers) + 1]
+    expected = [shown(call.op, call.arguments) for call in calls_of("ragged", batch, implementation)]
+    assert [shown(*call) for call in step] == expected
+    assert {how["implementation"] for _, how in step} == {implementation}
+
+
+@pytest.mark.parametrize("model", ["ragged", "llama-3.2-1b", "qwen2.5-0.5b"])
+def test_the_norm_after_out_and_down_is_deferred_where_a_step_has_one_row(model):
+    config, how = config_of(model), dict(context=CONTEXT, dtype="bfloat16", implementation=recorded.BY_THE_KERNELS)
+    width = config.d_model
+    for op in ("out", "down"):
+        one, two = (recorded.call_of(op, model, batch=batch, **how) for batch in (1, 2))
+        assert (one.arguments["norm"].shape, one.arguments["norm"].dtype) == ((width,), jnp.bfloat16)
+        assert one.arguments["residual"].dtype == jnp.float32
+        deferred, total = jax.eval_shape(lambda call=one: getattr(pk, call.op)(**zeros(call), implementation="xla"))
+        assert isinstance(deferred, pk.DeferredNorm) and (total.shape, total.dtype) == ((1, width), jnp.float32)
+        assert two.arguments.get("norm") is None and two.arguments["out_dtype"] == jnp.float32
+        assert (two.arguments["residual"].shape, two.arguments["residual"].dtype) == ((2, width), jnp.float32)
+    for op in ("qkv", "gate_up", "head"):
+        one, two = (recorded.call_of(op, model, batch=batch, **how).arguments for batch in (1, 2))
+        assert isinstance(one["x"], pk.DeferredNorm) and one.get("norm") is None
+        assert one["x"].x.shape == (1, width) and one["x"].squares.dtype == jnp.float32
+        assert (two["x"].shape, two["x"].dtype, two["norm"].shape) == ((2, width), jnp.float32, (width,))
+
+
+def test_xlas_step_is_recorded_as_it_is_made():
+    """It defers no norm, so at one row its calls are others; at more they are the same."""
+    kernels, xla = calls_of("ragged", 1, recorded.BY_THE_KERNELS), calls_of("ragged", 1, "xla")
+    assert [call.op for call in kernels] == [call.op for call in xla]
+    differ = {a.op for a, b in zip(kernels, xla) if shown(a.op, a.arguments) != shown(b.op, b.arguments)}
+    assert differ == {"qkv", "out", "gate_up", "down", "head"}, "attention alone is the same"
+    assert all(call.arguments.get("norm") is None for call in xla if call.op in ("out", "down"))
+    assert all(call.arguments["norm"] is not None for call in xla if call.op in ("qkv", "gate_up", "head"))
+    both = [calls_of("ragged", 2, implementation) for implementation in (recorded.BY_THE_KERNELS, "xla")]
+    assert [shown(c.op, c.arguments) for c in both[0]] == [shown(c.op, c.arguments) for c in both[1]]
+
+
+def test_the_call_of_an_op_is_the_one_that_most_layers_make():
+    """The first layer's rows are an embedding and carry no deferred norm; all others' do."""
+    how = dict(batch=1, context=CONTEXT, dtype="bfloat16", implementation=recorded.BY_THE_KERNELS)
+    first, *others = [call for call in recorded.calls_of_step("llama-3.2-1b", **how) if call.op == "qkv"]
+    assert not isinstance(first.arguments["x"], pk.DeferredNorm) and len(others) == recorded.LAYERS - 1
+    assert recorded.call_of("qkv", "llama-3.2-1b", **how) == others[-1]
+
+
+@pytest.mark.parametrize("op", recorded.OPS)
+def test_arguments_are_what_the_op_takes_and_say_nothing_of_how_it_runs(op):
+    call = recorded.call_of(
+        op, "llama-3.1-8b", batch=1, context=1024, dtype="bfloat16", implementation=recorded.BY_THE_KERNELS
+    )
+    assert set(call.arguments) <= set(inspect.signature(getattr(pk, op)).parameters) - set(ASIDE)
+    leaves = jax.tree.leaves(call.arguments)
+    assert any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
+    assert not any(isinstance(leaf, jax.Array) for leaf in leaves)
+
+
+def zeros(call):
+    """The arrays of a call."""
+    return jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf,
+        call.arguments,
+    )

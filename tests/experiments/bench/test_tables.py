@@ -1,0 +1,44 @@
+"""Tables as they are printed."""
+
+import pytest
+
+from experiments.bench import tables
+
+BODY = [("a", tables.number(1.0)), ("bcd", tables.number(None))]
+
+
+def test_columns_are_aligned_and_numbers_stand_to_the_right():
+    assert tables.text(("name", "us"), BODY).splitlines() == ["name    us", "----------", "a     1.00", "bcd      -"]
+    assert tables.text(("name", "us"), []).splitlines() == ["name  us", "--------"]
+
+
+def test_markdown():
+    assert tables.markdown(("name", "us"), BODY).splitlines() == [
+        "| name | us |", "| --- | --- |", "| a | 1.00 |", "| bcd | - |"
+    ]  # fmt: skip
+
+
+def test_a_number_keeps_its_value_beside_its_form():
+    shown = tables.number(1.23456, ".1f")
+    assert str(shown) == "1.2" and shown == 1.23456
+    assert tables.number(None) == "-" and str(tables.number(0.0)) == "0.00"
+
+
+@pytest.mark.parametrize(
+    "values, shown",
+    [
+        ((5.24, 5.21, 5.31), "5.24 (5.21 to 5.31)"),
+        ((5.24, None, 5.31), "5.24"),
+        ((5.24, 5.21, None), "5.24"),
+        ((None, 5.21, 5.31), "-"),
+    ],
+)
+def test_spread(values, shown):
+    assert tables.spread(*values) == shown
+
+
+def test_tiles_as_text():
+    assert tables.tiles_text(dict(block_n=2, mma=False)) == "block_n=2"
+    assert tables.tiles_text(dict(block_n=2, mma=True)) == "block_n=2 mma"
+    assert tables.tiles_text(dict(block_s=64, splits=0)) == "block_s=64"
+    assert tables.tiles_text(None) == "-"

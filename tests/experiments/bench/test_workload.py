@@ -1,0 +1,112 @@
+"""The decode steps that are timed: that they decode, copy no cache, and begin the same for the same number."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.bench.workload import GREEDY, Decoder, Workload, mean_bytes
+from tests.experiments.decode.small import CONFIG, decoder_of
+from tokenspeed.engine import generation
+from tokenspeed.engine.generation import Weights
+from tokenspeed.models.memory import decode_bytes
+from tokenspeed.sampling.state import make_state
+
+LENGTH, STEPS = 7, 5
+"""Of the prompts, and of the program."""
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    """Of weights large enough that its tokens vary."""
+    decoder = Decoder(CONFIG, "float32", 0)
+    decoder.weights = Weights.of(jax.tree.map(lambda x: 8 * x if x.ndim > 1 else x, decoder.weights.model))
+    return decoder
+
+
+# Kernels for the sake of the tokens alone, and of one row, for which norms are deferred.
+@pytest.mark.parametrize("implementation, batch", [("xla", 2), pytest.param("interpret", 1, marks=pytest.mark.slow)])
+def test_the_program_draws_the_tokens_of_teacher_forcing(decoder, implementation, batch):
+    """After a real prefill: each token is the argmax of the model on all tokens before it."""
+    workload = Workload(decoder, batch=batch, context=LENGTH, steps=STEPS)
+    weights, rope = decoder.weights, workload.rope
+    sampling = make_state([GREEDY] * batch, [[0]] * batch, CONFIG.vocab_size, ())
+    state = generation.begin(CONFIG, "float32", sampling, jnp.full((batch,), 99, jnp.int32), capacity=workload.capacity)
+    prompts = np.random.default_rng(0).integers(0, CONFIG.vocab_size, (batch, LENGTH)).astype(np.int32)
+    lengths = np.full((batch,), LENGTH, np.int32)
+    state = generation.prefill(weights, state, prompts, np.int32(0), lengths, rope, capacity=LENGTH)
+    state, first = generation.first(weights, state, logprobs=None, implementation="xla")
+    state, drawn = workload.compiled(implementation)(weights, state, rope)
+
+    whole = np.concatenate([prompts, np.asarray(first.tokens).T, np.asarray(drawn.tokens).T], axis=1)
+    forced = jax.jit(type(weights.model).__call__)(weights.model, whole)
+    np.testing.assert_array_equal(whole[:, LENGTH:], forced.argmax(-1)[:, LENGTH - 1 : -1])
+    assert len(np.unique(whole[:, LENGTH:])) > batch, "the check is worth little where a token repeats"
+    assert state.position.tolist() == [LENGTH + STEPS] * batch and not state.counters.any()
+
+
+# --- how it begins
+
+
+@pytest.fixture(scope="module")
+def workload():
+    return Workload(decoder_of(CONFIG, jnp.bfloat16, 0), batch=3, context=20, steps=4)
+
+
+@pytest.fixture(scope="module")
+def program(workload):
+    return workload.compiled("xla")
+
+
+def test_sequences_are_their_own_and_the_same_again(workload, program):
+    first, again, other = (workload.fresh(number) for number in (0, 0, 1))
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(a.astype(jnp.float32), b.astype(jnp.float32))
+    assert (first.caches[0].k[:, :, :20] != other.caches[0].k[:, :, :20]).any()
+    assert (first.caches[0].k[:, :, :20] != first.caches[1].k[:, :, :20]).any()
+    assert workload.capacity == 128
+    assert jnp.isfinite(first.caches[1].v[:, :, :20]).all() and jnp.isnan(first.caches[1].v[:, :, 20:]).all()
+    state, drawn = program(workload.decoder.weights, first, workload.rope)
+    assert drawn.tokens.shape == (4, 3) and (drawn.tokens >= 0).all(), "no logit is broken: the NaN is not seen"
+    assert state.position.tolist() == [24] * 3
+    assert first.caches[0].k.is_deleted(), "the cache is donated"
+
+
+def test_what_a_step_may_not_see_is_told(workload, program):
+    """A sequence that stands a position too far reads a position of the cache that no step has written."""
+    state = workload.fresh(0)
+    state = dataclasses.replace(state, position=state.position + 1)
+    _, drawn = program(workload.decoder.weights, state, workload.rope)
+    assert (drawn.tokens[0] == generation.BROKEN).all()
+
+
+def test_the_program_copies_no_cache_and_names_its_stages(program):
+    text = program.as_text()
+    copies = [line for line in text.splitlines() if " copy(" in line and "[3,2,128,8]" in line.split(" copy(")[0]]
+    assert not copies
+    for stage in ("decode_step", "decode_step/embedding", "decode_step/qkv", "decode_step/down", "draw/head"):
+        assert f"/{stage}/" in text
+
+
+def test_programs_are_compiled_side_by_side_and_failures_told_apart(workload, monkeypatch):
+    made = []
+
+    def compiled(self, implementation, options=None):
+        if implementation == "broken":
+            raise ValueError("no")
+        made.append(implementation)
+        return lambda: made
+
+    monkeypatch.setattr(Workload, "compiled", compiled)
+    found = workload.programs(("xla", "broken"), compilations=2)
+    assert list(found) == ["xla", "broken"] and made == ["xla", "xla"]
+    assert all(map(callable, found["xla"])) and len(found["xla"]) == 2
+    assert [str(error) for error in found["broken"]] == ["no", "no"]
+
+
+def test_bytes_are_those_of_the_mean_step():
+    """Steps behind 20 positions see 21, 22 and 23 keys: on average those of the middle one."""
+    middle = decode_bytes(CONFIG, dtype="bfloat16", context=22, batch=2)
+    assert mean_bytes(CONFIG, "bfloat16", batch=2, context=20, steps=3) == middle

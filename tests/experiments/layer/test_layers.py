@@ -1,0 +1,102 @@
+"""Layers as they are timed: that they compute what XLA computes, and what is said of them."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.bench.models import config_of
+from experiments.layer import __main__ as layer
+from experiments.layer.layers import Layers, relative_difference
+from tokenspeed.measure.timing import Timing
+
+CONTEXT = 96
+
+
+@pytest.fixture(scope="module")
+def single():
+    """A row, whose norms are deferred."""
+    return Layers("ragged", dtype="f32", context=CONTEXT, batch=1)
+
+
+@pytest.fixture(scope="module")
+def several():
+    """Rows whose norms are whole."""
+    return Layers("ragged", dtype="f32", context=CONTEXT, batch=3)
+
+
+@pytest.mark.slow
+def test_layers_are_those_of_xla(single):
+    plain = single.result("xla")
+    assert plain.shape == (1, config_of("ragged").d_model) and jnp.isfinite(plain).all()
+    assert relative_difference(single.result("interpret"), plain) < 1e-5  # float32 sums in another order
+    assert not single.state.caches[0].k.is_deleted(), "the state is left as it is"
+
+
+def test_a_time_is_that_of_one_layer_and_leaves_the_state_where_it_was(single):
+    """Programs pass the state on: it is at the same place after any number of them, so each times the same."""
+    token, position = np.asarray(single.state.token), np.asarray(single.state.position)
+    timing = single.time(single.compiled("xla"), samples=1)
+    assert timing.samples == 1 and timing.median_us > 0
+    assert position.tolist() == [CONTEXT - 1] and (single.state.position == position).all()
+    assert (single.state.token == token).all()
+    assert single.count == len(single.state.caches) == 2
+    assert all(jnp.isfinite(cache.k[:, :, :CONTEXT]).all() for cache in single.state.caches)
+
+
+def test_the_bytes_of_a_layer_are_its_weights_and_its_cache(single):
+    c = config_of("ragged")
+    weights = (c.num_heads + 2 * c.num_kv_heads) * c.head_dim * c.d_model
+    weights += c.num_heads * c.head_dim * c.d_model + 3 * c.d_ff * c.d_model
+    cache = 2 * c.num_kv_heads * CONTEXT * c.head_dim
+    # All else is small: activations, norms, and the rotation's angles.
+    assert 4 * (weights + cache) < single.bytes < 1.02 * 4 * (weights + cache)
+
+
+def test_a_norm_ahead_of_tensor_cores_is_a_launch_more(single, several, device):
+    assert single.launches(single.chosen_tiles(device)) == 5
+    for layers, launches in ((several, 5 + 2), (single, 5)):
+        plain = {
+            op: dataclasses.replace(tiles, mma=False) if op != "attention" else tiles
+            for op, tiles in layers.chosen_tiles(device).items()
+        }
+        cores = plain | {op: dataclasses.replace(plain[op], mma=True) for op in ("qkv", "out", "gate_up", "down")}
+        assert layers.launches(plain) == 5 and layers.launches(cores) == launches, "a deferred norm needs none"
+
+
+def test_what_a_time_means(several, device, monkeypatch):
+    programs = []
+
+    def compiled(implementation, tiles=None, prefetch=0):
+        programs.append((implementation, prefetch))
+
+    monkeypatch.setattr(several, "compiled", compiled)
+    monkeypatch.setattr(several, "time", lambda program: Timing(10.0, 9.0, 11.0, 7))
+    found = layer.measured(several, "triton", 4096, several.bytes / 5 / 1e3, device)  # whose bytes take 5 us
+    assert programs == [("triton", 4096)]
+    assert (found["median_us"], found["p10_us"], found["p90_us"], found["samples"]) == (10.0, 9.0, 11.0, 7)
+    assert found["percent_of_ceiling"] == 50.0 and found["batch"] == 3 and found["prefetch_bytes"] == 4096
+    assert set(found["tiles"]) == set(several.cases) and found["launches"] == several.launches(
+        several.chosen_tiles(device)
+    )
+    assert found["beyond_bytes_us_per_launch"] == pytest.approx(5 / found["launches"], abs=1e-3)  # as it is rounded
+    plain = layer.measured(several, "xla", 0, 4000.0, device)
+    assert plain["tiles"] is plain["launches"] is plain["beyond_bytes_us_per_launch"] is None
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--models=gpt-2"], "models: unknown 'gpt-2'"),
+        (["--context=999999"], "context: 999999 is more than the positions of llama-3.1-8b"),
+        (["--prefetch_kib="], "prefetch_kib: expected at least one"),
+        (["results.jsonl"], "unexpected argument 'results.jsonl'"),
+        ([], "the layer benchmark needs an NVIDIA GPU"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message, capsys, monkeypatch):
+    monkeypatch.setattr("jax.default_backend", lambda: "cpu")
+    assert layer.main(arguments) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1
