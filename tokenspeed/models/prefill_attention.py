@@ -40,7 +40,9 @@ def resolve_prefill_backend(backend: str | None, *, implementation: str, dtype, 
     return backend or ("cudnn" if runs else "xla")
 
 
-def flash_attention(q: jax.Array, k: jax.Array, v: jax.Array, *, window: int | None, implementation: str = "cudnn") -> jax.Array:
+def flash_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, *, window: int | None, implementation: str = "cudnn"
+) -> jax.Array:
     """Causal attention of tokens among themselves, the softmax online (Dao et al. 2022), by cuDNN.
 
     Args:
@@ -52,7 +54,12 @@ def flash_attention(q: jax.Array, k: jax.Array, v: jax.Array, *, window: int | N
         [B, T, N, H] of q's dtype.
     """
     return jax.nn.dot_product_attention(
-        q, k, v, is_causal=True, local_window_size=None if window is None else (window - 1, 0), implementation=implementation
+        q,
+        k,
+        v,
+        is_causal=True,
+        local_window_size=None if window is None else (window - 1, 0),
+        implementation=implementation,
     )
 
 
