@@ -24,7 +24,7 @@ CONFIG = ModelConfig(
 
 @pytest.mark.parametrize("name", GOLDENS)
 @pytest.mark.parametrize("page_size", [goldens.CAPACITY, 16])
-def test_token_by_token_against_goldens(name, page_size):
+def test_token_by_token_against_goldens(name, page_size, implementation):
     model, expected = goldens.model_of(name), goldens.golden(name)
     tokens, rope = expected["greedy"].astype(np.int32), model.rope_tables(goldens.CAPACITY)
     state, counters = goldens.caches(model, 2, page_size), attention_counters(2, model.config.num_kv_heads)
@@ -33,7 +33,7 @@ def test_token_by_token_against_goldens(name, page_size):
         table = jnp.asarray(np.random.default_rng(0).permutation(2 * goldens.CAPACITY // 16).reshape(2, -1), jnp.int32)
     for t in range(tokens.shape[1] - 1):
         found, best, state, counters = goldens.step(
-            model, state, tokens[:, t : t + 1], goldens.ascending(t, t + 1, 2), rope, table, counters, "triton"
+            model, state, tokens[:, t : t + 1], goldens.ascending(t, t + 1, 2), rope, table, counters, implementation
         )
         if t < 48:
             np.testing.assert_allclose(found, expected["logits"][:, t], rtol=0, atol=goldens.TOLERANCE)
@@ -43,7 +43,7 @@ def test_token_by_token_against_goldens(name, page_size):
 
 
 @pytest.mark.parametrize("name", GOLDENS)
-def test_bfloat16_is_as_good_as_casting_is(name):
+def test_bfloat16_is_as_good_as_casting_is(name, implementation):
     """Of decode: the RMS error over draws, against a textbook that rounds weights and activations to bfloat16."""
     path = folder("goldens", name)
     config, weights = hf_config.from_folder(path), textbook.tensors(path)
@@ -53,7 +53,7 @@ def test_bfloat16_is_as_good_as_casting_is(name):
     state, rope, found = goldens.caches(model, 8), model.rope_tables(goldens.CAPACITY), []
     for t in range(tokens.shape[1]):
         logits, _, state, _ = goldens.step(
-            model, state, tokens[:, t : t + 1], goldens.ascending(t, t + 1, 8), rope, None, None, "triton"
+            model, state, tokens[:, t : t + 1], goldens.ascending(t, t + 1, 8), rope, None, None, implementation
         )
         found.append(logits)
 
@@ -63,39 +63,39 @@ def test_bfloat16_is_as_good_as_casting_is(name):
     assert rms(jnp.stack(found, axis=1)) <= 1.5 * rms(casting)
 
 
-def generators(dtype):
-    """The same random weights behind the Triton and the XLA implementation, large enough that tokens vary."""
-    triton = LLM.random(CONFIG, dtype=dtype, implementation="triton")
-    triton.model = jax.tree.map(lambda x: (3 * x.astype("float32")).astype(x.dtype) if x.ndim > 1 else x, triton.model)
-    return triton, LLM(triton.model, implementation="xla")
+def generators(dtype, implementation="triton"):
+    """The same random weights behind the kernels and the XLA implementation, large enough that tokens vary."""
+    fused = LLM.random(CONFIG, dtype=dtype, implementation=implementation)
+    fused.model = jax.tree.map(lambda x: (3 * x.astype("float32")).astype(x.dtype) if x.ndim > 1 else x, fused.model)
+    return fused, LLM(fused.model, implementation="xla")
 
 
-def test_generation_agrees_with_xla():
+def test_generation_agrees_with_xla(implementation):
     """float32, greedy, ragged prompts in a full batch; a tie within the tolerance may part two texts, so most agree."""
-    triton, xla = generators("float32")
+    fused, xla = generators("float32", implementation)
     draw = np.random.default_rng(1)
     prompts = [draw.integers(0, CONFIG.vocab_size, size).tolist() for size in (1, 900, 33, 5, 64, 300, 17, 2)]
     params = SamplingParams(temperature=0.0, max_tokens=40)
-    pairs = zip(triton.generate(prompts, params), xla.generate(prompts, params), strict=True)
+    pairs = zip(fused.generate(prompts, params), xla.generate(prompts, params), strict=True)
     assert sum(a.token_ids == b.token_ids for a, b in pairs) >= 7
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_rows_do_not_affect_each_other(dtype):
-    triton, _ = generators(dtype)
+def test_rows_do_not_affect_each_other(dtype, implementation):
+    fused, _ = generators(dtype, implementation)
     draw = np.random.default_rng(2)
     prompts = [draw.integers(0, CONFIG.vocab_size, size).tolist() for size in (3, 70, 12, 1, 40, 8, 25, 16)]
     params = SamplingParams(temperature=0.8, top_p=0.95, seed=3, max_tokens=24, logprobs=1)
-    together = [c.token_ids for c in triton.generate(prompts, params)]
+    together = [c.token_ids for c in fused.generate(prompts, params)]
     others = [draw.integers(0, CONFIG.vocab_size, 70).tolist() for _ in range(7)]
     for i in (0, 3, 4):
-        found = triton.generate([*others[:i], prompts[i], *others[i:]], params)[i]
+        found = fused.generate([*others[:i], prompts[i], *others[i:]], params)[i]
         assert found.token_ids == together[i]
 
 
-def test_the_documented_text():
+def test_the_documented_text(implementation):
     path = folder("checkpoints", "stories260K")
-    llm = LLM.from_pretrained(path, implementation="triton")
+    llm = LLM.from_pretrained(path, implementation=implementation)
     (whole,) = llm.generate([[1]], SamplingParams(temperature=0.0, max_tokens=None))
     assert whole.text.startswith((path / "greedy.txt").read_text().rstrip("\n"))
     (again,) = llm.generate([[1]], dataclasses.replace(SamplingParams(temperature=0.0, max_tokens=64)))
@@ -104,7 +104,7 @@ def test_the_documented_text():
 
 @pytest.mark.parametrize("window", [None, 100])
 @pytest.mark.parametrize("head_dim", [64, 80, 128])
-def test_flash_attention_against_the_blocks(window, head_dim):
+def test_flash_attention_against_the_blocks(window, head_dim, compiled):
     keys, (batch, length, heads, kv_heads) = jax.random.split(jax.random.key(0), 3), (3, 777, 8, 2)
     q, k, v = (
         jax.random.normal(key, (batch, length, n, head_dim), jnp.bfloat16)
@@ -122,7 +122,7 @@ def test_flash_attention_against_the_blocks(window, head_dim):
     assert rms(found) <= 1.5 * rms(blocks)
 
 
-def test_prefill_by_cudnn_and_by_blocks():
+def test_prefill_by_cudnn_and_by_blocks(compiled):
     """bfloat16, ragged prompts: the same first tokens' log-probabilities but for rounding."""
     triton, _ = generators("bfloat16")
     plain = LLM(triton.model, implementation="triton", prefill_backend="xla")

@@ -57,12 +57,19 @@ def assert_right(call: Call, tiles, implementation: str = "interpret"):
 
 
 def assert_right_head(call: Call, tiles, implementation: str = "interpret") -> None:
-    """The tokens of a float32 call of `head`, in guarded buffers, are the oracle's, and their logits nearly."""
+    """The tokens of a call of `head`, in guarded buffers, are the oracle's, and so nearly are their logits.
+
+    A dtype of fewer digits than float32 may prefer another token, if its logit is as high but for the errors of two.
+    """
     with guarded():
         token, value = call(implementation, tiles)
     logits = oracle.head_logits(**call.arrays, **call.options)
-    np.testing.assert_array_equal(token, logits.argmax(axis=1))
-    np.testing.assert_allclose(value, logits.max(axis=1), rtol=1e-5)  # float32 sums of up to 1000 terms
+    best, chosen = logits.max(axis=1), np.take_along_axis(logits, np.asarray(token)[:, None], axis=1)[:, 0]
+    _, largest = TOLERANCES[call.shape.dtype]
+    if call.shape.dtype == "float32":
+        np.testing.assert_array_equal(token, logits.argmax(axis=1))
+    assert (chosen >= best - 2 * largest * (1 + np.abs(best))).all()
+    np.testing.assert_allclose(value, chosen, rtol=largest, atol=largest)
 
 
 def assert_same_bits(a, b) -> None:

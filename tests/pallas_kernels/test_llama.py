@@ -65,6 +65,7 @@ def llama(layers, rest, tokens, rope):
     return norm(x, rest["norm"]) @ rest["unembedding"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("implementation", ["interpret", "xla"])
 @pytest.mark.parametrize("rotary_dim", [H, 8])
 def test_decode_agrees_with_llama(implementation, rotary_dim):

@@ -9,6 +9,7 @@ import pallas_kernels as pk
 from tests.pallas_kernels import inputs
 from tests.pallas_kernels.compare import assert_right, assert_same_bits
 from tests.pallas_kernels.inputs import Layout
+from tests.pallas_kernels.marks import slow
 
 ROWS = 21
 """One launch and a part of another."""
@@ -29,16 +30,13 @@ def call_of(op, rows=ROWS, **options):
     return inputs.projection(draw, getattr(pk, op), rows=rows, outputs=37, inputs=40, **options)
 
 
-@pytest.mark.parametrize("op", ["qkv", "attention", "out", "down", "gate_up", "head_logits"])
+@pytest.mark.parametrize("op", ["out", *map(slow, ("qkv", "attention", "down", "gate_up", "head_logits"))])
 def test_kernel_and_reference_are_right(op):
-    assert_right(call_of(op), None)
+    """Of several rows a sequence where there are sequences; a row each is what the tests below have."""
+    assert_right(call_of(op, **dict(sequences=9, padding=2) if op in ("qkv", "attention") else {}), None)
 
 
-@pytest.mark.parametrize("op", ["qkv", "attention"])
-def test_several_rows_of_a_sequence(op):
-    assert_right(call_of(op, sequences=9, padding=2), None)
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("op", ["qkv", "attention"])
 @pytest.mark.parametrize("layout", [Layout(12), Layout(4, 3)], ids=["contiguous", "paged"])
 def test_without_sequence_row_i_is_sequence_i(op, layout):
@@ -51,6 +49,7 @@ def test_without_sequence_row_i_is_sequence_i(op, layout):
     assert_same_bits(call("interpret", sequence=None), call("interpret"))
 
 
+@pytest.mark.slow
 def test_a_deferred_norm_of_many_rows():
     """The last launch has fewer rows, other tiles, and so its squares in other parts."""
     call = call_of("down", norm=True)
@@ -64,6 +63,7 @@ def test_a_deferred_norm_of_many_rows():
     np.testing.assert_allclose(np.float32(y), np.float32(expected), rtol=2**-6, atol=2**-6)  # a few bf16 roundings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", ["qkv", "attention", "down", "gate_up", "head_logits"])
 def test_rows_are_those_of_smaller_calls(op):
     """Bit by bit what a call of the first rows alone gives: a launch is a launch."""

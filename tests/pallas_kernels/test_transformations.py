@@ -13,6 +13,7 @@ from pallas_kernels.common import implementation as impl
 from tests.pallas_kernels import inputs
 from tests.pallas_kernels.compare import assert_same_bits
 from tests.pallas_kernels.inputs import Layout
+from tests.pallas_kernels.marks import slow
 
 DRAW = inputs.Values(0)
 LAYOUT = Layout(8, 3)
@@ -25,7 +26,7 @@ CALLS = {
     "head": inputs.head(DRAW, pk.head, rows=2, width=24, vocabulary=20, dtype="float32"),
     "head_logits": inputs.head(DRAW, rows=2, width=24, vocabulary=20, bias=True, soft_cap=3.0, dtype="float32"),
 }
-each_op = pytest.mark.parametrize("name", CALLS)
+each_op = pytest.mark.parametrize("name", [slow(name) if name in ("qkv", "head") else name for name in CALLS])
 both = pytest.mark.parametrize("implementation", ["interpret", "xla"])
 
 
@@ -47,6 +48,7 @@ def test_jit(name, implementation):
     close(jax.jit(call.bind(implementation))(**call.arrays), call(implementation))
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize(
     "name, shared",
@@ -116,6 +118,7 @@ class TestShardMap:
         f = sharded(lambda q, cache: run(q=q, cache=cache, **rest), (P(None, "x"), P(None, "x")), P(None, "x"))
         close(f(call.arrays["q"], call.arrays["cache"]), call("xla"))
 
+    @pytest.mark.slow
     def test_qkv_over_rows(self, implementation):
         """Data parallelism: each device has its own sequences and cache."""
         call = inputs.qkv(inputs.Values(1), rows=4, width=24, layout=Layout(8), dtype="float32", **HEADS)
@@ -131,10 +134,8 @@ class TestShardMap:
         close(f(arrays["x"], arrays["cache"], arrays["positions"]), call("xla"))
 
 
-@both
-@each_op
-def test_grad(name, implementation, monkeypatch):
-    """By every float array; the attention's cache has NaN where nobody looks."""
+def gradients(name, implementation):
+    """Of a loss of the results by every float array, compiled in one piece."""
     call = CALLS[name]
     leaves, tree = jax.tree.flatten(call.arrays)
     places = [i for i, x in enumerate(leaves) if x.dtype == jnp.float32]
@@ -146,15 +147,23 @@ def test_grad(name, implementation, monkeypatch):
         result = call.bind(implementation)(**tree.unflatten(new))
         return sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(result) if x.dtype == jnp.float32)
 
-    values = [leaves[i] for i in places]
-    got = jax.grad(loss)(values)
+    return jax.jit(jax.grad(loss))([leaves[i] for i in places])
+
+
+@pytest.mark.slow
+@both
+@each_op
+def test_grad(name, implementation, monkeypatch):
+    """By every float array; the attention's cache has NaN where nobody looks."""
+    got = gradients(name, implementation)
     # The same loss through the plain functions, with no custom gradient in the way.
     monkeypatch.setattr(impl, "call", lambda kernel, reference, options, operands: reference(options, **operands))
-    close(got, jax.grad(loss)(values))
+    close(got, gradients(name, "xla"))
     assert all(jnp.isfinite(g).all() for g in got)
     assert any(jnp.any(g != 0) for g in got)
 
 
+@pytest.mark.slow
 def test_a_donated_cache_is_updated_in_place():
     """On the CPU only that the result is right; that no copy is made is tested on the GPU."""
     call = CALLS["qkv"]

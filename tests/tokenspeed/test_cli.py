@@ -14,7 +14,7 @@ from tokenspeed.models import hf_config, memory
 @pytest.fixture
 def config(tmp_path):
     path = tmp_path / "config.json"
-    path.write_text(json.dumps(QWEN | dict(torch_dtype="float32", eos_token_id=2)))
+    path.write_text(json.dumps(QWEN | dict(num_hidden_layers=1, torch_dtype="float32", eos_token_id=2)))
     return str(path)
 
 
@@ -33,6 +33,7 @@ def test_generate_streams_text_and_says_how_fast(capsys, quick):
     assert "TTFT" in err and "tokens/s" in err and "of this machine's measured 10 GB/s" in err and "xla" in err
 
 
+@pytest.mark.slow
 def test_generate_json_with_random_weights_and_standard_input(capsys, quick, config, monkeypatch):
     arguments = ["generate", "--random-weights", config, "--prompt-ids", "5,6,7", "--max-tokens", "4", "--n", "2",
                  "--json", "--seed", "1", "--ignore-eos", "--logprobs", "1", "--logit-bias", "9:50"]  # fmt: skip

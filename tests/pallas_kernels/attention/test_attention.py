@@ -1,56 +1,53 @@
 """attention."""
 
-import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 
 import pallas_kernels as pk
-from pallas_kernels import AttentionTiles
-from tests.pallas_kernels import inputs
+from pallas_kernels import DTYPES, AttentionTiles
+from tests.pallas_kernels import covering, inputs
 from tests.pallas_kernels.compare import assert_right, assert_same_bits
 from tests.pallas_kernels.inputs import Layout
-from tests.pallas_kernels.strategies import SEEDS, dtypes
+from tests.pallas_kernels.ragged import HEADS, sequences_of
 
-HEADS = {"multi-head": (3, 3), "grouped": (6, 2), "multi-query": (5, 1)}
 LAYOUTS = [
     Layout(53),  # contiguous
-    Layout(64),
     Layout(6, 9),  # a page holds no whole block of keys
     Layout(24, 3),
     Layout(16, 5),
     Layout(32, 2),  # a page holds whole blocks
 ]
+CASES = covering.all_pairs(
+    rows=(1, 3, 16),
+    heads=HEADS,
+    head_dim=(8, 24, 80),
+    layout=LAYOUTS,
+    sequences=("one", "half", "each"),
+    padding=(False, True),
+    dtype=DTYPES,
+    scale=(None, 0.3),
+    soft_cap=(None, 2.0),
+    window=(None, 1, 20),
+    counters=(False, True),
+    block_s=(16, 32),
+    splits=(1, 4),
+)
 
 
-@hypothesis.given(st.data())
-@hypothesis.settings(max_examples=24)
-def test_ragged(data):
-    heads, kv_heads = data.draw(st.sampled_from(list(HEADS.values())))
-    rows = data.draw(st.integers(1, 16))
-    call = inputs.attention(
-        inputs.Values(data.draw(SEEDS)),
-        rows=rows,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=data.draw(st.sampled_from((8, 24, 64, 80))),
-        layout=data.draw(st.sampled_from(LAYOUTS)),
-        sequences=data.draw(st.sampled_from(sorted({1, -(-rows // 2), rows}))),
-        padding=data.draw(st.integers(0, rows // 2)),
-        dtype=data.draw(dtypes),
-        scale=data.draw(st.sampled_from((None, 0.3))),
-        soft_cap=data.draw(st.sampled_from((None, 2.0))),
-        window=data.draw(st.sampled_from((None, 1, 20))),
-        counters=data.draw(st.booleans()),
-    )
-    tiles = AttentionTiles(block_s=data.draw(st.sampled_from((16, 32))), splits=data.draw(st.sampled_from((1, 2, 4))))
+@pytest.mark.parametrize("seed, case", covering.parameters(CASES))
+def test_ragged(seed, case):
+    options = dict(case)
+    tiles = AttentionTiles(block_s=options.pop("block_s"), splits=options.pop("splits"))
+    heads, kv_heads = options.pop("heads")
+    call = inputs.attention(inputs.Values(seed), heads=heads, kv_heads=kv_heads, **options | sequences_of(options))
     result = assert_right(call, tiles)
     if call.arrays["counters"] is not None:
         assert not np.any(result[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head_dim, splits", [(96, 2), (128, 1), (128, 2), (256, 1)])
 def test_large_heads(head_dim, splits):
     call = inputs.attention(
@@ -59,16 +56,19 @@ def test_large_heads(head_dim, splits):
     assert_right(call, AttentionTiles(block_s=16, splits=splits))
 
 
+@pytest.mark.slow
 def test_more_query_heads_than_one_product_takes():
     call = inputs.attention(inputs.Values(0), rows=1, heads=20, kv_heads=1, head_dim=16, layout=Layout(40))
     assert_right(call, AttentionTiles(block_s=16, splits=2))
 
 
+@pytest.mark.slow
 def test_more_splits_than_are_combined_at_once():
     call = inputs.attention(inputs.Values(0), rows=2, heads=4, kv_heads=2, head_dim=16, layout=Layout(600))
     assert_right(call, AttentionTiles(block_s=16, splits=32))
 
 
+@pytest.mark.slow
 def test_without_sequence_row_i_is_sequence_i():
     call = inputs.attention(inputs.Values(0), rows=3, heads=2, kv_heads=1, head_dim=16, layout=Layout(16, 2))
     order = np.argsort(call.arrays["sequence"])
@@ -95,6 +95,7 @@ def test_traced_lengths_beyond_the_cache_are_cut_to_it(implementation, layout):
     assert_same_bits(attend(**beyond.arrays), attend(**call.arrays))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("splits", [1, 4])
 def test_a_row_does_not_depend_on_the_others(splits):
     call = inputs.attention(inputs.Values(3), rows=4, heads=4, kv_heads=2, head_dim=24, layout=Layout(12, 5))
@@ -103,6 +104,7 @@ def test_a_row_does_not_depend_on_the_others(splits):
     assert_same_bits(call("interpret", tiles, **first), call("interpret", tiles)[:1])
 
 
+@pytest.mark.slow
 def test_page_order_does_not_matter():
     """A paged cache gives the bits of a contiguous one of the same contents."""
     contiguous = inputs.attention(inputs.Values(0), rows=2, heads=4, kv_heads=2, head_dim=16, layout=Layout(64))

@@ -11,16 +11,17 @@ import pytest
 import pallas_kernels as pk
 from pallas_kernels.common.deferred_norm import defer_norm, finish_norm
 from pallas_kernels.common.stream_tiles import Tiles
-from tests.pallas_kernels import inputs, oracle
+from tests.pallas_kernels import covering, inputs, oracle
 from tests.pallas_kernels.compare import assert_right, assert_right_head, assert_same_bits
 from tests.pallas_kernels.inputs import Layout
 from tests.pallas_kernels.lowering import lower
+from tests.pallas_kernels.marks import slow
 
 VECTORS = Tiles(block_n=4, block_k=32)
 TENSOR_CORES = Tiles(block_n=16, block_k=32, num_stages=3, mma=True)
 PIPELINED = Tiles(block_n=4, block_k=16, num_stages=3)
 FORMS = pytest.mark.parametrize(
-    "tiles", [VECTORS, TENSOR_CORES, PIPELINED], ids=["vectors", "tensor cores", "pipelined"]
+    "tiles", [slow(VECTORS), TENSOR_CORES, slow(PIPELINED)], ids=["vectors", "tensor cores", "pipelined"]
 )
 OPS = pytest.mark.parametrize("op", ["qkv", "gate_up", "head_logits"])
 WIDTH = 80
@@ -53,7 +54,7 @@ def test_both_parts_are_a_norm(part):
 
 @FORMS
 @pytest.mark.parametrize(
-    "implementation, dtype", [("interpret", "bfloat16"), ("interpret", "float32"), ("xla", "float16")]
+    "implementation, dtype", [("interpret", "bfloat16"), slow("interpret", "float32"), ("xla", "float16")]
 )
 def test_the_stream_is_that_without_a_norm(implementation, dtype, tiles):
     """And the rows are it times the norm's weight, rounded once; the squares are of it, of each block."""
@@ -68,30 +69,30 @@ def test_the_stream_is_that_without_a_norm(implementation, dtype, tiles):
     np.testing.assert_allclose(rows.squares, blocks, rtol=1e-6)  # a few float32 terms in another order
 
 
-@pytest.mark.parametrize(
-    "tiles, rows, dtype",
-    [
-        (VECTORS, 1, "bfloat16"),
-        (VECTORS, 3, "float32"),
-        (PIPELINED, 1, "float16"),
-        (TENSOR_CORES, 1, "bfloat16"),
-        (TENSOR_CORES, 3, "float32"),
-        (TENSOR_CORES, 16, "bfloat16"),
-    ],
-    ids=str,
+CASES = covering.all_pairs(
+    op=("gate_up", "head_logits", "qkv"),
+    tiles=(TENSOR_CORES, VECTORS, PIPELINED),
+    dtype=("bfloat16", "float32", "float16"),
+    one_row=(False, True),
 )
-@OPS
-def test_users(op, tiles, rows, dtype):
+
+
+@pytest.mark.parametrize("seed, case", covering.parameters(CASES, quick=(0,)))
+def test_users(seed, case):
     """Kernel (in guarded buffers) and reference agree with the oracle within `compare.TOLERANCES`."""
-    assert_right(user(op, rows, dtype), tiles)
+    tiles = case["tiles"]
+    rows = 1 if case["one_row"] else 16 if tiles.mma else 3
+    assert_right(user(case["op"], rows, case["dtype"], inputs.Values(seed)), tiles)
 
 
+@pytest.mark.slow
 @FORMS
 @pytest.mark.parametrize("rows", [1, 5])
 def test_the_head(rows, tiles):
     assert_right_head(user("head", rows, "float32"), tiles)
 
 
+@pytest.mark.slow
 @FORMS
 @pytest.mark.parametrize("op", ["gate_up", "head_logits"])
 def test_a_row_does_not_depend_on_the_others(op, tiles):
@@ -131,6 +132,7 @@ def test_the_weight_is_as_wide_as_the_rows():
         call("xla", norm=call.arrays["norm"][:23])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("implementation", ["interpret", "xla"])
 def test_gradients_reach_through_both_parts(implementation):
     """Those of a projection and the op after it, against those of the same with the norm in one piece."""

@@ -10,10 +10,11 @@ from pallas_kernels.common.checks import DTYPES
 from pallas_kernels.common.launch import guarded
 from pallas_kernels.common.prenorm import Norm, rms_norm
 from pallas_kernels.common.stream_tiles import Tiles
-from tests.pallas_kernels import inputs, oracle
+from tests.pallas_kernels import covering, inputs, oracle
 from tests.pallas_kernels.compare import assert_close, assert_right, assert_right_head, assert_same_bits
 from tests.pallas_kernels.inputs import Layout
 from tests.pallas_kernels.lowering import lower
+from tests.pallas_kernels.marks import slow
 
 VECTORS = Tiles(block_n=4, block_k=32)
 TENSOR_CORES = Tiles(block_n=16, block_k=32, num_stages=3, mma=True)
@@ -32,8 +33,10 @@ def of_op(op, rows, dtype="bfloat16", draw=None):
     return inputs.head(draw, getattr(pk, op), vocabulary=37, bias=True, **common)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rows, width, offset", [(1, 1, 0.0), (3, 100, 1.0), (8, 128, 0.0), (16, 1000, 1.0)])
+@pytest.mark.parametrize("dtype", ["bfloat16", slow("float16"), slow("float32")])
+@pytest.mark.parametrize(
+    "rows, width, offset", [slow(1, 1, 0.0), (3, 100, 1.0), slow(8, 128, 0.0), slow(16, 1000, 1.0)]
+)
 def test_the_kernel(rows, width, offset, dtype):
     """Within what rounding the result costs (`compare.TOLERANCES`); its sums are float32 whatever the dtype."""
     draw = inputs.Values(width)
@@ -54,23 +57,25 @@ def test_the_weight_may_be_of_another_dtype():
     assert_close(y, (oracle.rms_norm(np.float64(x), np.float64(weight), 1e-5, 0.0),), "bfloat16")
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rows", [3, 8, 16])
-@pytest.mark.parametrize("op", ["qkv", "gate_up", "head_logits"])
-def test_ahead_of_tensor_cores(op, rows, dtype):
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "case", covering.all_pairs(op=("qkv", "gate_up", "head_logits"), rows=(3, 8, 16), dtype=DTYPES), ids=str
+)
+def test_ahead_of_tensor_cores(case):
     """Kernel (in guarded buffers) and reference agree with the oracle within `compare.TOLERANCES`.
 
     Those hold one rounding of the normed x, which this kernel and the reference do alike.
     """
-    assert_right(of_op(op, rows, dtype), TENSOR_CORES)
+    assert_right(of_op(**case), TENSOR_CORES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [3, 8, 16])
 def test_ahead_of_the_head(rows):
     assert_right_head(of_op("head", rows, "float32"), TENSOR_CORES)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ["bfloat16", slow("float16"), slow("float32")])
 def test_a_row_is_normed_as_the_reference_norms_it(dtype):
     """With weights of the identity a projection passes on what it is given, but for the order of float32 sums."""
     call = of_op("head_logits", 5, dtype)
@@ -80,11 +85,16 @@ def test_a_row_is_normed_as_the_reference_norms_it(dtype):
     np.testing.assert_allclose(kernel, reference, rtol={"bfloat16": 2**-7, "float16": 2**-10, "float32": 1e-6}[dtype])
 
 
-@pytest.mark.parametrize("tiles", [VECTORS, TENSOR_CORES], ids=["vectors", "tensor cores"])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("op", ["qkv", "gate_up", "head_logits"])
-def test_float32_rows_of_narrow_weights(op, dtype, tiles):
-    result = assert_right(inputs.streamed(inputs.Values(0), of_op(op, 3, dtype)), tiles)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "case",
+    covering.all_pairs(op=("qkv", "gate_up", "head_logits"), dtype=("bfloat16", "float16"), mma=(False, True)),
+    ids=str,
+)
+def test_float32_rows_of_narrow_weights(case):
+    op, dtype = case["op"], case["dtype"]
+    call = inputs.streamed(inputs.Values(0), of_op(op, 3, dtype))
+    result = assert_right(call, TENSOR_CORES if case["mma"] else VECTORS)
     assert jax.tree.leaves(result)[0].dtype == (jnp.float32 if op == "head_logits" else dtype)
 
 

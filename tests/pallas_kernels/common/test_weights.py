@@ -8,6 +8,7 @@ import pytest
 
 import pallas_kernels as pk
 from pallas_kernels.common.weights import rotary_pairs
+from tests.pallas_kernels.marks import slow
 
 
 def array(*shape):
@@ -37,7 +38,7 @@ def test_gate_up(biases):
 
 @pytest.mark.parametrize("rotary_dim", [None, 0, 2, 4, 6, 8])
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("heads, kv_heads", [(6, 2), (3, 3), (4, 1)])
+@pytest.mark.parametrize("heads, kv_heads", [(6, 2), slow(3, 3), slow(4, 1)])
 def test_qkv(heads, kv_heads, bias, rotary_dim):
     sizes = (heads, kv_heads, kv_heads)
     weights = tuple(array(5, n, 8) + 1000 * i for i, n in enumerate(sizes))

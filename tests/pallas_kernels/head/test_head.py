@@ -1,42 +1,38 @@
 """head and head_logits."""
 
-import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 
 import pallas_kernels as pk
 from pallas_kernels.common.launch import guarded
 from pallas_kernels.common.stream_tiles import Tiles
-from tests.pallas_kernels import inputs
-from tests.pallas_kernels.compare import assert_right, assert_same_bits
-from tests.pallas_kernels.strategies import SEEDS, dtypes, ragged, rows_for, stream_tiles
+from pallas_kernels.head.triton import ARGMAX_BLOCK
+from tests.pallas_kernels import covering, inputs
+from tests.pallas_kernels.compare import assert_right, assert_right_head, assert_same_bits
+from tests.pallas_kernels.marks import slow
+from tests.pallas_kernels.ragged import STREAM, stream_tiles
 
 TILES = [Tiles(block_n=4, block_k=16), Tiles(block_n=32, block_k=16, mma=True)]
+CASES = covering.all_pairs(
+    **STREAM,
+    function=(pk.head_logits, pk.head),
+    width=(45, 150),
+    vocabulary=(1, 21, 140),
+    bias=(False, True),
+    soft_cap=(None, 2.0),
+)
 
 
-@hypothesis.given(st.data())
-def test_ragged(data):
-    tiles = data.draw(stream_tiles())
-    call = inputs.head(
-        inputs.Values(data.draw(SEEDS)),
-        rows=data.draw(rows_for(tiles)),
-        width=data.draw(ragged),
-        vocabulary=data.draw(st.integers(1, 150)),
-        dtype=data.draw(dtypes),
-        bias=data.draw(st.booleans()),
-        soft_cap=data.draw(st.sampled_from((None, 2.0))),
-        norm_offset=data.draw(st.sampled_from((0.0, 1.0))),
-    )
-    logits = assert_right(call, tiles)
-    assert logits.dtype == jnp.float32
-    with guarded():
-        token, value = pk.head(**call.arrays, **call.options, implementation="interpret", tiles=tiles)
-    assert_same_bits(token, jnp.argmax(logits, axis=-1).astype(jnp.int32))
-    # The kernels differ in what follows the sums, which the CPU compiler may fuse with them and so round otherwise.
-    np.testing.assert_allclose(value, jnp.max(logits, axis=-1), rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("seed, case", covering.parameters(CASES))
+def test_ragged(seed, case):
+    tiles, options = stream_tiles(case)
+    call = inputs.head(inputs.Values(seed), **options)
+    if call.function is pk.head:
+        assert_right_head(call, tiles)
+    else:
+        assert assert_right(call, tiles).dtype == jnp.float32
 
 
 def head_of(logits, implementation, tiles):
@@ -81,27 +77,44 @@ def test_a_vocabulary_smaller_than_the_tile(tiles):
 
 
 def test_more_programs_than_the_argmax_reads_at_once():
-    from pallas_kernels.head import triton
+    """A program for each token; the largest logits are in the first block that is read, and last of all."""
+    programs = ARGMAX_BLOCK + 100
+    logits = np.random.default_rng(0).normal(size=(2, programs)).astype(np.float32)
+    logits[0, [5, ARGMAX_BLOCK + 3]] = logits[1, -1] = 9.0
+    # Each row has its own logits: it is a row of the identity, and they are the weight.
+    weight = pk.DenseWeight(values=jnp.asarray(logits.T) / np.sqrt(2))
+    x = jnp.eye(2)
+    with guarded():
+        token, value = pk.head(
+            x, jnp.ones(2), weight, eps=0.0, implementation="interpret", tiles=Tiles(block_n=1, block_k=16)
+        )
+    assert token.tolist() == [5, programs - 1]
+    np.testing.assert_allclose(value, [9.0, 9.0], rtol=1e-6)  # a few float32 roundings
 
-    programs = triton.ARGMAX_BLOCK + 100
-    values = jax.random.normal(jax.random.key(0), (2, programs))
-    values = values.at[1, -1].set(9.0).at[0, 5].set(9.0).at[0, triton.ARGMAX_BLOCK + 3].set(9.0)
-    tokens = 3 * jnp.broadcast_to(jnp.arange(programs, dtype=jnp.int32), values.shape)
-    token, value = triton._argmax(values, tokens, interpret=True)
-    assert token.tolist() == [15, 3 * (programs - 1)]
-    assert value.tolist() == [9.0, 9.0]
 
-
-def test_rows_choose_for_themselves():
-    call = inputs.head(inputs.Values(0), pk.head, rows=16, width=40, vocabulary=100, dtype="float32")
-    tiles = Tiles(block_n=16, block_k=16, mma=True)
-    token, value = call("interpret", tiles)
-    logits = pk.head_logits(**call.arrays, **call.options, implementation="xla")
+@pytest.mark.parametrize(
+    "rows, tiles, dtype",
+    [
+        (16, Tiles(block_n=16, block_k=16, mma=True), "float32"),
+        slow(16, Tiles(block_n=32, block_k=16, mma=True), "float16"),
+        slow(3, Tiles(block_n=4, block_k=16, num_stages=3), "bfloat16"),
+    ],
+    ids=["float32", "float16", "bfloat16 on vectors"],
+)
+def test_the_tokens_are_those_of_the_logits(rows, tiles, dtype):
+    """Of the kernels' own logits, whatever the dtype: each row chooses for itself."""
+    options = dict(rows=rows, width=40, vocabulary=100, dtype=dtype)
+    call = inputs.head(inputs.Values(0), pk.head, **options)
+    logits = inputs.head(inputs.Values(0), pk.head_logits, **options)("interpret", tiles)
+    with guarded():
+        token, value = call("interpret", tiles)
     assert_same_bits(token, jnp.argmax(logits, axis=1).astype(jnp.int32))
-    np.testing.assert_allclose(value, logits.max(axis=1), rtol=1e-5)
+    # The kernels differ in what follows the sums, which the CPU compiler may fuse with them and so round otherwise.
+    np.testing.assert_allclose(value, logits.max(axis=1), rtol=1e-5, atol=1e-5)
     assert len(set(token.tolist())) > 1
 
 
+@pytest.mark.slow
 def test_a_row_does_not_depend_on_the_others():
     call = inputs.head(inputs.Values(0), rows=3, width=100, vocabulary=70)
     tiles = Tiles(block_n=16, block_k=32, mma=True)  # rows are padded to 16, so both run one and the same program
@@ -109,6 +122,7 @@ def test_a_row_does_not_depend_on_the_others():
     assert_same_bits(alone("interpret", tiles), call("interpret", tiles)[:1])
 
 
+@pytest.mark.slow
 def test_a_tied_embedding_table_is_taken_as_it_is():
     table = jax.random.normal(jax.random.key(1), (50, 24))
     x, norm = jax.random.normal(jax.random.key(2), (2, 24)), jnp.ones(24)

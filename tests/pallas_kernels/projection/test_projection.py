@@ -1,39 +1,36 @@
 """out and down."""
 
-import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 
 import pallas_kernels as pk
 from pallas_kernels.common.stream_tiles import Tiles
-from tests.pallas_kernels import inputs
+from tests.pallas_kernels import covering, inputs
 from tests.pallas_kernels.compare import assert_right, assert_same_bits
-from tests.pallas_kernels.strategies import SEEDS, dtypes, ragged, rows_for, stream_tiles
+from tests.pallas_kernels.marks import slow
+from tests.pallas_kernels.ragged import STREAM, stream_tiles
+
+CASES = covering.all_pairs(
+    **STREAM,
+    function=(pk.out, pk.down),
+    inputs=(45, 150),
+    outputs=(21, 67),
+    bias=(False, True),
+    residual=(False, True),
+    out_dtype=(None, "float32"),
+    norm=(False, True),
+)
 
 
-@hypothesis.given(st.data())
-def test_ragged(data):
-    tiles = data.draw(stream_tiles())
-    call = inputs.projection(
-        inputs.Values(data.draw(SEEDS)),
-        function=data.draw(st.sampled_from((pk.out, pk.down))),
-        rows=data.draw(rows_for(tiles)),
-        outputs=data.draw(ragged),
-        inputs=data.draw(ragged),
-        dtype=data.draw(dtypes),
-        bias=data.draw(st.booleans()),
-        residual=data.draw(st.booleans()),
-        out_dtype=data.draw(st.sampled_from((None, "float32"))),
-        norm=data.draw(st.booleans()),
-        norm_offset=data.draw(st.sampled_from((0.0, 1.0))),
-    )
-    assert_right(call, tiles)
+@pytest.mark.parametrize("seed, case", covering.parameters(CASES))
+def test_ragged(seed, case):
+    tiles, options = stream_tiles(case)
+    assert_right(inputs.projection(inputs.Values(seed), **options), tiles)
 
 
-@pytest.mark.parametrize("mma", [False, True])
+@pytest.mark.parametrize("mma", [slow(False), True])
 def test_sizes_that_tiles_divide(mma):
     call = inputs.projection(inputs.Values(0), rows=16, outputs=32, inputs=64)
     assert_right(call, Tiles(block_n=16, block_k=32, mma=mma))
@@ -45,6 +42,7 @@ def test_out_takes_heads():
     assert_same_bits(heads("interpret"), call("interpret"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tiles", [Tiles(block_n=16, block_k=32, mma=True), Tiles(block_n=4, block_k=32)], ids=str)
 def test_a_row_does_not_depend_on_the_others(tiles):
     call = inputs.projection(inputs.Values(0), rows=3, outputs=40, inputs=100)
@@ -52,6 +50,7 @@ def test_a_row_does_not_depend_on_the_others(tiles):
     assert_same_bits(alone("interpret", tiles), call("interpret", tiles)[:1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("tiles", [Tiles(block_n=16, block_k=32, mma=True), Tiles(block_n=4, block_k=32)], ids=str)
 @pytest.mark.parametrize("implementation", ["interpret", "xla"])

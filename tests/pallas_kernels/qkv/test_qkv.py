@@ -1,21 +1,29 @@
 """qkv."""
 
-import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 
 from pallas_kernels.common.launch import guarded
 from pallas_kernels.common.stream_tiles import Tiles
-from tests.pallas_kernels import inputs
+from tests.pallas_kernels import covering, inputs
 from tests.pallas_kernels.compare import assert_right, assert_same_bits
 from tests.pallas_kernels.inputs import Layout
-from tests.pallas_kernels.strategies import SEEDS, dtypes, ragged, rows_for, stream_tiles
+from tests.pallas_kernels.ragged import HEADS, STREAM, sequences_of, stream_tiles
 
-HEADS = {"multi-head": (3, 3), "grouped": (6, 2), "multi-query": (5, 1)}
-LAYOUTS = [Layout(19), Layout(6, 4), Layout(16, 2)]
+CASES = covering.all_pairs(
+    **STREAM,
+    width=(45, 150),
+    heads=HEADS,
+    head_dim=(8, 24, 80),
+    layout=(Layout(19), Layout(6, 4), Layout(16, 2)),
+    sequences=("one", "half", "each"),
+    padding=(False, True),
+    rotary=(0.0, 0.5, 1.0),
+    bias=(False, True),
+    qk_norm=(False, True),
+)
 
 
 def assert_only_rows_written(call, result):
@@ -33,40 +41,25 @@ def assert_only_rows_written(call, result):
         assert_same_bits(after, expected)
 
 
-@hypothesis.given(st.data())
-@hypothesis.settings(max_examples=24)
-def test_ragged(data):
-    heads, kv_heads = data.draw(st.sampled_from(list(HEADS.values())))
-    head_dim = data.draw(st.sampled_from((8, 24, 64, 80)))
-    qk_norm = data.draw(st.booleans())
+@pytest.mark.parametrize("seed, case", covering.parameters(CASES))
+def test_ragged(seed, case):
+    head_dim = case["head_dim"]
     whole_head = 1 << (head_dim // 2 - 1).bit_length()
-    tiles = data.draw(stream_tiles(block_n=(whole_head, max(16, whole_head)) if qk_norm else (1, 4, 32)))
-    rows = data.draw(rows_for(tiles))
-    call = inputs.qkv(
-        inputs.Values(data.draw(SEEDS)),
-        rows=rows,
-        width=data.draw(ragged),
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        layout=data.draw(st.sampled_from(LAYOUTS)),
-        sequences=data.draw(st.sampled_from(sorted({1, -(-rows // 2), rows}))),
-        padding=data.draw(st.integers(0, rows // 2)),
-        dtype=data.draw(dtypes),
-        rotary_dim=data.draw(st.sampled_from((None, 0, head_dim // 2))),
-        bias=data.draw(st.booleans()),
-        qk_norm=qk_norm,
-        norm_offset=data.draw(st.sampled_from((0.0, 1.0))),
-    )
+    tiles, options = stream_tiles(case, block_n=whole_head if case["qk_norm"] else 1)
+    heads, kv_heads = options.pop("heads")
+    options |= sequences_of(options) | dict(rotary_dim=int(options.pop("rotary") * head_dim))
+    call = inputs.qkv(inputs.Values(seed), heads=heads, kv_heads=kv_heads, **options)
     assert_only_rows_written(call, assert_right(call, tiles))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head_dim", [96, 128, 256])
 def test_large_heads(head_dim):
     call = inputs.qkv(inputs.Values(0), rows=2, width=72, heads=2, kv_heads=1, head_dim=head_dim, layout=Layout(8, 2))
     assert_right(call, Tiles(block_n=32, block_k=32, mma=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head_dim", [24, 80, 128])
 def test_heuristic_tiles_for_qk_norm(head_dim):
     call = inputs.qkv(
@@ -75,6 +68,7 @@ def test_heuristic_tiles_for_qk_norm(head_dim):
     assert_right(call, None)
 
 
+@pytest.mark.slow
 def test_a_cache_of_another_dtype_rounds_what_is_stored():
     call = inputs.qkv(inputs.Values(0), rows=2, width=40, heads=2, kv_heads=1, head_dim=16, layout=Layout(8))
     cache = jax.tree.map(lambda x: x.astype(jnp.float32), call.arrays["cache"])
@@ -91,6 +85,7 @@ def test_rows_outside_the_cache_write_nothing():
         assert_same_bits(cache, call.arrays["cache"])
 
 
+@pytest.mark.slow
 def test_a_nan_cache_is_not_read():
     call = inputs.qkv(inputs.Values(0), rows=2, width=40, heads=2, kv_heads=1, head_dim=16, layout=Layout(8))
     poisoned = call.replace(cache=jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), call.arrays["cache"]))
@@ -98,12 +93,14 @@ def test_a_nan_cache_is_not_read():
     assert_only_rows_written(poisoned, result)
 
 
+@pytest.mark.slow
 def test_without_sequence_row_i_is_sequence_i():
     call = inputs.qkv(inputs.Values(0), rows=3, width=40, heads=2, kv_heads=1, head_dim=16, layout=Layout(8))
     call = call.replace(sequence=jnp.arange(3, dtype=jnp.int32))
     assert_same_bits(call("interpret", sequence=None), call("interpret"))
 
 
+@pytest.mark.slow
 def test_a_row_does_not_depend_on_the_others():
     call = inputs.qkv(inputs.Values(0), rows=3, width=100, heads=4, kv_heads=2, head_dim=24, layout=Layout(12))
     tiles = Tiles(block_n=16, block_k=32, mma=True)  # rows are padded to 16, so both run one and the same program

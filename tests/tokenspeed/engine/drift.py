@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pallas_kernels import KVCache, attention_counters
+import pallas_kernels as pk
 from tokenspeed import LLM
 from tokenspeed.engine import decode
 from tokenspeed.models.config import LayerConfig, ModelConfig, Rope
@@ -61,7 +61,7 @@ def forced(model: Llama, tokens: jax.Array, implementation: str) -> jax.Array:
     batch, length = tokens.shape
     c = model.config
     empty = jnp.full((batch, c.num_kv_heads, length, c.head_dim), jnp.nan, model.dtype)
-    caches = [KVCache(k=empty, v=empty) for _ in range(c.num_layers)]
+    caches = [pk.KVCache(k=empty, v=empty) for _ in range(c.num_layers)]
     rope = model.rope_tables(length)
 
     def step(carry, token):
@@ -71,7 +71,7 @@ def forced(model: Llama, tokens: jax.Array, implementation: str) -> jax.Array:
         )
         return (caches, counters, position + (position >= 0)), decode.logits(model, x, implementation)
 
-    counters = attention_counters(batch, c.num_kv_heads)
+    counters = pk.attention_counters(batch, c.num_kv_heads)
     begin = caches, counters, jnp.where(tokens[:, 0] >= 0, 0, -1)
     _, logits = jax.lax.scan(step, begin, jnp.maximum(tokens, 0).T)
     return jnp.moveaxis(logits, 0, 1)

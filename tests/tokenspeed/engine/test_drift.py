@@ -6,11 +6,13 @@ import pytest
 from tests.tokenspeed.engine import drift
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["random", "trained"])
 def test_no_further_from_the_truth_than_plain_bfloat16(name):
     drift.check_drift(name, "interpret", batch=2, length=24)
 
 
+@pytest.mark.slow
 def test_bits():
     drift.check_bits("interpret", length=3)
 

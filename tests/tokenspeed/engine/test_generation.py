@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from tests.pallas_kernels import lowering
+from tests.pallas_kernels.marks import slow
 from tokenspeed import LLM, SamplingParams
 from tokenspeed.engine import generation
 from tokenspeed.engine.generation import Drawn
@@ -92,12 +93,12 @@ def test_a_stop_string_in_the_first_middle_and_last_token_of_a_call(at, include,
     "max_tokens, expected",
     [
         (1, ["look"]),
-        (2, [1, "look", "look"]),
-        (STEPS, [STEPS, "look", "look"]),
+        slow(2, [1, "look", "look"]),
+        slow(STEPS, [STEPS, "look", "look"]),
         (STEPS + 1, [STEPS, "look", "look"]),
-        (STEPS + 2, [STEPS, "look", 1, "look", "look"]),
-        (2 * STEPS + 1, [STEPS, "look", STEPS, "look", "look"]),
-        (2 * STEPS + 4, [STEPS, "look", STEPS, "look", 4, "look", "look"]),
+        slow(STEPS + 2, [STEPS, "look", 1, "look", "look"]),
+        slow(2 * STEPS + 1, [STEPS, "look", STEPS, "look", "look"]),
+        slow(2 * STEPS + 4, [STEPS, "look", STEPS, "look", 4, "look", "look"]),
     ],
 )
 def test_a_call_is_dispatched_before_the_host_looks_and_none_behind_max_tokens(max_tokens, expected, events):
@@ -110,6 +111,7 @@ def test_a_call_is_dispatched_before_the_host_looks_and_none_behind_max_tokens(m
     assert events == expected
 
 
+@pytest.mark.slow
 def test_rows_that_end_in_different_calls(events):
     prompts = [PROMPT, "Lily and Tom", "One day", "The big dog", "Max had a"]
     whole = free(*prompts)
@@ -135,6 +137,7 @@ def test_rows_that_end_in_different_calls(events):
     assert ends[0] < ends[1] == ends[2] < ends[4] and ends[3] == ends[0], "the time is that of a row's own last token"
 
 
+@pytest.mark.slow
 def test_samples_of_one_prompt_with_a_stop_string():
     """Drawn at random, all together: each is what it is without the string, up to it."""
     params = SamplingParams(temperature=0.8, n=4, seed=2, max_tokens=50, ignore_eos=True)
@@ -146,7 +149,7 @@ def test_samples_of_one_prompt_with_a_stop_string():
     assert len({len(sample.token_ids) for sample in found.samples}) > 2
 
 
-@pytest.mark.parametrize("taken", [1, 2])
+@pytest.mark.parametrize("taken", [1, slow(2)])
 def test_a_stream_that_is_closed_early_leaves_nothing(taken):
     expected = list(tiny().stream(PROMPT, GREEDY))
     gc.collect()
@@ -182,6 +185,7 @@ def started(params=GREEDY):
     return weights, rope, *generation.first(weights, state, **HOW)
 
 
+@pytest.mark.slow
 def test_what_the_host_looks_at_is_not_donated():
     weights, rope, state, first = started()
     after, second = generation.advance(weights, state, rope, steps=2, **HOW)
@@ -192,6 +196,7 @@ def test_what_the_host_looks_at_is_not_donated():
     assert first.reason.tolist() == second.reason.tolist() == [RUNNING]
 
 
+@pytest.mark.slow
 def test_the_state_after_steps_beyond_the_end():
     weights, rope, state, _ = started(dataclasses.replace(GREEDY, max_tokens=4))
     state, drawn = generation.advance(weights, state, rope, steps=8, **HOW)
@@ -203,6 +208,7 @@ def test_the_state_after_steps_beyond_the_end():
     assert state.step.tolist() == [4] and state.position.tolist() == [-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", [GREEDY, dataclasses.replace(GREEDY, temperature=1.0, seed=0)])
 def test_logits_that_are_not_finite_end_a_row(params):
     weights, rope, state, _ = started(params)

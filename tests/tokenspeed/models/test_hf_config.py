@@ -132,6 +132,7 @@ def test_llama3_frequencies():
     assert between.any() and (scaled[between] < plain[between]).all() and (scaled[between] > plain[between] / 8).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [dict(), dict(hidden_size=8192, intermediate_size=28672, num_hidden_layers=80,
                                               num_attention_heads=64)])  # fmt: skip
 def test_full_sizes_have_the_right_shapes(size):

@@ -1,25 +1,27 @@
 """The library's attention stands in for the blocks: here by its own XLA implementation, on a GPU by cuDNN."""
 
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.pallas_kernels.marks import slow
 from tokenspeed.models.prefill_attention import attend, flash_attention, resolve_prefill_backend
 
 
-@pytest.mark.parametrize("window", [None, 1, 7, 100])
-@pytest.mark.parametrize("heads, kv_heads", [(4, 4), (6, 2), (3, 1)])
+@pytest.mark.parametrize("window", [None, slow(1), 7, slow(100)])
+@pytest.mark.parametrize("heads, kv_heads", [slow(4, 4), (6, 2), slow(3, 1)])
 def test_flash_attention_is_what_the_blocks_compute(window, heads, kv_heads):
-    keys = jax.random.split(jax.random.key(0), 3)
+    draw = np.random.default_rng(0)
     batch, length, head_dim = 2, 37, 16
     q, k, v = (
-        jax.random.normal(key, (batch, length, n, head_dim)) for key, n in zip(keys, (heads, kv_heads, kv_heads))
+        draw.standard_normal((batch, length, n, head_dim)).astype(np.float32) for n in (heads, kv_heads, kv_heads)
     )
-    positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length))
-    blocks = attend(q, jnp.moveaxis(k, 1, 2), jnp.moveaxis(v, 1, 2), positions, window=window)
+    positions = np.broadcast_to(np.arange(length, dtype=np.int32), (batch, length))
+    blocks = jax.jit(functools.partial(attend, window=window))(q, k.swapaxes(1, 2), v.swapaxes(1, 2), positions)
     with jax.default_matmul_precision("highest"):
-        found = flash_attention(q, k, v, window=window, implementation="xla")
+        found = jax.jit(functools.partial(flash_attention, window=window, implementation="xla"))(q, k, v)
     np.testing.assert_allclose(found, blocks, rtol=0, atol=2e-6)  # a few float32 roundings of values near 1
 
 

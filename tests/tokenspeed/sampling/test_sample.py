@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from tests.pallas_kernels.strategies import SEEDS
+from tests.pallas_kernels.marks import slow
 from tokenspeed.sampling import sample as sampling
 from tokenspeed.sampling.params import SamplingParams
 from tokenspeed.sampling.state import SamplingPlan, make_plan, make_state, set_rows
 
+SEEDS = st.integers(0, 2**16)
 V = 150  # more than MIN_RANKED, so that ranking few and ranking all differ
 EOS = (7, 11)
 draw = jax.jit(sampling.sample, static_argnames="logprobs")
@@ -159,6 +160,7 @@ def test_top_k_of_equals_keeps_the_lowest_ids():
     assert tokens == {0, 1, 2, 4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top_k, top_p", [(1, 1.0), (0, 1e-6), (3, 1e-6)])
 def test_the_most_likely_token_always_stays(top_k, top_p):
     logits = tied(normal(3, 16, V))
@@ -248,7 +250,7 @@ def assert_distributed(tokens, probabilities):
     [{}, dict(temperature=2.0), dict(temperature=0.5, top_p=0.9), dict(top_k=5), dict(min_p=0.2), dict(top_p=0.99)],
     ids=str,
 )
-@pytest.mark.parametrize("over", ["seeds", "steps", "samples"])
+@pytest.mark.parametrize("over", ["seeds", slow("steps"), slow("samples")])
 def test_draws_have_the_probabilities(kind, over):
     draws, size = 6000, 12
     params = SamplingParams(seed=None if over == "seeds" else 5, **kind)
@@ -325,6 +327,7 @@ row_strategy = st.builds(
 EVERYTHING = SamplingPlan(random=True, bias=True, min_tokens=True, penalties=True, min_p=True, ranked=V)
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=6)
 @hypothesis.given(st.lists(row_strategy, min_size=6, max_size=6), st.permutations(range(6)))
 def test_a_row_knows_nothing_of_the_others(rows, order):
@@ -333,6 +336,7 @@ def test_a_row_knows_nothing_of_the_others(rows, order):
     assert tokens_of([rows[i] for i in order], EVERYTHING) == [alone[i] for i in order]
 
 
+@pytest.mark.slow
 def test_the_stages_of_others_change_nothing():
     rows = lambda seed: [Row(params, seed, 2, (1, 2), (3, 3), seed, bool(seed % 2)) for params in KINDS]
     for seed in range(12):
@@ -349,6 +353,7 @@ def test_a_row_without_top_k_keeps_more_than_what_is_ranked():
     assert (kept[0] == scaled[0]).all() and jnp.isfinite(kept[1]).sum() == 5
 
 
+@pytest.mark.slow
 def test_ranking_few_or_all_of_a_large_vocabulary():
     size = 5_000
     params = SamplingParams(top_k=50, top_p=0.9)
@@ -385,6 +390,7 @@ def generate(params, chunks, **options):
 CHUNKED = [SamplingParams(frequency_penalty=0.5), SamplingParams(top_p=0.9, temperature=1.5), greedy()]
 
 
+@pytest.mark.slow
 def test_chunks_change_nothing():
     assert (generate(CHUNKED, [12]) == generate(CHUNKED, [1] * 12)).all()
 
@@ -491,6 +497,7 @@ def test_logprobs_are_of_the_raw_logits(n, ties):
     assert got.rank.dtype == got.top_ids.dtype == jnp.int32
 
 
+@pytest.mark.slow
 def test_asking_for_logprobs_changes_no_token():
     logits, state = normal(0, 16, V), state_of([SamplingParams(top_p=0.9)] * 16)
     assert (draw(logits, state, steps(16))[0] == draw(logits, state, steps(16), logprobs=5)[0]).all()
