@@ -6,7 +6,7 @@ import jax
 # For shard_map; before anything asks jax for a device. A GPU, if there is one, stays the default backend.
 jax.config.update("jax_num_cpu_devices", 2)
 
-# Each example compiles a kernel (about a second), so examples are few, and the same ones every time.
+# Few examples and the same ones every time, since many of them compile.
 hypothesis.settings.register_profile(
     "tests",
     max_examples=20,

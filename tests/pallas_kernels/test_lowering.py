@@ -60,7 +60,8 @@ def test_sampled_tiles(model, op, rows):
         assert "triton" in lower(call, tile), tile
 
 
-@pytest.mark.parametrize("key", [key if key == "h100" else slow(key) for key in DEVICES])
+@pytest.mark.slow
+@pytest.mark.parametrize("key", DEVICES)
 @pytest.mark.parametrize("op", OPS)
 def test_heuristic_tiles_on_every_device(op, key):
     for rows in (1, 16):

@@ -30,6 +30,7 @@ def call_of(op, rows=ROWS, **options):
     return inputs.projection(draw, getattr(pk, op), rows=rows, outputs=37, inputs=40, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", ["out", *map(slow, ("qkv", "attention", "down", "gate_up", "head_logits"))])
 def test_kernel_and_reference_are_right(op):
     """Of several rows a sequence where there are sequences; a row each is what the tests below have."""

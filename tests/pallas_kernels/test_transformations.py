@@ -41,6 +41,7 @@ def split(call, *shared):
     return batched, {n: x for n, x in call.arrays.items() if n not in batched}
 
 
+@pytest.mark.slow
 @both
 @each_op
 def test_jit(name, implementation):
@@ -89,6 +90,7 @@ needs_two_devices = pytest.mark.skipif(jax.device_count() < 2, reason="one devic
 class TestShardMap:
     """Tensor parallelism over two devices: outputs split for gate_up, qkv and attention, inputs split for out."""
 
+    @pytest.mark.slow
     def test_gate_up(self, implementation):
         call = CALLS["gate_up"]
         arrays, run = call.arrays, call.bind(implementation)

@@ -49,6 +49,7 @@ def test_generate_json_with_random_weights_and_standard_input(capsys, quick, con
     assert json.loads(capsys.readouterr().out)["samples"][0]["text"] is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments, message",
     [

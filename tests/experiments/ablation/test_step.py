@@ -85,6 +85,7 @@ def counts(text):
     )
 
 
+@pytest.mark.slow
 def test_what_an_ablation_leaves_out_is_not_in_its_program(programs):
     shipped = counts(programs[""])
     assert all(shipped[op] == 1 for op in ("qkv", "attention", "out", "gate_up", "down", "head"))
@@ -129,6 +130,7 @@ def test_the_kernels_without_any_fusion_compute_the_same_step(decoder):
     assert drift.of(fused) != drift.of(bare), "they are other programs: their rounding differs"
 
 
+@pytest.mark.slow
 def test_oracle_is_the_model(decoder):
     """One more token after a prompt, in float64, is the last position of the whole model in float32."""
     model = decoder.weights.model
@@ -186,6 +188,7 @@ def test_records_are_of_the_same_tokens_and_of_their_drift(records):
     assert records[2]["predicted_launches"] == 1 and records[2]["predicted_bytes"] == 8 * 2 * CONFIG.vocab_size
 
 
+@pytest.mark.slow
 def test_what_does_not_compile_has_a_record_without_figures(records):
     failed = records[3]
     assert failed["status"] == "compiling failed: RuntimeError: out of registers"

@@ -10,6 +10,7 @@ from experiments.ablation import unfused
 from experiments.bench import numerics, operands, recorded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("op", ["qkv", "out", "gate_up", "down", "head"])
 def test_the_same_as_the_fused_op(op, batch):

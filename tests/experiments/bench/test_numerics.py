@@ -21,6 +21,7 @@ def drawn(op, rows=2, dtype="bf16"):
     return numerics.Oracle(call), state, streamed, run(state, streamed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", cases.OPS)
 @pytest.mark.parametrize("rows, dtype", [(1, "bf16"), (2, "bf16"), (1, "f32")])
 def test_the_reference_is_right(op, rows, dtype):
@@ -33,6 +34,7 @@ def test_the_reference_is_right(op, rows, dtype):
         assert verdict.error_xla > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", [op for op in cases.OPS if op != "head"])
 @pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
 def test_one_wrong_row_is_wrong(op, value):
@@ -43,6 +45,7 @@ def test_one_wrong_row_is_wrong(op, value):
     assert verdict.reason.startswith("wrong: relative RMS error")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", ["out", "down"])
 @pytest.mark.parametrize("part", ["rows", "squares", "total"])
 def test_every_part_of_a_deferred_norm_is_judged(op, part):
@@ -58,6 +61,7 @@ def test_every_part_of_a_deferred_norm_is_judged(op, part):
     assert verdict.reason.startswith("wrong: relative RMS error 1") and verdict.error == pytest.approx(1, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", ["out", "down"])
 def test_the_parts_of_the_squares_may_be_others_where_their_sum_is_the_same(op):
     """They follow the tiles: a kernel gives one of each of its programs."""
@@ -67,6 +71,7 @@ def test_the_parts_of_the_squares_may_be_others_where_their_sum_is_the_same(op):
     assert verdict.reason == ""
 
 
+@pytest.mark.slow
 def test_a_cache_that_is_not_written_is_wrong():
     oracle, state, streamed, (q, _) = drawn("qkv")
     assert "wrong" in oracle.judge((q, state["cache"]), state, streamed).reason

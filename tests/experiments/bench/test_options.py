@@ -256,6 +256,7 @@ def test_the_items_of_tuples_are_checked_one_by_one():
         options.check_some(found, "numbers", "flags")
 
 
+@pytest.mark.slow
 def test_as_a_module_with_an_unknown_field():
     command = [sys.executable, "-m", "experiments.sweep", "--config=tiles.py", "--modles=ragged"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)

@@ -70,6 +70,7 @@ def test_the_digest_is_another_where_a_source_is(project, name, other):
     assert (provenance.source_digest("experiments.first") != before) == other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modules", [sweep.MEASURING, ("experiments.decode.__main__",)], ids=["sweep", "decode"])
 def test_sources_are_what_python_imports(modules):
     """What a measurement needs is among its sources: none of this project's modules that it loads is left out."""

@@ -64,6 +64,7 @@ def test_recorded_calls_are_those_of_a_step_that_runs(batch, dtype):
     assert {how["implementation"] for _, how in calls} == {"xla"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("implementation", ["interpret", "xla"])
 def test_recorded_calls_are_those_of_the_engines_loop(implementation, batch):

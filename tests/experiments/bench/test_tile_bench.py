@@ -36,6 +36,7 @@ def test_a_call_that_does_not_compile_has_its_reason():
     assert program.reason.startswith("compile failed: TypeError: tiles: expected")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", ["qkv", "attention", "out", "head"])
 def test_a_call_alone_and_in_a_chain(op, make_machine):
     """In a chain every call is made, over the copies in turn: two passes over two copies end where four calls do."""
@@ -59,6 +60,7 @@ def test_a_call_alone_and_in_a_chain(op, make_machine):
     assert bool(results) != operands.feeds_back(case.call), "what does not feed back is returned, or it would not run"
 
 
+@pytest.mark.slow
 def test_draws_are_others_and_the_same_again(make_machine):
     call = cases.make("out", "ragged").call
     one, again = (Bench(call, Plan(1, 2, 1), make_machine(), seed=3) for _ in range(2))

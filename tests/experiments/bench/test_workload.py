@@ -27,7 +27,8 @@ def decoder():
 
 
 # Kernels for the sake of the tokens alone, and of one row, for which norms are deferred.
-@pytest.mark.parametrize("implementation, batch", [("xla", 2), pytest.param("interpret", 1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("implementation, batch", [("xla", 2), ("interpret", 1)])
 def test_the_program_draws_the_tokens_of_teacher_forcing(decoder, implementation, batch):
     """After a real prefill: each token is the argmax of the model on all tokens before it."""
     workload = Workload(decoder, batch=batch, context=LENGTH, steps=STEPS)
@@ -60,6 +61,7 @@ def program(workload):
     return workload.compiled("xla")
 
 
+@pytest.mark.slow
 def test_sequences_are_their_own_and_the_same_again(workload, program):
     first, again, other = (workload.fresh(number) for number in (0, 0, 1))
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(again), strict=True):
@@ -74,6 +76,7 @@ def test_sequences_are_their_own_and_the_same_again(workload, program):
     assert first.caches[0].k.is_deleted(), "the cache is donated"
 
 
+@pytest.mark.slow
 def test_what_a_step_may_not_see_is_told(workload, program):
     """A sequence that stands a position too far reads a position of the cache that no step has written."""
     state = workload.fresh(0)
@@ -82,6 +85,7 @@ def test_what_a_step_may_not_see_is_told(workload, program):
     assert (drawn.tokens[0] == generation.BROKEN).all()
 
 
+@pytest.mark.slow
 def test_the_program_copies_no_cache_and_names_its_stages(program):
     text = program.as_text()
     copies = [line for line in text.splitlines() if " copy(" in line and "[3,2,128,8]" in line.split(" copy(")[0]]
@@ -90,6 +94,7 @@ def test_the_program_copies_no_cache_and_names_its_stages(program):
         assert f"/{stage}/" in text
 
 
+@pytest.mark.slow
 def test_programs_are_compiled_side_by_side_and_failures_told_apart(workload, monkeypatch):
     made = []
 

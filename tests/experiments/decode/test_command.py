@@ -97,6 +97,7 @@ def test_two_implementations_are_compared():
     assert alone["ms_per_token"] == 1.0 and alone["xla_ms_per_token"] is alone["tokens_agree_with_xla"] is None
 
 
+@pytest.mark.slow
 def test_what_is_void_has_no_figures_in_the_table(run, time_is, capsys):
     time_is(lambda call, result: (result, 0.003 * (1 + 0.2 * (call == 2))))
     _, (one,) = run()
@@ -106,6 +107,7 @@ def test_what_is_void_has_no_figures_in_the_table(run, time_is, capsys):
     assert re.search(r"small +f32 +2 +20 +\S+ +- +- +- +- +- +xla +void", out)
 
 
+@pytest.mark.slow
 def test_a_model_leaves_the_device_before_the_next_is_made(run, steady, tmp_path, monkeypatch):
     live = []
 
@@ -126,6 +128,7 @@ def test_a_model_leaves_the_device_before_the_next_is_made(run, steady, tmp_path
 # --- what fails
 
 
+@pytest.mark.slow
 def test_what_fails_is_a_record_and_the_run_goes_on(run, two, steady, monkeypatch):
     def compiled(self, name):
         if self.context == 30 and name == "triton":
@@ -143,6 +146,7 @@ def test_what_fails_is_a_record_and_the_run_goes_on(run, two, steady, monkeypatc
     assert all(one["status"] == "ok" and one["ms_per_token"] == 1.0 for one in records)
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_made(run, steady, tmp_path, monkeypatch):
     (tmp_path / "large.json").write_text(json.dumps(SMALL | dict(hidden_size=64)))
 
@@ -156,6 +160,7 @@ def test_a_model_that_cannot_be_made(run, steady, tmp_path, monkeypatch):
     assert [one["status"] for one in records] == ["making the model failed: MemoryError: too large", "ok"]
 
 
+@pytest.mark.slow
 def test_an_interruption_loses_nothing(run, time_is, capsys):
     def interrupted(call, result):
         if call == 7:
@@ -254,6 +259,7 @@ def test_a_picture_and_traces(run, two, steady, tmp_path, capsys):
         assert b"decode_step/embedding" in trace.read_bytes() and b"draw/head" in trace.read_bytes()
 
 
+@pytest.mark.slow
 def test_without_matplotlib_the_records_are_there(run, steady, monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     status, (one,) = run(picture=tmp_path / "a.png")

@@ -34,6 +34,7 @@ def test_layers_are_those_of_xla(single):
     assert not single.state.caches[0].k.is_deleted(), "the state is left as it is"
 
 
+@pytest.mark.slow
 def test_a_time_is_that_of_one_layer_and_leaves_the_state_where_it_was(single):
     """Programs pass the state on: it is at the same place after any number of them, so each times the same."""
     token, position = np.asarray(single.state.token), np.asarray(single.state.position)
@@ -45,6 +46,7 @@ def test_a_time_is_that_of_one_layer_and_leaves_the_state_where_it_was(single):
     assert all(jnp.isfinite(cache.k[:, :, :CONTEXT]).all() for cache in single.state.caches)
 
 
+@pytest.mark.slow
 def test_the_bytes_of_a_layer_are_its_weights_and_its_cache(single):
     c = config_of("ragged")
     weights = (c.num_heads + 2 * c.num_kv_heads) * c.head_dim * c.d_model
@@ -54,6 +56,7 @@ def test_the_bytes_of_a_layer_are_its_weights_and_its_cache(single):
     assert 4 * (weights + cache) < single.bytes < 1.02 * 4 * (weights + cache)
 
 
+@pytest.mark.slow
 def test_a_norm_ahead_of_tensor_cores_is_a_launch_more(single, several, device):
     assert single.launches(single.chosen_tiles(device)) == 5
     for layers, launches in ((several, 5 + 2), (single, 5)):
@@ -65,6 +68,7 @@ def test_a_norm_ahead_of_tensor_cores_is_a_launch_more(single, several, device):
         assert layers.launches(plain) == 5 and layers.launches(cores) == launches, "a deferred norm needs none"
 
 
+@pytest.mark.slow
 def test_what_a_time_means(several, device, monkeypatch):
     programs = []
 

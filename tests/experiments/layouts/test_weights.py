@@ -16,6 +16,7 @@ def shape_of(groups):
     return StreamShape(rows=1, outputs=16, inputs=64, groups=groups, dtype="bfloat16", norm=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", [1, 2])
 def test_every_order_is_read_as_it_was_packed(groups):
     shape = shape_of(groups)

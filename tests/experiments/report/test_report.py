@@ -231,6 +231,7 @@ def test_absent_numbers(files, make_record, make_step):
     assert files.run(records=records) == 0 and "| 10.00 (9.50 to 10.50) | 25.0 | - |" in files.page.read_text()
 
 
+@pytest.mark.slow
 def test_pictures(files, make_record, make_step):
     pytest.importorskip("matplotlib")
     records = [make_record(), make_step(), make_step(device="cpu")]

@@ -117,6 +117,7 @@ def test_a_tile_that_does_not_lower_is_a_record(make_options, monkeypatch, capsy
     assert "0 of a sample of 2" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_tile_that_is_wrong_is_a_record(make_options, monkeypatch, capsys):
     out = pk.out
 
@@ -134,6 +135,7 @@ def test_a_tile_that_is_wrong_is_a_record(make_options, monkeypatch, capsys):
     assert "relative RMS error nan" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", cases.OPS)
 def test_lowering_makes_a_triton_call(op, device):
     case = cases.make(op, "llama-3.2-1b")

@@ -73,6 +73,7 @@ def test_records(make_options, make_machine, device, capsys):
     assert "4000 GB/s" in out and "block_n=" in out
 
 
+@pytest.mark.slow
 def test_samples_are_spent_on_tiles_near_the_best(make_options, make_machine, device):
     # XLA; first tile: quick then full; second: quick only; third: near, full; fourth: quick only.
     machine = make_machine(times=(50.0, 10.0, 10.0, 12.0, 11.0, 11.0, 11.6))
@@ -81,6 +82,7 @@ def test_samples_are_spent_on_tiles_near_the_best(make_options, make_machine, de
     assert found == [(10, 9, 15), (12, 10.8, 5), (11, 9.9, 15), (11.6, 10.44, 5)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when, kept", [(0, 0), (1, 0), (3, 1)])
 def test_interruption_loses_nothing_and_a_second_start_resumes(when, kept, make_options, make_machine, device, capsys):
     def interrupt(number):
@@ -142,6 +144,7 @@ def test_infeasible_tiles_are_records_with_the_reason(make_options, make_machine
         assert all(found[field] is None for field in ("median_us", "samples", "error", "achieved_gbps"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "off_by, message",
     [

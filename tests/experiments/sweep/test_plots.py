@@ -49,6 +49,7 @@ def test_a_map_has_a_panel_a_case_and_a_number_a_cell():
     assert plots.axes_of("attention") == ("block_s", "splits")
 
 
+@pytest.mark.slow
 def test_pictures_of_a_gpu(make_record, tmp_path, device):
     tile = make_record()["tiles"]
     records = [

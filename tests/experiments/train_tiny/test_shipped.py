@@ -45,17 +45,20 @@ def test_the_shipped_files_agree(shipped_tokenizer):
         assert np.isfinite(tensor.astype(np.float32)).all()
 
 
+@pytest.mark.slow
 def test_the_shipped_folder_is_what_the_recipe_makes():
     recipe = Recipe()
     for name, content in files(recipe, make_tokenizer(recipe)).items():
         assert json.loads((TINY / name).read_text()) == content, name
 
 
+@pytest.mark.slow
 def test_the_shipped_model_has_learned(shipped_model, shipped_tokenizer):
     recipe = dataclasses.replace(Recipe(), batch=4)
     assert held_out_loss(recipe, shipped_model, shipped_tokenizer, count=1) < 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "question, answer",
     [
@@ -70,6 +73,7 @@ def test_the_shipped_model_answers(shipped_model, shipped_tokenizer, question, a
     assert re.fullmatch(answer, sample(shipped_model, shipped_tokenizer, [("user", question)], length=48))
 
 
+@pytest.mark.slow
 def test_the_shipped_model_tells_a_story(shipped_model, shipped_tokenizer, some):
     text = sample(shipped_model, shipped_tokenizer, "Once upon a time", length=256)
     assert text.startswith("Once upon a time, ") and text.endswith((".", "!", '"'))

@@ -64,6 +64,7 @@ def test_a_short_training(tmp_path, tokenizer, untrained, capsys):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["training", "writing"])
 def test_an_interrupted_run_leaves_no_folder(tmp_path, untrained, monkeypatch, where):
     def interrupted(*args, **kwargs):

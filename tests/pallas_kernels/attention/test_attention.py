@@ -77,6 +77,7 @@ def test_without_sequence_row_i_is_sequence_i():
     assert_same_bits(call("interpret", tiles, sequence=None), call("interpret", tiles))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("implementation", ["interpret", "xla"])
 @pytest.mark.parametrize("layout", [Layout(20), Layout(16, 2)], ids=["contiguous", "paged"])
 def test_traced_lengths_beyond_the_cache_are_cut_to_it(implementation, layout):
@@ -121,6 +122,7 @@ def test_page_order_does_not_matter():
     assert_same_bits(paged("interpret", tiles), contiguous("interpret", tiles))
 
 
+@pytest.mark.slow
 def test_equal_calls_give_equal_bits():
     call = inputs.attention(
         inputs.Values(0), rows=2, heads=4, kv_heads=2, head_dim=16, layout=Layout(64), counters=True

@@ -52,9 +52,10 @@ def test_both_parts_are_a_norm(part):
     np.testing.assert_allclose(finish_norm(deferred, None, 1e-2, 0.0), whole, rtol=1e-6)
 
 
+@pytest.mark.slow
 @FORMS
 @pytest.mark.parametrize(
-    "implementation, dtype", [("interpret", "bfloat16"), slow("interpret", "float32"), ("xla", "float16")]
+    "implementation, dtype", [("interpret", "bfloat16"), ("interpret", "float32"), ("xla", "float16")]
 )
 def test_the_stream_is_that_without_a_norm(implementation, dtype, tiles):
     """And the rows are it times the norm's weight, rounded once; the squares are of it, of each block."""
@@ -101,6 +102,7 @@ def test_a_row_does_not_depend_on_the_others(op, tiles):
     assert_same_bits(alone("interpret", tiles), call("interpret", tiles)[:1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", ["qkv", "gate_up", "head", "head_logits"])
 def test_no_launch_is_left_of_the_norm(op):
     call = user(op, 3, draw=inputs.Shapes())
@@ -108,6 +110,7 @@ def test_no_launch_is_left_of_the_norm(op):
         assert 'name = "norm"' not in lower(call, tiles)
 
 
+@pytest.mark.slow
 @OPS
 def test_what_does_not_go_together(op):
     call = user(op, 2)

@@ -47,6 +47,7 @@ def test_a_right_kernel_is_left_alone(dtype):
     assert not is_guarded()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kernel, wrong",
     [

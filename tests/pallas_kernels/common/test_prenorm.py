@@ -75,7 +75,8 @@ def test_ahead_of_the_head(rows):
     assert_right_head(of_op("head", rows, "float32"), TENSOR_CORES)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", slow("float16"), slow("float32")])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_a_row_is_normed_as_the_reference_norms_it(dtype):
     """With weights of the identity a projection passes on what it is given, but for the order of float32 sums."""
     call = of_op("head_logits", 5, dtype)
@@ -98,6 +99,7 @@ def test_float32_rows_of_narrow_weights(case):
     assert jax.tree.leaves(result)[0].dtype == (jnp.float32 if op == "head_logits" else dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("implementation", ["interpret", "xla"])
 def test_float32_rows_are_rounded_once(implementation):
     """Once normed; rounded before as well, a quarter of them would be another number in the end."""

@@ -11,7 +11,6 @@ from pallas_kernels.common.stream_tiles import Tiles
 from pallas_kernels.head.triton import ARGMAX_BLOCK
 from tests.pallas_kernels import covering, inputs
 from tests.pallas_kernels.compare import assert_right, assert_right_head, assert_same_bits
-from tests.pallas_kernels.marks import slow
 from tests.pallas_kernels.ragged import STREAM, stream_tiles
 
 TILES = [Tiles(block_n=4, block_k=16), Tiles(block_n=32, block_k=16, mma=True)]
@@ -43,6 +42,7 @@ def head_of(logits, implementation, tiles):
         return pk.head(jnp.ones((2, 8)), jnp.ones(8), weight, implementation=implementation, tiles=tiles)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tiles", TILES, ids=["vectors", "tensor cores"])
 @pytest.mark.parametrize("implementation", ["interpret", "xla"])
 def test_argmax_as_in_jax(implementation, tiles):
@@ -70,12 +70,14 @@ def test_argmax_as_in_jax(implementation, tiles):
         np.testing.assert_array_equal(value, np.full(2, logits[expected], np.float32), err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tiles", TILES, ids=["vectors", "tensor cores"])
 def test_a_vocabulary_smaller_than_the_tile(tiles):
     token, value = head_of([-2.0, -1.0, -3.0], "interpret", tiles)
     assert (token.tolist(), value.tolist()) == ([1, 1], [-1.0, -1.0])
 
 
+@pytest.mark.slow
 def test_more_programs_than_the_argmax_reads_at_once():
     """A program for each token; the largest logits are in the first block that is read, and last of all."""
     programs = ARGMAX_BLOCK + 100
@@ -92,12 +94,13 @@ def test_more_programs_than_the_argmax_reads_at_once():
     np.testing.assert_allclose(value, [9.0, 9.0], rtol=1e-6)  # a few float32 roundings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rows, tiles, dtype",
     [
         (16, Tiles(block_n=16, block_k=16, mma=True), "float32"),
-        slow(16, Tiles(block_n=32, block_k=16, mma=True), "float16"),
-        slow(3, Tiles(block_n=4, block_k=16, num_stages=3), "bfloat16"),
+        (16, Tiles(block_n=32, block_k=16, mma=True), "float16"),
+        (3, Tiles(block_n=4, block_k=16, num_stages=3), "bfloat16"),
     ],
     ids=["float32", "float16", "bfloat16 on vectors"],
 )

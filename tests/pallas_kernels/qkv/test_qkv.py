@@ -76,6 +76,7 @@ def test_a_cache_of_another_dtype_rounds_what_is_stored():
     assert_only_rows_written(call, assert_right(call, Tiles(block_n=16, block_k=32, mma=True)))
 
 
+@pytest.mark.slow
 def test_rows_outside_the_cache_write_nothing():
     call = inputs.qkv(inputs.Values(0), rows=4, width=40, heads=2, kv_heads=1, head_dim=16, layout=Layout(8, 2))
     call = call.replace(positions=jnp.array([-1, 16, 17, 1000], jnp.int32))

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import pytest
 
 from tests.pallas_kernels import lowering
-from tests.pallas_kernels.marks import slow
 from tokenspeed import LLM, SamplingParams
 from tokenspeed.engine import generation
 from tokenspeed.engine.generation import Drawn
@@ -72,6 +71,7 @@ def events(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("include", [False, True])
 @pytest.mark.parametrize("at", [0, 1, STEPS // 2, STEPS, STEPS + 1, STEPS + STEPS // 2, 2 * STEPS])
 def test_a_stop_string_in_the_first_middle_and_last_token_of_a_call(at, include, events):
@@ -89,16 +89,17 @@ def test_a_stop_string_in_the_first_middle_and_last_token_of_a_call(at, include,
     assert [i for piece in pieces for i in piece.token_ids] == cut.token_ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "max_tokens, expected",
     [
         (1, ["look"]),
-        slow(2, [1, "look", "look"]),
-        slow(STEPS, [STEPS, "look", "look"]),
+        (2, [1, "look", "look"]),
+        (STEPS, [STEPS, "look", "look"]),
         (STEPS + 1, [STEPS, "look", "look"]),
-        slow(STEPS + 2, [STEPS, "look", 1, "look", "look"]),
-        slow(2 * STEPS + 1, [STEPS, "look", STEPS, "look", "look"]),
-        slow(2 * STEPS + 4, [STEPS, "look", STEPS, "look", 4, "look", "look"]),
+        (STEPS + 2, [STEPS, "look", 1, "look", "look"]),
+        (2 * STEPS + 1, [STEPS, "look", STEPS, "look", "look"]),
+        (2 * STEPS + 4, [STEPS, "look", STEPS, "look", 4, "look", "look"]),
     ],
 )
 def test_a_call_is_dispatched_before_the_host_looks_and_none_behind_max_tokens(max_tokens, expected, events):
@@ -149,7 +150,8 @@ def test_samples_of_one_prompt_with_a_stop_string():
     assert len({len(sample.token_ids) for sample in found.samples}) > 2
 
 
-@pytest.mark.parametrize("taken", [1, slow(2)])
+@pytest.mark.slow
+@pytest.mark.parametrize("taken", [1, 2])
 def test_a_stream_that_is_closed_early_leaves_nothing(taken):
     expected = list(tiny().stream(PROMPT, GREEDY))
     gc.collect()
@@ -226,6 +228,7 @@ def test_weights_are_the_model():
     assert len(jax.tree.leaves(weights)) == len(weights.arrays)
 
 
+@pytest.mark.slow
 def test_a_step_on_a_gpu_has_no_launch_for_a_bound_or_a_reduction():
     """Of greedy decode: what XLA would make a kernel, or more than one, of its own at every step."""
     weights, rope, state, _ = started()

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from tests.pallas_kernels.marks import slow
 from tokenspeed.sampling import sample as sampling
 from tokenspeed.sampling.params import SamplingParams
 from tokenspeed.sampling.state import SamplingPlan, make_plan, make_state, set_rows
@@ -245,12 +244,13 @@ def assert_distributed(tokens, probabilities):
     assert ((counts[possible] - expected) ** 2 / expected).sum() < degrees + 6 * np.sqrt(2 * degrees)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     [{}, dict(temperature=2.0), dict(temperature=0.5, top_p=0.9), dict(top_k=5), dict(min_p=0.2), dict(top_p=0.99)],
     ids=str,
 )
-@pytest.mark.parametrize("over", ["seeds", slow("steps"), slow("samples")])
+@pytest.mark.parametrize("over", ["seeds", "steps", "samples"])
 def test_draws_have_the_probabilities(kind, over):
     draws, size = 6000, 12
     params = SamplingParams(seed=None if over == "seeds" else 5, **kind)
@@ -478,6 +478,7 @@ def test_finished():
 # Log-probabilities.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [0, 5])
 @pytest.mark.parametrize("ties", [False, True])
 def test_logprobs_are_of_the_raw_logits(n, ties):
@@ -506,6 +507,7 @@ def test_asking_for_logprobs_changes_no_token():
 # Logits that are not numbers.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "params",
     [greedy(), SamplingParams(), SamplingParams(min_p=0.1, top_k=100, top_p=0.5)],

@@ -9,7 +9,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers
 
-from tests.pallas_kernels.marks import slow
 from tokenspeed.text.detokenizer import Detokenizer
 from tokenspeed.text.stop_strings import StopStrings
 from tokenspeed.text.stream import TextStream
@@ -125,7 +124,8 @@ def streams(draw, tokenizer: Tokenizer):
     return chunks(draw, ids)
 
 
-@pytest.mark.parametrize("skip_special_tokens", [True, slow(False)])
+@pytest.mark.slow
+@pytest.mark.parametrize("skip_special_tokens", [True, False])
 @pytest.mark.parametrize("name", ALL)
 def test_the_pieces_are_the_whole(name, skip_special_tokens):
     tokenizer = ALL[name]

@@ -43,6 +43,7 @@ def equal(one, other):
     return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
 
 
+@pytest.mark.slow
 def test_saved_and_loaded(model, folder):
     assert equal(checkpoint.load(folder), model)
     tensors = load_file(folder / "model.safetensors")
