@@ -6,6 +6,7 @@ from pathlib import Path
 
 import tokenizers
 
+from tokenspeed.models.fields import read_json, read_text, shown
 from tokenspeed.text.chat_template import ChatTemplates, templates_of
 from tokenspeed.text.errors import TokenizerError, one_line
 
@@ -74,7 +75,7 @@ class Tokenizer:
             _refuse_other_formats(folder)
             return None
         try:
-            backend = tokenizers.Tokenizer.from_str(_read(file))
+            backend = tokenizers.Tokenizer.from_str(read_text(file, TokenizerError))
         except TokenizerError:
             raise
         except Exception as error:  # the library raises nothing more specific
@@ -84,13 +85,13 @@ class Tokenizer:
         config = _read_object(config_file)
         add_bos_token = config.get("add_bos_token")
         if not isinstance(add_bos_token, bool | None):
-            raise TokenizerError(f"{config_file}: add_bos_token: expected true or false, got {add_bos_token!r}")
+            raise TokenizerError(f"{config_file}: add_bos_token: expected true or false, got {shown(add_bos_token)}")
         map_file = folder / "special_tokens_map.json"
         special_tokens = _special_tokens(_read_object(map_file), map_file) | _special_tokens(config, config_file)
         chat_templates = templates_of(config.get("chat_template"), config_file)
         template_file = folder / "chat_template.jinja"
         if template_file.exists():
-            chat_templates["default"] = _read(template_file)
+            chat_templates["default"] = read_text(template_file, TokenizerError)
         return cls(
             backend,
             special_tokens=special_tokens,
@@ -154,18 +155,19 @@ class Tokenizer:
     ) -> str:
         """Returns the prompt that the checkpoint's chat template makes of `messages`.
 
-        The template runs in Jinja's immutable sandbox. Its own text usually begins with BOS; `encode` knows that.
+        The template runs in Jinja's immutable sandbox, in a process of limited time, memory and output (`Renderer`).
+        Its own text usually begins with BOS; `encode` knows that.
 
         Args:
             messages: dicts with at least a str 'role' and a str 'content'.
             add_generation_prompt: whether to end with the header of the assistant's turn.
             tools: what the template is to describe to the model; where the checkpoint has a template named
                 'tool_use', that one is taken.
-            **variables: further variables of the template; they win over special tokens.
+            **variables: further variables of the template, of what JSON has; they win over special tokens.
 
         Raises:
-            TokenizerError: no template, no jinja2, messages of another form, or an error in the template, among them
-                what it refuses by raise_exception.
+            TokenizerError: no template, messages of another form, a broken limit, or an error in the template, among
+                them what it refuses by raise_exception.
         """
         return self._chat_templates.render(
             messages, tools=tools, add_generation_prompt=add_generation_prompt, **self._special_tokens | variables
@@ -177,7 +179,7 @@ class Tokenizer:
             return None, None
         id = self._backend.token_to_id(token)
         if id is None:
-            raise TokenizerError(f"{name}: expected a token of tokenizer.json, got {token!r}")
+            raise TokenizerError(f"{name}: expected a token of tokenizer.json, got {shown(token)}")
         return token, id
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
@@ -193,23 +195,8 @@ class Tokenizer:
             raise TokenizerError(f"ids: expected integers in [0, 2**32), got {id!r}") from error
 
 
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"{file}: expected a readable file in UTF-8: {one_line(error)}") from error
-
-
 def _read_object(file: Path) -> dict:
-    if not file.exists():
-        return {}
-    try:
-        value = json.loads(_read(file))
-    except json.JSONDecodeError as error:
-        raise TokenizerError(f"{file}: expected JSON: {one_line(error)}") from error
-    if not isinstance(value, dict):
-        raise TokenizerError(f"{file}: expected a JSON object, got {type(value).__name__}")
-    return value
+    return read_json(file, TokenizerError) if file.exists() else {}
 
 
 def _refuse_other_formats(folder: Path) -> None:
@@ -229,6 +216,6 @@ def _special_tokens(config: dict, file: Path) -> dict[str, str]:
             continue
         text = value.get("content") if isinstance(value, dict) else value
         if not isinstance(text, str):
-            raise TokenizerError(f"{file}: {name}: expected a string or an object with content, got {value!r:.80}")
+            raise TokenizerError(f"{file}: {name}: expected a string or an object with content, got {shown(value)}")
         found[name] = text
     return found

@@ -2,7 +2,6 @@
 
 import datetime
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -74,8 +73,7 @@ def save(backend, tmp_path):
 
 @pytest.fixture
 def chat(save):
-    """Makes a tokenizer with a chat template; skips where Jinja is not installed."""
-    pytest.importorskip("jinja2")
+    """Makes a tokenizer with a chat template."""
     return lambda template, **config: Tokenizer.from_folder(save(chat_template=template, **config))
 
 
@@ -233,7 +231,7 @@ def test_chat_in_the_manner_of_mistral(chat):
         {"role": "user", "content": "c"},
     ]
     assert tokenizer.render_chat(talk) == "<s>[INST] a [/INST]b</s>[INST] c [/INST]"
-    one_line(lambda: tokenizer.render_chat(talk[1:]), "chat template", "roles must alternate user/assistant")
+    one_line(lambda: tokenizer.render_chat(talk[1:]), "chat_template", "roles must alternate user/assistant")
 
 
 @pytest.mark.parametrize(
@@ -250,14 +248,14 @@ def test_chat_in_the_manner_of_mistral(chat):
 )
 def test_templates_stay_in_the_sandbox(chat, template):
     tokenizer = chat(template)
-    one_line(lambda: tokenizer.render_chat(CHAT), "chat template")
+    one_line(lambda: tokenizer.render_chat(CHAT), "chat_template")
     assert CHAT[-1]["role"] == "user"
 
 
 @pytest.mark.parametrize("template", ["{% if %}", "{{ 1 / 0 }}", "{{ messages[9].content.x }}", "{% include 'x' %}"])
 def test_errors_of_a_template(chat, template):
     tokenizer = chat(template)
-    one_line(lambda: tokenizer.render_chat(CHAT), "chat template")
+    one_line(lambda: tokenizer.render_chat(CHAT), "chat_template")
 
 
 def test_what_templates_are_given(chat):
@@ -293,7 +291,7 @@ def test_templates_by_name_and_by_file(chat, tmp_path):
 
 
 def test_a_template_is_missing(chat):
-    one_line(lambda: chat(None).render_chat(CHAT), "chat template", "expected")
+    one_line(lambda: chat(None).render_chat(CHAT), "chat_template", "expected")
     one_line(lambda: chat([{"name": "rag", "template": ""}]).render_chat(CHAT), "default", "rag")
 
 
@@ -310,14 +308,6 @@ def test_a_template_is_missing(chat):
 def test_messages_are_checked(save, messages, field):
     tokenizer = Tokenizer.from_folder(save(chat_template="x"))
     one_line(lambda: tokenizer.render_chat(messages), f"{field}: expected")
-
-
-def test_jinja_is_missing(save, monkeypatch):
-    for name in ("jinja2", "jinja2.exceptions", "jinja2.sandbox"):
-        monkeypatch.setitem(sys.modules, name, None)
-    tokenizer = Tokenizer.from_folder(save(chat_template="x"))
-    one_line(lambda: tokenizer.render_chat(CHAT), "jinja2", "pip install jinja2")
-    assert tokenizer.encode("cat")
 
 
 @pytest.mark.skipif(not STORIES.is_dir(), reason=f"needs the checkpoint {STORIES.name}, which is not in the repository")
