@@ -185,6 +185,13 @@ def test_broken_files_are_named(save, name, content):
         ({"eos_token": "<nowhere>"}, "<nowhere>"),
         ({"add_bos_token": "yes"}, "add_bos_token"),
         ({"add_bos_token": True, "bos_token": None}, "add_bos_token"),
+        ({"add_eos_token": 1}, "add_eos_token: expected true or false"),
+        ({"split_special_tokens": "no"}, "split_special_tokens: expected true or false"),
+        ({"added_tokens_decoder": [1]}, "added_tokens_decoder: expected an object"),
+        ({"added_tokens_decoder": {"0": {"content": "</s>"}}}, "added_tokens_decoder.0: expected a token"),
+        ({"added_tokens_decoder": {"400": {"content": "<new>"}}}, "added_tokens_decoder.400: expected a token"),
+        ({"added_tokens_decoder": {"0": None}}, "added_tokens_decoder.0: expected a token"),
+        ({"bos_token": {"content": [0] * 10**5}}, "bos_token: expected a string"),
         ({"chat_template": 1}, "chat_template"),
         ({"chat_template": [{"name": "default"}]}, "chat_template"),
         ({"chat_template": ["default"]}, "chat_template"),
@@ -193,6 +200,54 @@ def test_broken_files_are_named(save, name, content):
 def test_broken_fields_are_named(save, config, field):
     folder = save(**config)
     one_line(lambda: Tokenizer.from_folder(folder), field, "expected")
+
+
+@pytest.mark.parametrize("field", ["add_eos_token", "split_special_tokens", "auto_map"])
+def test_what_changes_the_ids_is_refused_by_name(save, field):
+    one_line(lambda: Tokenizer.from_folder(save(**{field: True})), f"tokenizer_config.json: {field}: ", "not supported")
+
+
+def test_an_eos_that_the_post_processor_adds_is_followed(save):
+    folder = save(add_eos_token=True)
+    changed = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    changed.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    changed.save(str(folder / "tokenizer.json"))
+    assert Tokenizer.from_folder(folder).encode("the cat")[-1] == 1
+
+
+def test_fields_that_change_nothing_pass(save):
+    inert = dict(add_eos_token=False, auto_map=None, split_special_tokens=False, legacy=True, padding_side="left",
+                 model_max_length=10**30, tokenizer_class="LlamaTokenizerFast", use_default_system_prompt=False,
+                 added_tokens_decoder={"1": {"content": "</s>", "special": True}}, sp_model_kwargs={})  # fmt: skip
+    plain = Tokenizer.from_folder(save()).encode("the cat")
+    assert Tokenizer.from_folder(save(**inert)).encode("the cat") == plain
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"])
+def test_files_nested_too_deeply(save, name):
+    folder = save()
+    (folder / name).write_text('{"model": ' + "[" * 100_000)
+    one_line(lambda: Tokenizer.from_folder(folder), f"{name}: expected")
+
+
+BROKEN = dict(
+    post_processor=dict(
+        type="TemplateProcessing", pair=[], special_tokens={},
+        single=[{"SpecialToken": {"id": "<none>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+    ),
+    normalizer=dict(type="Precompiled", precompiled_charsmap="AAAA"),
+    model=dict(type="WordLevel", vocab={"<s>": 0, "</s>": 1}, unk_token="none"),
+    pre_tokenizer=dict(type="FixedLength", length=0),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("part", BROKEN)
+def test_what_the_library_fails_on_is_one_line(save, part):
+    """Also where its Rust code panics, which is no Exception."""
+    folder = save()
+    file = folder / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {part: BROKEN[part]}))
+    one_line(lambda: Tokenizer.from_folder(folder).encode("the cat"), "tokenizer.json: ")
 
 
 def test_bad_arguments(save):
