@@ -214,11 +214,28 @@ def _check_config(config: dict, file: Path, backend: tokenizers.Tokenizer) -> No
     if not isinstance(tokens, dict):
         raise TokenizerError(f"{file}: added_tokens_decoder: expected an object, got {shown(tokens)}")
     for id, token in tokens.items():
-        text = token.get("content") if isinstance(token, dict) else None
-        if not isinstance(text, str) or str(backend.token_to_id(text)) != id:
+        if str(_id_of(token, backend)) != id:
             raise TokenizerError(
                 f"{file}: added_tokens_decoder.{listed([id])}: expected a token of tokenizer.json, got {shown(token)}"
             )
+    for name in ("additional_special_tokens", "extra_special_tokens"):
+        tokens = config.get(name) or []
+        if not isinstance(tokens, list | dict):
+            raise TokenizerError(f"{file}: {name}: expected a list or an object, got {shown(tokens)}")
+        for token in tokens.values() if isinstance(tokens, dict) else tokens:
+            if _id_of(token, backend) is None:
+                raise TokenizerError(f"{file}: {name}: expected tokens of tokenizer.json, got {shown(token)}")
+
+
+def _text_of(token) -> str | None:
+    """Of a token given as a string or {"content": string}."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
+
+
+def _id_of(token, backend: tokenizers.Tokenizer) -> int | None:
+    text = _text_of(token)
+    return None if text is None else backend.token_to_id(text)
 
 
 def _refuse_other_formats(folder: Path) -> None:
@@ -236,8 +253,8 @@ def _special_tokens(config: dict, file: Path) -> dict[str, str]:
         value = config.get(name)
         if value is None:
             continue
-        text = value.get("content") if isinstance(value, dict) else value
-        if not isinstance(text, str):
+        text = _text_of(value)
+        if text is None:
             raise TokenizerError(f"{file}: {name}: expected a string or an object with content, got {shown(value)}")
         found[name] = text
     return found

@@ -191,6 +191,9 @@ def test_broken_files_are_named(save, name, content):
         ({"added_tokens_decoder": {"0": {"content": "</s>"}}}, "added_tokens_decoder.0: expected a token"),
         ({"added_tokens_decoder": {"400": {"content": "<new>"}}}, "added_tokens_decoder.400: expected a token"),
         ({"added_tokens_decoder": {"0": None}}, "added_tokens_decoder.0: expected a token"),
+        ({"additional_special_tokens": ["<s>", "<new>"]}, "additional_special_tokens: expected tokens"),
+        ({"additional_special_tokens": "<s>"}, "additional_special_tokens: expected a list"),
+        ({"extra_special_tokens": {"image_token": {"content": "<image>"}}}, "extra_special_tokens: expected tokens"),
         ({"bos_token": {"content": [0] * 10**5}}, "bos_token: expected a string"),
         ({"chat_template": 1}, "chat_template"),
         ({"chat_template": [{"name": "default"}]}, "chat_template"),
@@ -218,7 +221,8 @@ def test_an_eos_that_the_post_processor_adds_is_followed(save):
 def test_fields_that_change_nothing_pass(save):
     inert = dict(add_eos_token=False, auto_map=None, split_special_tokens=False, legacy=True, padding_side="left",
                  model_max_length=10**30, tokenizer_class="LlamaTokenizerFast", use_default_system_prompt=False,
-                 added_tokens_decoder={"1": {"content": "</s>", "special": True}}, sp_model_kwargs={})  # fmt: skip
+                 added_tokens_decoder={"1": {"content": "</s>", "special": True}}, sp_model_kwargs={},
+                 additional_special_tokens=["[INST]", {"content": "<s>"}], extra_special_tokens={})  # fmt: skip
     plain = Tokenizer.from_folder(save()).encode("the cat")
     assert Tokenizer.from_folder(save(**inert)).encode("the cat") == plain
 
