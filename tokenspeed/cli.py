@@ -11,7 +11,6 @@ from pathlib import Path
 from pallas_kernels import DTYPES, IMPLEMENTATIONS
 from tokenspeed.models import hf_config, memory
 from tokenspeed.models.config import ConfigError, ModelConfig
-from tokenspeed.models.fields import read_json
 from tokenspeed.sampling.params import SamplingParams
 from tokenspeed.weights.tiny import TINY
 
@@ -62,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message="pallas_kernels: no NVIDIA GPU here")
     try:
         return arguments.run(arguments)
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+    except (ValueError, TypeError, OSError, FloatingPointError, MemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -83,7 +82,7 @@ def _config(arguments) -> ModelConfig:
         if not folder.is_dir():
             raise ConfigError(f"--model: no folder {folder}")
         return hf_config.from_folder(folder)
-    return hf_config.from_dict(read_json(Path(arguments.random_weights)))
+    return hf_config.from_file(arguments.random_weights)
 
 
 def _params(arguments) -> SamplingParams:

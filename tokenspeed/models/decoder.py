@@ -10,6 +10,7 @@ from flax import nnx
 from jax import lax
 
 from pallas_kernels import DenseWeight, KVCache, activate, project, rms_norm
+from tokenspeed.measure.available_memory import needing
 from tokenspeed.models.config import ModelConfig
 from tokenspeed.models.prefill_attention import attend, flash_attention
 from tokenspeed.models.rope import tables
@@ -132,9 +133,14 @@ class Llama(nnx.Module):
         return x, new
 
     def rope_tables(self, positions: int) -> tuple[jax.Array, jax.Array]:
-        """(cos, sin) of that many positions: float32 [positions, H / 2] each."""
-        cos, sin = tables(self.config.rope, self.config.head_dim, positions)
-        return jnp.asarray(cos), jnp.asarray(sin)
+        """(cos, sin) of that many positions: float32 [positions, H / 2] each.
+
+        Raises:
+            NotEnoughMemory: they take more than there is.
+        """
+        with needing(4 * positions * self.config.head_dim, f"RoPE tables of {positions} positions"):
+            cos, sin = tables(self.config.rope, self.config.head_dim, positions)
+            return jnp.asarray(cos), jnp.asarray(sin)
 
     def qkv(self, block: Block, x: jax.Array, cos: jax.Array, sin: jax.Array):
         """q [B, T, N, H], k and v [B, T, K, H] of the residual stream x [B, T, D], q and k rotated, in x's dtype."""

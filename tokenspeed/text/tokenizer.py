@@ -6,8 +6,9 @@ from pathlib import Path
 
 import tokenizers
 
+from tokenspeed.models.fields import listed, read_json, read_text, shown
 from tokenspeed.text.chat_template import ChatTemplates, templates_of
-from tokenspeed.text.errors import TokenizerError, one_line
+from tokenspeed.text.errors import TokenizerError, of_library, one_line
 
 _TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
@@ -73,30 +74,30 @@ class Tokenizer:
         if not file.exists():
             _refuse_other_formats(folder)
             return None
-        try:
-            backend = tokenizers.Tokenizer.from_str(_read(file))
-        except TokenizerError:
-            raise
-        except Exception as error:  # the library raises nothing more specific
-            raise TokenizerError(f"{file}: expected a Hugging Face tokenizer: {one_line(error)}") from error
-
+        with of_library(f"{file}: expected a Hugging Face tokenizer"):
+            backend = tokenizers.Tokenizer.from_str(read_text(file, TokenizerError))
+            around = backend.encode("").ids  # what a broken post-processor would only say of the first prompt
         config_file = folder / "tokenizer_config.json"
         config = _read_object(config_file)
-        add_bos_token = config.get("add_bos_token")
-        if not isinstance(add_bos_token, bool | None):
-            raise TokenizerError(f"{config_file}: add_bos_token: expected true or false, got {add_bos_token!r}")
+        _check_config(config, config_file, backend)
         map_file = folder / "special_tokens_map.json"
         special_tokens = _special_tokens(_read_object(map_file), map_file) | _special_tokens(config, config_file)
         chat_templates = templates_of(config.get("chat_template"), config_file)
         template_file = folder / "chat_template.jinja"
         if template_file.exists():
-            chat_templates["default"] = _read(template_file)
-        return cls(
+            chat_templates["default"] = read_text(template_file, TokenizerError)
+        tokenizer = cls(
             backend,
             special_tokens=special_tokens,
-            add_bos_token=bool(add_bos_token),
+            add_bos_token=bool(config.get("add_bos_token")),
             chat_templates=chat_templates,
         )
+        if config.get("add_eos_token") and tokenizer.eos_id not in around:
+            raise TokenizerError(
+                f"{config_file}: add_eos_token: true is not supported where tokenizer.json does not add it: "
+                "a prompt that ends with EOS has nothing to continue"
+            )
+        return tokenizer
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Returns the token ids of `text`.
@@ -106,7 +107,8 @@ class Tokenizer:
         template writes it, already begins with it.
 
         Raises:
-            TokenizerError: `text` is not a str of valid Unicode (a lone surrogate is not).
+            TokenizerError: `text` is not a str of valid Unicode (a lone surrogate is not), or tokenizer.json fails at
+                it.
         """
         ids = self._encode(text, add_special_tokens)
         bos = self.bos_id
@@ -129,10 +131,11 @@ class Tokenizer:
         Raises:
             TokenizerError: an id is not an int >= 0.
         """
-        try:
-            return self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
-        except (TypeError, OverflowError) as error:
-            raise TokenizerError(f"ids: expected integers in [0, 2**32): {one_line(error)}") from error
+        with of_library("tokenizer.json: decodes these ids with an error"):
+            try:
+                return self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+            except (TypeError, OverflowError) as error:
+                raise TokenizerError(f"ids: expected integers in [0, 2**32): {one_line(error)}") from error
 
     def pieces(self, ids: Iterable[int], skip_special_tokens: bool = True) -> list[str]:
         """Returns the raw texts of the tokens that `decode` hands to its decoder: fewer than `ids` where it skips any.
@@ -154,18 +157,19 @@ class Tokenizer:
     ) -> str:
         """Returns the prompt that the checkpoint's chat template makes of `messages`.
 
-        The template runs in Jinja's immutable sandbox. Its own text usually begins with BOS; `encode` knows that.
+        The template runs in Jinja's immutable sandbox, in a process of limited time, memory and output (`Renderer`).
+        Its own text usually begins with BOS; `encode` knows that.
 
         Args:
             messages: dicts with at least a str 'role' and a str 'content'.
             add_generation_prompt: whether to end with the header of the assistant's turn.
             tools: what the template is to describe to the model; where the checkpoint has a template named
                 'tool_use', that one is taken.
-            **variables: further variables of the template; they win over special tokens.
+            **variables: further variables of the template, of what JSON has; they win over special tokens.
 
         Raises:
-            TokenizerError: no template, no jinja2, messages of another form, or an error in the template, among them
-                what it refuses by raise_exception.
+            TokenizerError: no template, messages of another form, a broken limit, or an error in the template, among
+                them what it refuses by raise_exception.
         """
         return self._chat_templates.render(
             messages, tools=tools, add_generation_prompt=add_generation_prompt, **self._special_tokens | variables
@@ -177,14 +181,15 @@ class Tokenizer:
             return None, None
         id = self._backend.token_to_id(token)
         if id is None:
-            raise TokenizerError(f"{name}: expected a token of tokenizer.json, got {token!r}")
+            raise TokenizerError(f"{name}: expected a token of tokenizer.json, got {shown(token)}")
         return token, id
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        try:
-            return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
-        except TypeError as error:
-            raise TokenizerError(f"text: expected a str of valid Unicode, got {text!a:.80}") from error
+        with of_library("tokenizer.json: encodes this text with an error"):
+            try:
+                return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+            except TypeError as error:
+                raise TokenizerError(f"text: expected a str of valid Unicode, got {text!a:.80}") from error
 
     def _token(self, id: int) -> str | None:
         try:
@@ -193,23 +198,44 @@ class Tokenizer:
             raise TokenizerError(f"ids: expected integers in [0, 2**32), got {id!r}") from error
 
 
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"{file}: expected a readable file in UTF-8: {one_line(error)}") from error
-
-
 def _read_object(file: Path) -> dict:
-    if not file.exists():
-        return {}
-    try:
-        value = json.loads(_read(file))
-    except json.JSONDecodeError as error:
-        raise TokenizerError(f"{file}: expected JSON: {one_line(error)}") from error
-    if not isinstance(value, dict):
-        raise TokenizerError(f"{file}: expected a JSON object, got {type(value).__name__}")
-    return value
+    return read_json(file, TokenizerError) if file.exists() else {}
+
+
+def _check_config(config: dict, file: Path, backend: tokenizers.Tokenizer) -> None:
+    """Raises a TokenizerError where tokenizer_config.json asks for what tokenizer.json does not do."""
+    for name in ("add_bos_token", "add_eos_token", "split_special_tokens"):
+        if not isinstance(config.get(name), bool | None):
+            raise TokenizerError(f"{file}: {name}: expected true or false, got {shown(config[name])}")
+    for name in ("split_special_tokens", "auto_map"):
+        if config.get(name):
+            raise TokenizerError(f"{file}: {name}: {shown(config[name])} is not supported")
+    tokens = config.get("added_tokens_decoder") or {}
+    if not isinstance(tokens, dict):
+        raise TokenizerError(f"{file}: added_tokens_decoder: expected an object, got {shown(tokens)}")
+    for id, token in tokens.items():
+        if str(_id_of(token, backend)) != id:
+            raise TokenizerError(
+                f"{file}: added_tokens_decoder.{listed([id])}: expected a token of tokenizer.json, got {shown(token)}"
+            )
+    for name in ("additional_special_tokens", "extra_special_tokens"):
+        tokens = config.get(name) or []
+        if not isinstance(tokens, list | dict):
+            raise TokenizerError(f"{file}: {name}: expected a list or an object, got {shown(tokens)}")
+        for token in tokens.values() if isinstance(tokens, dict) else tokens:
+            if _id_of(token, backend) is None:
+                raise TokenizerError(f"{file}: {name}: expected tokens of tokenizer.json, got {shown(token)}")
+
+
+def _text_of(token) -> str | None:
+    """Of a token given as a string or {"content": string}."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
+
+
+def _id_of(token, backend: tokenizers.Tokenizer) -> int | None:
+    text = _text_of(token)
+    return None if text is None else backend.token_to_id(text)
 
 
 def _refuse_other_formats(folder: Path) -> None:
@@ -227,8 +253,8 @@ def _special_tokens(config: dict, file: Path) -> dict[str, str]:
         value = config.get(name)
         if value is None:
             continue
-        text = value.get("content") if isinstance(value, dict) else value
-        if not isinstance(text, str):
-            raise TokenizerError(f"{file}: {name}: expected a string or an object with content, got {value!r:.80}")
+        text = _text_of(value)
+        if text is None:
+            raise TokenizerError(f"{file}: {name}: expected a string or an object with content, got {shown(value)}")
         found[name] = text
     return found

@@ -1,41 +1,32 @@
-"""Checkpoints in the Hugging Face layout: read into the kernels' layout one tensor at a time, and written.
+"""Checkpoints in the Hugging Face layout: read into the kernels' layout one tensor at a time, and written."""
 
-Files are memory-mapped and go to the device as they are used; no code from a checkpoint runs, and pickles are refused.
-"""
-
-import contextlib
 import dataclasses
 import functools
 import json
+import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes  # noqa: F401  (names bfloat16 for numpy, which safetensors asks for)
 import numpy as np
 from flax import nnx
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from pallas_kernels import DenseWeight, pack_gate_up, pack_qkv, unpack_gate_up, unpack_qkv
+from tokenspeed.measure.available_memory import needing
 from tokenspeed.models import hf_config
 from tokenspeed.models.config import ModelConfig
 from tokenspeed.models.decoder import Llama
-from tokenspeed.models.fields import read_json
+from tokenspeed.models.fields import listed
+from tokenspeed.weights.shards import STALE, WEIGHTS, CheckpointError, Stored, opened
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-STALE = "rotary_emb.inv_freq"
-"""Ends the names of tensors that old checkpoints carry and that are computed here."""
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be loaded; names every file or tensor that is wrong."""
+DTYPES = ("F32", "BF16", "F16", "F64")
+"""Of stored weights, as safetensors calls them; others are quantised, and mean nothing without their scales."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,59 +132,26 @@ def entries(config: ModelConfig) -> list[Entry]:
     return found
 
 
-def files_of(folder: str | Path) -> list[Path]:
-    """The safetensors files of a checkpoint: one, or the shards that its index names."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such folder")
-    if (folder / INDEX).is_file():
-        names = read_json(folder / INDEX).get("weight_map")
-        if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-            raise CheckpointError(f"{folder / INDEX}: expected a 'weight_map' of file names")
-        files = [folder / name for name in sorted(set(names.values()))]
-        outside = [name for name in files if name.parent != folder or name.suffix != ".safetensors"]
-        if outside:
-            raise CheckpointError(f"{folder / INDEX}: expected safetensors files of the folder, got {outside[0].name}")
-    else:
-        files = [folder / WEIGHTS]
-    missing = [file.name for file in files if not file.is_file()]
-    if missing:
-        pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
-        hint = f"; {', '.join(pickles)}: pickles are not loaded, convert them to safetensors" if pickles else ""
-        raise CheckpointError(f"{folder}: missing {', '.join(missing)}{hint}")
-    return files
-
-
-@contextlib.contextmanager
-def opened(files: list[Path]) -> Iterator[dict[str, Any]]:
-    """All tensors by name, each with the open file that has it; one error names every file that does not open."""
-    with contextlib.ExitStack() as stack:
-        found, broken = {}, []
-        for file in files:
-            try:
-                handle = stack.enter_context(safe_open(file, framework="np"))
-            except (SafetensorError, OSError) as error:
-                broken.append(f"{file.name} ({error})")
-                continue
-            found |= dict.fromkeys(handle.keys(), handle)
-        if broken:
-            raise CheckpointError(f"not readable as safetensors, perhaps cut short: {', '.join(broken)}")
-        yield found
-
-
-def check(config: ModelConfig, tensors: dict[str, Any]) -> None:
-    """Raises one CheckpointError that lists every tensor that is missing, unexpected or of another shape."""
+def check(config: ModelConfig, tensors: dict[str, Stored]) -> None:
+    """Raises one CheckpointError that lists the tensors that are missing, unexpected or of another shape or dtype."""
     wanted = {part.name: part.shape for entry in entries(config) for part in entry.parts}
-    missing = [name for name in wanted if name not in tensors]
     tied = {"lm_head.weight"} if config.tied else set()  # a tied head may be written out; the table counts
-    unexpected = [name for name in tensors if name not in wanted and name not in tied and not name.endswith(STALE)]
-    shapes = {name: tuple(tensors[name].get_slice(name).get_shape()) for name in wanted if name in tensors}
-    misshaped = [f"{name} {list(shape)} instead of {list(wanted[name])}" for name, shape in shapes.items()
-                 if shape != wanted[name]]  # fmt: skip
-    found = [("missing", missing), ("unexpected", unexpected), ("of another shape", misshaped)]
-    problems = [f"{kind}: {', '.join(sorted(names))}" for kind, names in found if names]
-    if problems:
-        raise CheckpointError(f"tensors {'; '.join(problems)}")
+    found = {name: tensors[name] for name in wanted if name in tensors}
+    shapes = {name: tensor.shape for name, tensor in found.items()}
+    dtypes = {name: tensor.dtype for name, tensor in found.items()}
+    problems = {
+        "missing": [name for name in wanted if name not in tensors],
+        "unexpected": [n for n in tensors if n not in wanted and n not in tied and not n.endswith(STALE)],
+        "of another shape": [
+            f"{n} {list(shape)} instead of {list(wanted[n])}" for n, shape in shapes.items() if shape != wanted[n]
+        ],
+        f"of another dtype than {', '.join(DTYPES)}": [
+            f"{n} {dtype} in {found[n].file}" for n, dtype in dtypes.items() if dtype not in DTYPES
+        ],
+    }
+    texts = [f"{kind}: {listed(names)}" for kind, names in problems.items() if names]
+    if texts:
+        raise CheckpointError(f"tensors {'; '.join(texts)}")
 
 
 def load(
@@ -208,17 +166,20 @@ def load(
 
     Raises:
         ConfigError, CheckpointError: something is wrong with the folder; nothing stays loaded.
+        NotEnoughMemory: the weights take more than there is.
     """
     config = hf_config.from_folder(folder) if config is None else config
     dtype = jnp.dtype(config.dtype if dtype is None else dtype)
-    model = nnx.eval_shape(lambda: Llama(config, dtype, rngs=nnx.Rngs(0)))
     wanted = entries(config)
-    with opened(files_of(folder)) as tensors:
+    with opened(folder) as tensors:
         check(config, tensors)
-        for entry in tqdm(wanted, desc="loading", unit="tensor", disable=not progress, leave=False):
-            parts = [jax.device_put(tensors[part.name].get_tensor(part.name)) for part in entry.parts]
-            jax.block_until_ready(parts)  # so that no more than these wait in the host's memory
-            place(model, entry.path, _joined(parts, dtype, entry.join))
+        largest = max(sum(math.prod(part.shape) for part in entry.parts) for entry in wanted)
+        with needing((config.num_parameters + largest) * dtype.itemsize, f"{folder}: loading it in {dtype}"):
+            model = nnx.eval_shape(lambda: Llama(config, dtype, rngs=nnx.Rngs(0)))
+            for entry in tqdm(wanted, desc="loading", unit="tensor", disable=not progress, leave=False):
+                parts = [jax.device_put(tensors[part.name].read()) for part in entry.parts]
+                jax.block_until_ready(parts)  # so that no more than these wait in the host's memory
+                place(model, entry.path, _joined(parts, dtype, entry.join))
     return model
 
 

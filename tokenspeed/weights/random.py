@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tokenspeed.measure.available_memory import needing
 from tokenspeed.models.config import ModelConfig
 from tokenspeed.models.decoder import INIT_SCALE, Llama
 
@@ -15,7 +16,15 @@ def random_model(config: ModelConfig, dtype: Any, seed: int = 0) -> Llama:
     """A model as at the start of a training: norms of one, biases of zero, everything else normal.
 
     A parameter at a time, so that what is compiled is a small program for each shape, and not one for all of them.
+
+    Raises:
+        NotEnoughMemory: the weights take more than there is.
     """
+    with needing(config.num_parameters * jnp.dtype(dtype).itemsize, f"random weights in {jnp.dtype(dtype)}"):
+        return jax.block_until_ready(_drawn(config, dtype, seed))
+
+
+def _drawn(config: ModelConfig, dtype: Any, seed: int) -> Llama:
     model = nnx.eval_shape(lambda: Llama(config, jnp.dtype(dtype), rngs=nnx.Rngs(0)))
     root = jax.random.key(seed)
 

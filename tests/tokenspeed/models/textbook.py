@@ -4,12 +4,12 @@ import numpy as np
 
 from tokenspeed.models.config import ModelConfig
 from tokenspeed.models.rope import tables
-from tokenspeed.weights import checkpoint
+from tokenspeed.weights import shards
 
 
 def tensors(folder) -> dict[str, np.ndarray]:
-    with checkpoint.opened(checkpoint.files_of(folder)) as found:
-        return {name: np.asarray(handle.get_tensor(name), np.float32) for name, handle in found.items()}
+    with shards.opened(folder) as found:
+        return {name: np.asarray(stored.read(), np.float32) for name, stored in found.items()}
 
 
 def logits(weights: dict[str, np.ndarray], config: ModelConfig, tokens: np.ndarray, dtype=np.float32) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 import datetime
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -74,8 +73,7 @@ def save(backend, tmp_path):
 
 @pytest.fixture
 def chat(save):
-    """Makes a tokenizer with a chat template; skips where Jinja is not installed."""
-    pytest.importorskip("jinja2")
+    """Makes a tokenizer with a chat template."""
     return lambda template, **config: Tokenizer.from_folder(save(chat_template=template, **config))
 
 
@@ -187,6 +185,16 @@ def test_broken_files_are_named(save, name, content):
         ({"eos_token": "<nowhere>"}, "<nowhere>"),
         ({"add_bos_token": "yes"}, "add_bos_token"),
         ({"add_bos_token": True, "bos_token": None}, "add_bos_token"),
+        ({"add_eos_token": 1}, "add_eos_token: expected true or false"),
+        ({"split_special_tokens": "no"}, "split_special_tokens: expected true or false"),
+        ({"added_tokens_decoder": [1]}, "added_tokens_decoder: expected an object"),
+        ({"added_tokens_decoder": {"0": {"content": "</s>"}}}, "added_tokens_decoder.0: expected a token"),
+        ({"added_tokens_decoder": {"400": {"content": "<new>"}}}, "added_tokens_decoder.400: expected a token"),
+        ({"added_tokens_decoder": {"0": None}}, "added_tokens_decoder.0: expected a token"),
+        ({"additional_special_tokens": ["<s>", "<new>"]}, "additional_special_tokens: expected tokens"),
+        ({"additional_special_tokens": "<s>"}, "additional_special_tokens: expected a list"),
+        ({"extra_special_tokens": {"image_token": {"content": "<image>"}}}, "extra_special_tokens: expected tokens"),
+        ({"bos_token": {"content": [0] * 10**5}}, "bos_token: expected a string"),
         ({"chat_template": 1}, "chat_template"),
         ({"chat_template": [{"name": "default"}]}, "chat_template"),
         ({"chat_template": ["default"]}, "chat_template"),
@@ -195,6 +203,55 @@ def test_broken_files_are_named(save, name, content):
 def test_broken_fields_are_named(save, config, field):
     folder = save(**config)
     one_line(lambda: Tokenizer.from_folder(folder), field, "expected")
+
+
+@pytest.mark.parametrize("field", ["add_eos_token", "split_special_tokens", "auto_map"])
+def test_what_changes_the_ids_is_refused_by_name(save, field):
+    one_line(lambda: Tokenizer.from_folder(save(**{field: True})), f"tokenizer_config.json: {field}: ", "not supported")
+
+
+def test_an_eos_that_the_post_processor_adds_is_followed(save):
+    folder = save(add_eos_token=True)
+    changed = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    changed.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    changed.save(str(folder / "tokenizer.json"))
+    assert Tokenizer.from_folder(folder).encode("the cat")[-1] == 1
+
+
+def test_fields_that_change_nothing_pass(save):
+    inert = dict(add_eos_token=False, auto_map=None, split_special_tokens=False, legacy=True, padding_side="left",
+                 model_max_length=10**30, tokenizer_class="LlamaTokenizerFast", use_default_system_prompt=False,
+                 added_tokens_decoder={"1": {"content": "</s>", "special": True}}, sp_model_kwargs={},
+                 additional_special_tokens=["[INST]", {"content": "<s>"}], extra_special_tokens={})  # fmt: skip
+    plain = Tokenizer.from_folder(save()).encode("the cat")
+    assert Tokenizer.from_folder(save(**inert)).encode("the cat") == plain
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"])
+def test_files_nested_too_deeply(save, name):
+    folder = save()
+    (folder / name).write_text('{"model": ' + "[" * 100_000)
+    one_line(lambda: Tokenizer.from_folder(folder), f"{name}: expected")
+
+
+BROKEN = dict(
+    post_processor=dict(
+        type="TemplateProcessing", pair=[], special_tokens={},
+        single=[{"SpecialToken": {"id": "<none>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+    ),
+    normalizer=dict(type="Precompiled", precompiled_charsmap="AAAA"),
+    model=dict(type="WordLevel", vocab={"<s>": 0, "</s>": 1}, unk_token="none"),
+    pre_tokenizer=dict(type="FixedLength", length=0),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("part", BROKEN)
+def test_what_the_library_fails_on_is_one_line(save, part):
+    """Also where its Rust code panics, which is no Exception."""
+    folder = save()
+    file = folder / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {part: BROKEN[part]}))
+    one_line(lambda: Tokenizer.from_folder(folder).encode("the cat"), "tokenizer.json: ")
 
 
 def test_bad_arguments(save):
@@ -233,7 +290,7 @@ def test_chat_in_the_manner_of_mistral(chat):
         {"role": "user", "content": "c"},
     ]
     assert tokenizer.render_chat(talk) == "<s>[INST] a [/INST]b</s>[INST] c [/INST]"
-    one_line(lambda: tokenizer.render_chat(talk[1:]), "chat template", "roles must alternate user/assistant")
+    one_line(lambda: tokenizer.render_chat(talk[1:]), "chat_template", "roles must alternate user/assistant")
 
 
 @pytest.mark.parametrize(
@@ -250,14 +307,14 @@ def test_chat_in_the_manner_of_mistral(chat):
 )
 def test_templates_stay_in_the_sandbox(chat, template):
     tokenizer = chat(template)
-    one_line(lambda: tokenizer.render_chat(CHAT), "chat template")
+    one_line(lambda: tokenizer.render_chat(CHAT), "chat_template")
     assert CHAT[-1]["role"] == "user"
 
 
 @pytest.mark.parametrize("template", ["{% if %}", "{{ 1 / 0 }}", "{{ messages[9].content.x }}", "{% include 'x' %}"])
 def test_errors_of_a_template(chat, template):
     tokenizer = chat(template)
-    one_line(lambda: tokenizer.render_chat(CHAT), "chat template")
+    one_line(lambda: tokenizer.render_chat(CHAT), "chat_template")
 
 
 def test_what_templates_are_given(chat):
@@ -293,7 +350,7 @@ def test_templates_by_name_and_by_file(chat, tmp_path):
 
 
 def test_a_template_is_missing(chat):
-    one_line(lambda: chat(None).render_chat(CHAT), "chat template", "expected")
+    one_line(lambda: chat(None).render_chat(CHAT), "chat_template", "expected")
     one_line(lambda: chat([{"name": "rag", "template": ""}]).render_chat(CHAT), "default", "rag")
 
 
@@ -310,14 +367,6 @@ def test_a_template_is_missing(chat):
 def test_messages_are_checked(save, messages, field):
     tokenizer = Tokenizer.from_folder(save(chat_template="x"))
     one_line(lambda: tokenizer.render_chat(messages), f"{field}: expected")
-
-
-def test_jinja_is_missing(save, monkeypatch):
-    for name in ("jinja2", "jinja2.exceptions", "jinja2.sandbox"):
-        monkeypatch.setitem(sys.modules, name, None)
-    tokenizer = Tokenizer.from_folder(save(chat_template="x"))
-    one_line(lambda: tokenizer.render_chat(CHAT), "jinja2", "pip install jinja2")
-    assert tokenizer.encode("cat")
 
 
 @pytest.mark.skipif(not STORIES.is_dir(), reason=f"needs the checkpoint {STORIES.name}, which is not in the repository")
