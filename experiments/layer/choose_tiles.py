@@ -11,6 +11,7 @@ sweep's records as well, promotes. The options are those of `experiments.layer`.
 
 import dataclasses
 import functools
+import gc
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -104,9 +105,11 @@ def run(options: Options, command: str) -> None:
     ceiling = gpu_read_ceiling_gbps()
     with Log(in_path(options.results)) as log:
         for model in options.models:
-            layers = Layers(model, dtype=options.dtype, context=options.context, batch=options.batch)
-            mine = select.of_device(records, device)
-            choose(layers, mine, device, 1024 * max(options.prefetch_kib), ceiling, log, origin)
+            choose(
+                Layers(model, dtype=options.dtype, context=options.context, batch=options.batch),
+                select.of_device(records, device), device, 1024 * max(options.prefetch_kib), ceiling, log, origin,
+            )  # fmt: skip
+            gc.collect()  # a cycle would keep the model while the next is made
     print(f"Records: {log.path}")
 
 
