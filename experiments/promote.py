@@ -76,8 +76,9 @@ def decide(
 
 def decide_in_layer(tried: Sequence[Record], ok: Sequence[Record]) -> tuple[Record | None, str]:
     """As `decide`, from records of tiles in a layer: the chosen one's record in the sweep, with `layer_us`."""
-    chosen = next(one for one in reversed(tried) if one["chosen"])
-    rival = next(one for one in reversed(tried) if one["incumbent"])
+    chosen, rival = (next((one for one in reversed(tried) if one[what]), None) for what in ("chosen", "incumbent"))
+    if chosen is None or rival is None:
+        return None, "the choice in a layer was cut short"
     why = f"{chosen['layer_us']:.2f} us a layer, the incumbent {rival['layer_us']:.2f} us"
     alone = next((one for one in ok if one["tiles"] == chosen["tiles"]), None)
     if chosen["incumbent"] or alone is None:
@@ -89,7 +90,8 @@ def promote(records: Sequence[Record], device: Device, root: Path = TUNED) -> in
     """Promotes the winners of one device's records; returns how many entries changed, and says what became of each."""
     changed: dict[Path, list[dict[str, Any]]] = {}
     count = 0
-    in_layer = select.by_case(select.of_device(records, device, "tile_in_layer"))
+    tried_in_layer = [one for one in select.of_device(records, device, "tile_in_layer") if one["status"] == "ok"]
+    in_layer = select.by_case(tried_in_layer)
     for name, members in select.by_case(select.of_device(records, device)).items():
         case = cases.of_record(members[0])
         shape = dataclasses.asdict(case.shape)
@@ -133,7 +135,7 @@ class Options:
 
 def run(options: Options, _: str) -> None:
     records = [found for path in options.files for found in log.read(path)]
-    made_by = [pk.find_device(found["device"] or "") for found in records if found["kind"] == "tile"]
+    made_by = [pk.find_device(found["device"]) for found in records if found["kind"] == "tile"]
     if not any(made_by):
         raise ResultsError(f"{', '.join(options.files)}: no tiles measured on a known GPU")
     for device in dict.fromkeys(device for device in made_by if device):

@@ -56,7 +56,7 @@ class Options:
 
 def devices_of(records: Sequence[Record]) -> list[str]:
     """The GPUs that made records, that with the most first."""
-    found = [one["device"] for one in records if pk.find_device(one["device"] or "")]
+    found = [one["device"] for one in records if pk.find_device(one["device"])]
     return sorted(dict.fromkeys(found), key=lambda device: -found.count(device))
 
 
@@ -119,7 +119,7 @@ def draw(records: Sequence[Record], folder: Path) -> None:
         ]
         if tiles:
             print("\n".join(draw_gpu(tiles, folder / device.key, device)))
-        mine = [one for one in records if pk.find_device(one["device"] or "") == device]
+        mine = [one for one in records if pk.find_device(one["device"]) == device]
         if steps := newest(mine):
             peers = [one for one in mine if one["kind"] == "peer"]
             print(draw_decode(steps, folder / device.key / "decode.png", peers))
