@@ -9,7 +9,6 @@ results timed it, else the heuristic's) only where it is faster by more than the
 
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from experiments.bench import cases, log, select
 from experiments.bench import options as command_line
 from experiments.bench.cases import Case
 from experiments.bench.errors import ResultsError, UsageError
+from experiments.bench.files import replace_text
 from experiments.bench.record import Record
 from pallas_kernels import Device
 
@@ -33,22 +33,17 @@ EVIDENCE = (
 )  # fmt: skip
 
 
-def entries_of(path: Path) -> list[dict[str, Any]]:
-    """The entries of a tuned file; [] where there is none."""
+def entries_of(path: Path, op: pk.Op) -> list[dict[str, Any]]:
+    """The entries of an op's tuned file; [] where there is none."""
     if not path.exists():
         return []
     try:
-        return json.loads(path.read_text())["entries"]
+        entries = json.loads(path.read_text())["entries"]
+        for entry in entries:
+            op.space.shape(**entry["shape"]), op.space.tiles(**entry["tiles"])
+        return entries
     except (ValueError, KeyError, TypeError) as error:
-        raise ResultsError(f"{path}: expected a JSON object with 'entries' ({error})") from None
-
-
-def write(path: Path, entries: list[dict[str, Any]]) -> None:
-    """Replaces a tuned file in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(dict(entries=entries), indent=1) + "\n")
-    os.replace(temporary, path)
+        raise ResultsError(f"{path}: expected a JSON object with 'entries' of a shape and tiles ({error})") from None
 
 
 def decide(
@@ -96,7 +91,7 @@ def promote(records: Sequence[Record], device: Device, root: Path = TUNED) -> in
         case = cases.of_record(members[0])
         shape = dataclasses.asdict(case.shape)
         path = root / device.key / f"{case.known.tuned}.json"
-        entries = changed.get(path) or entries_of(path)
+        entries = changed.get(path) or entries_of(path, case.known)
         kind = case.known.space.shape
         at = next((i for i, entry in enumerate(entries) if kind(**entry["shape"]) == case.shape), len(entries))
         tried = in_layer.get(name)
@@ -115,7 +110,7 @@ def promote(records: Sequence[Record], device: Device, root: Path = TUNED) -> in
             changed[path] = entries
             count += 1
     for path, entries in changed.items():
-        write(path, entries)
+        replace_text(path, json.dumps(dict(entries=entries), indent=1) + "\n")
     return count
 
 

@@ -14,6 +14,7 @@ import functools
 import gc
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from experiments.bench import log as logs
@@ -100,6 +101,9 @@ def run(options: Options, command: str) -> None:
     if not options.files:
         raise UsageError("expected results of a sweep: python -m experiments.layer.choose_tiles RESULTS.jsonl")
     device = needed_gpu("the choice of tiles")
+    for path in options.files:
+        if not Path(path).is_file():
+            raise UsageError(f"{path}: no such file")
     records = [found for path in options.files for found in logs.read(path)]
     origin = provenance.collect(command, *MEASURING)
     ceiling = gpu_read_ceiling_gbps()

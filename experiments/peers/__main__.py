@@ -77,10 +77,14 @@ def drive(options: Options, model: str) -> Iterator[dict[str, Any]]:
     last = ""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            last = line.strip() or last
-            if (found := found_in(line)) is not None:
-                yield found
+        try:
+            for line in process.stdout:
+                last = line.strip() or last
+                if (found := found_in(line)) is not None:
+                    yield found
+        except BaseException:  # an interruption may be of this process alone
+            process.kill()
+            raise
     if process.returncode:
         raise ResultsError(f"{options.engine}: {model}: its driver ended with {process.returncode}: {last}")
 

@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -159,3 +161,30 @@ def test_what_a_driver_prints_comes_while_it_runs(tmp_path, monkeypatch):
     assert next(lines) == said
     go.touch()
     assert list(lines) == []
+
+
+def test_a_driver_ends_with_an_interruption(tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    python.write_text(
+        f"#!{sys.executable}\nimport json, os, time\n"
+        "print(json.dumps(dict(batch=1, ms=[1.0], version=os.getpid(), how='')), flush=True)\ntime.sleep(60)\n"
+    )
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    lines = peers.drive(peers.Options(engine="torch"), MODELS[0])
+    pid = next(lines)["version"]
+    with pytest.raises(KeyboardInterrupt):
+        lines.throw(KeyboardInterrupt)
+    lines.close()
+    end = time.monotonic() + 30
+    while _runs(pid) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not _runs(pid)
+
+
+def _runs(pid):
+    """Whether it does, and is not only waited for."""
+    try:
+        return os.waitpid(pid, os.WNOHANG) == (0, 0)
+    except ChildProcessError:
+        return False

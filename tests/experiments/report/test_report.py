@@ -1,6 +1,7 @@
 """The tables in README.md and RESULTS.md."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,19 @@ def test_no_results(files):
     assert "No results of a GPU" in readme and "old" not in readme
     assert readme.startswith("# Title\n") and readme.endswith("\n\nMore.\n")
     assert "No results of a GPU" in files.page.read_text()
+
+
+def test_mistakes_are_one_line_and_write_nothing(files, capsys):
+    before = files.readme.read_text()
+    assert files.run(f"--results={files.results / 'nowhere'}") == 2 and files.readme.read_text() == before
+    files.readme.write_bytes(b"\xff")
+    assert files.run() == 2 and files.readme.read_bytes() == b"\xff"
+    files.readme.unlink()
+    assert files.run() == 2 and not files.page.exists()
+    errors = capsys.readouterr().err.splitlines()
+    for error, message in zip(errors, ("results: no folder", "readme: .* is no text in UTF-8", "readme: no file")):
+        assert re.match(f"error: {message}", error)
+    assert len(errors) == 3
 
 
 def test_what_is_out_of_date_is_told_and_what_is_not_is_left(files, make_step, capsys):
