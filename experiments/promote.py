@@ -40,7 +40,8 @@ def entries_of(path: Path, op: pk.Op) -> list[dict[str, Any]]:
     try:
         entries = json.loads(path.read_text())["entries"]
         for entry in entries:
-            op.space.shape(**entry["shape"]), op.space.tiles(**entry["tiles"])
+            op.space.shape(**entry["shape"])
+            op.space.tiles(**entry["tiles"])
         return entries
     except (ValueError, KeyError, TypeError) as error:
         raise ResultsError(f"{path}: expected a JSON object with 'entries' of a shape and tiles ({error})") from None

@@ -1,9 +1,11 @@
 """One process at a time: who holds a file says so beside it, and every other is refused at once."""
 
+import contextlib
 import datetime
 import os
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
@@ -12,10 +14,11 @@ from experiments.bench.errors import ResultsError
 from experiments.bench.options import shown_command
 
 
-def hold(path: Path) -> filelock.BaseFileLock:
-    """Holds a file until the lock is released, or until this process ends in whatever way.
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Within it no other process holds the file; a process that ends, in whatever way, holds nothing.
 
-    The lock is on `PATH.lock`, where the holder writes who it is. That file stays: without its holder it holds nothing.
+    The lock is on `PATH.lock`, where the holder writes who it is.
 
     Raises:
         ResultsError: another process holds the file, or the lock cannot be made.
@@ -23,16 +26,19 @@ def hold(path: Path) -> filelock.BaseFileLock:
     target = path.resolve()  # by whatever name it is opened
     beside = target.with_name(f"{target.name}.lock")
     # A lock that is a mere file would outlive a process that is killed: where the system has no other there is none.
-    held = filelock.FileLock(beside, fallback_to_soft=False)
+    lock = filelock.FileLock(beside, fallback_to_soft=False)
     try:
-        held.acquire(blocking=False)
-        beside.write_text(f"{_this_process()}\n")
+        lock.acquire(blocking=False)
     except filelock.Timeout:
         raise ResultsError(f"{path}: {_holder(beside)} writes to it; try again when that has ended") from None
     except OSError as error:
-        held.release()
         raise ResultsError(f"{beside}: {error.strerror or error}") from None
-    return held
+    try:
+        beside.write_text(f"{_this_process()}\n")
+        yield
+    finally:
+        beside.unlink(missing_ok=True)  # while it is held: who opened it before finds that it is gone, and has no lock
+        lock.release()
 
 
 def _this_process() -> str:

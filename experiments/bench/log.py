@@ -113,7 +113,7 @@ class Log:
         read(self.path)  # what is no results file is refused before anything is written beside it
         with _failing(self.path), contextlib.ExitStack() as stack:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            stack.callback(lock.hold(self.path).release)
+            stack.enter_context(lock.held(self.path))
             self._file = stack.enter_context(open(self.path, "ab", buffering=0))
             with open(self.path, "rb") as file:
                 self.records, used, open_ended = _parse(file, self.path)

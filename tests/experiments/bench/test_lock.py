@@ -28,6 +28,7 @@ def test_a_file_is_held_until_it_is_closed(tmp_path, make_record):
         assert f"process {os.getpid()} on " in str(raised.value)
         assert logs.read(path) == [make_record()], "who only reads needs no lock"
         log.append(make_record(rows=2))
+    assert list(tmp_path.iterdir()) == [path], "nothing is left beside it"
     with Log(path) as log:
         assert log.records == [make_record(), make_record(rows=2)]
 
