@@ -2,9 +2,9 @@
 
     python -m experiments.generate [--models=llama-3.1-8b,llama-3.2-1b] [--prompts=128,1024,8192] [--max_tokens=129]
 
-runs `python -m tokenspeed generate --random-weights configs/models/MODEL.json --prompt-ids - --json` for each model and
-length of prompt, twice, and keeps the second run's figures; a record (kind 'generate' of experiments/bench/record.py)
-says so where the two drew different tokens.
+needs an NVIDIA GPU. It runs `python -m tokenspeed generate --random-weights configs/models/MODEL.json --prompt-ids -
+--json` for each model and length of prompt, twice, and keeps the second run's figures; a record (kind 'generate' of
+experiments/bench/record.py) says so where the two drew different tokens.
 """
 
 import contextlib
@@ -19,12 +19,13 @@ import numpy as np
 
 from experiments.bench import options as command_line
 from experiments.bench import provenance, record
-from experiments.bench.device import in_path
+from experiments.bench.device import in_path, needed_gpu
 from experiments.bench.errors import UsageError
 from experiments.bench.log import Log
 from experiments.bench.models import DTYPES, FOLDER, check_models, config_of
 from experiments.bench.options import check_least, check_some, shown_command
 from experiments.bench.record import Record
+from experiments.bench.tables import number
 from tokenspeed import cli
 
 MEASURING = ("tokenspeed.cli", "tokenspeed.llm")
@@ -98,6 +99,7 @@ def measured(model: str, prompt_tokens: int, max_tokens: int) -> Record:
 
 
 def run(options: Options, command: str) -> None:
+    needed_gpu("the benchmark of the command line")
     origin = provenance.collect(command, *MEASURING)
     with Log(in_path(options.results)) as log:
         for model in options.models:
@@ -105,9 +107,9 @@ def run(options: Options, command: str) -> None:
                 fields = measured(model, length, options.max_tokens)
                 log.append(record.new("generate", **fields, **origin, date=provenance.now()))
                 print(
-                    f"{model}, {length}: TTFT {fields['ttft_ms']:.1f} ms, decode {fields['tokens_per_s']:.1f} "
-                    f"tokens/s, {fields['percent_of_ceiling']:.1f}% of {fields['ceiling_gbps']:.0f} GB/s; "
-                    f"{fields['implementation']}, {fields['status']}",
+                    f"{model}, {length}: TTFT {number(fields['ttft_ms'], '.1f')} ms, decode "
+                    f"{number(fields['tokens_per_s'], '.1f')} tokens/s, {number(fields['percent_of_ceiling'], '.1f')}% "
+                    f"of {number(fields['ceiling_gbps'], '.0f')} GB/s; {fields['implementation']}, {fields['status']}",
                     flush=True,
                 )
     print(f"Records: {log.path}")

@@ -9,7 +9,6 @@ results timed it, else the heuristic's) only where it is faster by more than the
 
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from experiments.bench import cases, log, select
 from experiments.bench import options as command_line
 from experiments.bench.cases import Case
 from experiments.bench.errors import ResultsError, UsageError
+from experiments.bench.files import replace_text
 from experiments.bench.record import Record
 from pallas_kernels import Device
 
@@ -33,22 +33,18 @@ EVIDENCE = (
 )  # fmt: skip
 
 
-def entries_of(path: Path) -> list[dict[str, Any]]:
-    """The entries of a tuned file; [] where there is none."""
+def entries_of(path: Path, op: pk.Op) -> list[dict[str, Any]]:
+    """The entries of an op's tuned file; [] where there is none."""
     if not path.exists():
         return []
     try:
-        return json.loads(path.read_text())["entries"]
+        entries = json.loads(path.read_text())["entries"]
+        for entry in entries:
+            op.space.shape(**entry["shape"])
+            op.space.tiles(**entry["tiles"])
+        return entries
     except (ValueError, KeyError, TypeError) as error:
-        raise ResultsError(f"{path}: expected a JSON object with 'entries' ({error})") from None
-
-
-def write(path: Path, entries: list[dict[str, Any]]) -> None:
-    """Replaces a tuned file in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(dict(entries=entries), indent=1) + "\n")
-    os.replace(temporary, path)
+        raise ResultsError(f"{path}: expected a JSON object with 'entries' of a shape and tiles ({error})") from None
 
 
 def decide(
@@ -76,8 +72,9 @@ def decide(
 
 def decide_in_layer(tried: Sequence[Record], ok: Sequence[Record]) -> tuple[Record | None, str]:
     """As `decide`, from records of tiles in a layer: the chosen one's record in the sweep, with `layer_us`."""
-    chosen = next(one for one in reversed(tried) if one["chosen"])
-    rival = next(one for one in reversed(tried) if one["incumbent"])
+    chosen, rival = (next((one for one in reversed(tried) if one[what]), None) for what in ("chosen", "incumbent"))
+    if chosen is None or rival is None:
+        return None, "the choice in a layer was cut short"
     why = f"{chosen['layer_us']:.2f} us a layer, the incumbent {rival['layer_us']:.2f} us"
     alone = next((one for one in ok if one["tiles"] == chosen["tiles"]), None)
     if chosen["incumbent"] or alone is None:
@@ -89,12 +86,13 @@ def promote(records: Sequence[Record], device: Device, root: Path = TUNED) -> in
     """Promotes the winners of one device's records; returns how many entries changed, and says what became of each."""
     changed: dict[Path, list[dict[str, Any]]] = {}
     count = 0
-    in_layer = select.by_case(select.of_device(records, device, "tile_in_layer"))
+    tried_in_layer = [one for one in select.of_device(records, device, "tile_in_layer") if one["status"] == "ok"]
+    in_layer = select.by_case(tried_in_layer)
     for name, members in select.by_case(select.of_device(records, device)).items():
         case = cases.of_record(members[0])
         shape = dataclasses.asdict(case.shape)
         path = root / device.key / f"{case.known.tuned}.json"
-        entries = changed.get(path) or entries_of(path)
+        entries = changed.get(path) or entries_of(path, case.known)
         kind = case.known.space.shape
         at = next((i for i, entry in enumerate(entries) if kind(**entry["shape"]) == case.shape), len(entries))
         tried = in_layer.get(name)
@@ -113,7 +111,7 @@ def promote(records: Sequence[Record], device: Device, root: Path = TUNED) -> in
             changed[path] = entries
             count += 1
     for path, entries in changed.items():
-        write(path, entries)
+        replace_text(path, json.dumps(dict(entries=entries), indent=1) + "\n")
     return count
 
 
@@ -133,7 +131,7 @@ class Options:
 
 def run(options: Options, _: str) -> None:
     records = [found for path in options.files for found in log.read(path)]
-    made_by = [pk.find_device(found["device"] or "") for found in records if found["kind"] == "tile"]
+    made_by = [pk.find_device(found["device"]) for found in records if found["kind"] == "tile"]
     if not any(made_by):
         raise ResultsError(f"{', '.join(options.files)}: no tiles measured on a known GPU")
     for device in dict.fromkeys(device for device in made_by if device):

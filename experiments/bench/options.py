@@ -9,6 +9,7 @@ FILE is an ml_collections file of configs/, or a path; where a command has none 
 import dataclasses
 import difflib
 import importlib.util
+import math
 import re
 import sys
 import typing
@@ -21,6 +22,7 @@ from absl import flags
 from ml_collections import config_dict
 from ml_collections.config_flags import config_flags
 
+from experiments.bench.ending import ended
 from experiments.bench.errors import ResultsError, UsageError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -37,7 +39,7 @@ def main[Options](
     config: str | None = None,
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Runs a command; the exit status: what `run` returns (None is 0), or 2 after a one-line error.
+    """Runs a command; the exit status: what `run` returns (None is 0), 2 after a one-line error, or as `ended` has it.
 
     Args:
         run: takes the options, and the command as records have it.
@@ -47,14 +49,19 @@ def main[Options](
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     warnings.filterwarnings("ignore", "The Pallas Triton backend is deprecated", DeprecationWarning)
-    if any(argument in ("--help", "-h") for argument in argv):
-        print(doc.strip(), "", *(f"  --{name}: {_type_of(field)}" for name, field in _fields(kind).items()), sep="\n")
-        return 0
-    try:
-        return run(parse(argv, kind, config), shown_command(["python", "-m", module, *argv])) or 0
-    except (UsageError, ResultsError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+    def command() -> int:
+        if any(argument in ("--help", "-h") for argument in argv):
+            fields = (f"  --{name}: {_type_of(field)}" for name, field in _fields(kind).items())
+            print(doc.strip(), "", *fields, sep="\n")
+            return 0
+        try:
+            return run(parse(argv, kind, config), shown_command(["python", "-m", module, *argv])) or 0
+        except (UsageError, ResultsError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+
+    return ended(command)
 
 
 def parse[Options](argv: Sequence[str], kind: type[Options], config: str | None = None) -> Options:
@@ -63,37 +70,38 @@ def parse[Options](argv: Sequence[str], kind: type[Options], config: str | None 
     Raises:
         UsageError: an argument is unknown or of another type, or a config cannot be found or read.
     """
-    fields, argv = _fields(kind), _joined(argv)
+    fields = _fields(kind)
+    argv = _joined(argv, fields)
     files = [argument for argument in argv if not argument.startswith("-")]
     if files and FILES not in fields:
         raise UsageError(f"unexpected argument {files[0]!r}")
     # Of one field given twice the last counts; ml_collections would join two tuples.
-    overrides = dict(_override(argument, fields) for argument in argv if argument.startswith("-"))
-    named = overrides.pop("config", None)
+    typed = dict(_override(argument, fields) for argument in argv if argument.startswith("-"))
+    named = typed.pop("config", None)
     base = _defaults(kind, config) if named is None else load(config_path(named))
+    _check_fields(base, fields)
     values = flags.FlagValues()
-    arguments = ["program", *(f"--config.{name}={value}" for name, value in overrides.items())]
+    arguments = ["program", *(f"--config.{name}={_quoted(fields[name], value)}" for name, value in typed.items())]
     config_flags.DEFINE_config_dict("config", base, "", values, sys_argv=arguments)
     try:
         values(arguments)
-    except (flags.Error, ValueError, TypeError) as error:
-        raise UsageError(_said(str(error), fields)) from None
+    except (flags.Error, ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise UsageError(_said(str(error), fields, typed)) from None
     found = values.config.to_dict()
+    for name, text in typed.items():
+        if not _is_typed(fields[name], found[name]):
+            raise _wrong(fields[name], text)
     return from_dict(found | {FILES: tuple(files)} if files else found, kind)
 
 
 def from_dict[Options](values: dict[str, Any], kind: type[Options]) -> Options:
     """The options in a config; a field that `kind` does not know, that lacks, or of another type is an error."""
-    fields, found = _fields(kind), {}
+    fields = _fields(kind)
+    _check_fields(values, fields)
     for name, value in values.items():
-        check_name("config", name, fields)
-        found[name] = _typed(fields[name], value)
-    missing = [
-        name for name, field in fields.items() if field.default is dataclasses.MISSING and name not in found
-    ]  # fmt: skip
-    if missing:
-        raise UsageError(f"config: lacks {', '.join(missing)}")
-    return kind(**found)
+        if not _is_typed(fields[name], value):
+            raise _wrong(fields[name], value)
+    return kind(**{name: _tuple(value) if _is_tuple(fields[name]) else value for name, value in values.items()})
 
 
 def config_path(name: str) -> Path:
@@ -113,7 +121,10 @@ def load(path: Path) -> config_dict.ConfigDict:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        return module.get_config()
+        made = module.get_config()
+        if not isinstance(made, config_dict.ConfigDict):
+            raise TypeError(f"expected get_config() to return a ConfigDict, got {type(made).__name__}")
+        return made
     except Exception as error:  # it is the user's program
         raise UsageError(f"config: {path.name}: {type(error).__name__}: {' '.join(str(error).split())}") from None
 
@@ -166,31 +177,37 @@ def _defaults(kind: type, config: str | None) -> config_dict.ConfigDict:
     return config_dict.ConfigDict({name: field.default for name, field in _fields(kind).items()})
 
 
-def _joined(arguments: Sequence[str]) -> list[str]:
-    """With the value of `--config NAME` and of `--config.FIELD VALUE` joined by '='."""
+def _joined(arguments: Sequence[str], fields: dict[str, dataclasses.Field]) -> list[str]:
+    """With the value of `--config NAME` and of `--config.FIELD VALUE` joined by '='; a bool may stand without one."""
     joined: list[str] = []
-    waiting = False
+    waiting = flag = False
     for argument in arguments:
-        if waiting:
+        if waiting and not (flag and argument.lower() not in ("true", "false")):
             joined[-1] += f"={argument}"
-        else:
-            joined.append(argument)
-        waiting = not waiting and re.fullmatch(r"--?config(\.\w+)?", argument) is not None
-    if waiting:
+            waiting = False
+            continue
+        joined.append(argument)
+        match = re.fullmatch(r"--?config(?:\.(\w+))?", argument)
+        waiting, flag = match is not None, bool(match and _is_flag(fields.get(match[1])))
+    if waiting and not flag:
         raise UsageError(f"{joined[-1]}: expected a value")
     return joined
 
 
-def _said(error: str, fields: dict[str, dataclasses.Field]) -> str:
+def _is_flag(field: dataclasses.Field | None) -> bool:
+    return field is not None and _type_of(field) == "bool"
+
+
+def _said(error: str, fields: dict[str, dataclasses.Field], typed: dict[str, str]) -> str:
     """The library's error in our words."""
-    match = re.match(r"flag --config\.(\w+)=(.*?): ", error, re.DOTALL)
-    if match is None or match[1] not in fields:
-        return " ".join(error.split())
-    return f"{match[1]}: expected {_type_of(fields[match[1]])}, got {match[2]!r}"
+    match = re.match(r"flag --config\.(\w+)=", error)
+    if match is None or match[1] not in typed:
+        return " ".join(error.split()) or "config: a value is too long"
+    return str(_wrong(fields[match[1]], typed[match[1]]))
 
 
 def _override(argument: str, fields: dict[str, dataclasses.Field]) -> tuple[str, str]:
-    """(field, value) of an argument; a tuple of bare words is quoted, as ml_collections wants it."""
+    """(field, value) of an argument, as typed."""
     match = re.fullmatch(r"--?(?:config\.)?([\w.]+)(?:=(.*))?", argument, re.DOTALL)
     if match is None:
         raise UsageError(f"unexpected argument {argument!r}")
@@ -198,27 +215,59 @@ def _override(argument: str, fields: dict[str, dataclasses.Field]) -> tuple[str,
     if name == "config":
         return name, value or ""
     check_name("config", name, fields)
-    wanted = _type_of(fields[name])
     if value is None:
-        if wanted != "bool":
+        if not _is_flag(fields[name]):
             raise UsageError(f"{name}: expected a value: --{name}=...")
         return name, "true"
-    if wanted.startswith("tuple") and not value.startswith(("(", "[")):
-        items = [part.strip() for part in value.split(",") if part.strip()]
-        value = repr(tuple(items)) if "str" in wanted else f"({','.join(items)}{',' if items else ''})"
     return name, value
 
 
-def _typed(field: dataclasses.Field, value: Any) -> Any:
-    name, wanted = field.name, _type_of(field)
-    kinds = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
-    if not wanted.startswith("tuple"):
-        if not isinstance(value, kinds[wanted]) or (isinstance(value, bool) and wanted != "bool"):
-            raise UsageError(f"{name}: expected {wanted}, got {value!r}")
+def _quoted(field: dataclasses.Field, value: str) -> str:
+    """As ml_collections wants it: a tuple in brackets, of bare words in quotes."""
+    if not _is_tuple(field) or value.startswith(("(", "[")):
         return value
-    item_kind = next(kind for kind in kinds if f"tuple[{kind}" in wanted)
-    value = tuple(value) if isinstance(value, tuple | list) else (value,)
-    for item in value:
-        if not isinstance(item, kinds[item_kind]) or (isinstance(item, bool) and item_kind != "bool"):
-            raise UsageError(f"{name}: expected a tuple of {item_kind}, got {item!r}")
-    return value
+    items = [part.strip() for part in value.split(",") if part.strip()]
+    return repr(tuple(items)) if "str" in _type_of(field) else f"({','.join(items)}{',' if items else ''})"
+
+
+KINDS: dict[str, Callable[[Any], bool]] = dict(
+    int=lambda value: type(value) is int and abs(value) < 2**63,
+    float=lambda value: type(value) in (int, float) and math.isfinite(value),
+    str=lambda value: isinstance(value, str),
+    bool=lambda value: isinstance(value, bool),
+)
+"""What a value of each kind is."""
+
+
+def _check_fields(values: Iterable[str], fields: dict[str, dataclasses.Field]) -> None:
+    """Raises unless these are the names of all fields that have no default, and of no others."""
+    names = list(values)
+    for name in names:
+        check_name("config", name, fields)
+    lacks = [name for name, field in fields.items() if field.default is dataclasses.MISSING and name not in names]
+    if lacks:
+        raise UsageError(f"config: lacks {', '.join(lacks)}")
+
+
+def _is_tuple(field: dataclasses.Field) -> bool:
+    return _type_of(field).startswith("tuple")
+
+
+def _tuple(value: Any) -> tuple:
+    return tuple(value) if isinstance(value, tuple | list) else (value,)
+
+
+def _is_typed(field: dataclasses.Field, value: Any) -> bool:
+    """Whether it is of the field's type; one item may stand for a tuple of it."""
+    return all(map(KINDS[_kind(field)], _tuple(value) if _is_tuple(field) else (value,)))
+
+
+def _kind(field: dataclasses.Field) -> str:
+    return _type_of(field).removeprefix("tuple[").split(",")[0]
+
+
+def _wrong(field: dataclasses.Field, value: Any) -> UsageError:
+    shown = repr(value)
+    shown = shown if len(shown) <= 80 else f"{shown[:80]}..."
+    finite = "finite " if _kind(field) == "float" else ""
+    return UsageError(f"{field.name}: expected {'a tuple of ' * _is_tuple(field)}{finite}{_kind(field)}, got {shown}")

@@ -10,16 +10,34 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import pallas_kernels as pk
 from experiments.bench.errors import ResultsError
+from experiments.bench.fields import (
+    AMOUNT,
+    CLOCKS,
+    COUNT,
+    DTYPE,
+    FLAG,
+    NUMBER,
+    POSITIVE,
+    SIZE,
+    TEXT,
+    TILE_COUNTS,
+    TILES,
+    Type,
+    a_list,
+    one_of,
+    table,
+)  # fmt: skip
 
 Record = dict[str, Any]
-
-TEXT, NUMBER, COUNT, FLAG, TABLE, LIST = (str,), (int, float), (int,), (bool,), (dict,), (list,)
+Fields = dict[str, tuple[Type, str]]
+"""name -> (type, meaning)"""
 
 ORIGIN = dict(
     device=(TEXT, "jax's name of the device; of a processor followed by what it calls itself"),
     driver=(TEXT, "version of the GPU's driver"),
-    clocks=(TABLE, "MHz of multiprocessors and memory when the run began, and the most they can have"),
+    clocks=(CLOCKS, "MHz of multiprocessors and memory when the run began, and the most they can have"),
     jax=(TEXT, "its version"),
     sources=(TEXT, "digest over the sources of all of this project that the record's measurement ran"),
     commit=(TEXT, "of this repository"),
@@ -30,46 +48,43 @@ ORIGIN = dict(
 CASE = dict(
     op=(TEXT, "the function of pallas_kernels"),
     model=(TEXT, "a name of configs/models"),
-    rows=(COUNT, "activation rows of a call"),
-    context=(COUNT, "positions of the KV cache; null where it has no part in the case"),
-    dtype=(TEXT, "bf16, f16 or f32, of weights, activations and cache"),
-    tiles=(TABLE, "as the op's dataclass of tiles"),
+    rows=(SIZE, "activation rows of a call"),
+    context=(SIZE, "positions of the KV cache; null where it has no part in the case"),
+    dtype=(DTYPE, "bf16, f16 or f32, of weights, activations and cache"),
+    tiles=(TILES, "as the op's dataclass of tiles"),
 )
 STATUS = dict(status=(TEXT, "'ok', or in words why there is no figure, or why it does not count"))
 ERRORS = dict(
-    error=(NUMBER, "relative RMS error of the kernel, against the reference on float32 operands"),
-    error_xla=(NUMBER, "that of XLA on the operands as they are"),
+    error=(AMOUNT, "relative RMS error of the kernel, against the reference on float32 operands"),
+    error_xla=(AMOUNT, "that of XLA on the operands as they are"),
 )
 CALL_US = dict(
-    median_us=(NUMBER, "of one call"),
-    p10_us=(NUMBER, "10th percentile over the samples"),
-    p90_us=(NUMBER, "90th percentile"),
+    median_us=(POSITIVE, "of one call"),
+    p10_us=(POSITIVE, "10th percentile over the samples"),
+    p90_us=(POSITIVE, "90th percentile"),
     samples=(COUNT, "how many"),
 )
 RATE = dict(
-    bytes=(NUMBER, "that must move, each once"),
-    achieved_gbps=(NUMBER, "bytes by the time"),
-    ceiling_gbps=(NUMBER, "read ceiling of the device, measured in the same run"),
-    percent_of_ceiling=(NUMBER, "achieved_gbps of ceiling_gbps"),
+    bytes=(POSITIVE, "that must move, each once"),
+    achieved_gbps=(AMOUNT, "bytes by the time"),
+    ceiling_gbps=(POSITIVE, "read ceiling of the device, measured in the same run"),
+    percent_of_ceiling=(AMOUNT, "achieved_gbps of ceiling_gbps"),
 )
 STEP = dict(
     model=(TEXT, "a name of configs/models, or of the folder of a config.json"),
-    dtype=(TEXT, "bf16, f16 or f32, of weights, activations and cache"),
-    batch=(COUNT, "sequences at a time"),
-    context=(COUNT, "positions in the cache before the first step"),
+    dtype=(DTYPE, "bf16, f16 or f32, of weights, activations and cache"),
+    batch=(SIZE, "sequences at a time"),
+    context=(SIZE, "positions in the cache before the first step"),
     implementation=(TEXT, "of the kernels"),
 )
 STEP_MS = dict(
-    ms_per_token=(NUMBER, "median of one step, in which each sequence gets a token"),
-    ms_p5=(NUMBER, "5th percentile over the samples, which are means over the steps of a call"),
-    ms_p95=(NUMBER, "95th percentile"),
+    ms_per_token=(POSITIVE, "median of one step, in which each sequence gets a token"),
+    ms_p5=(POSITIVE, "5th percentile over the samples, which are means over the steps of a call"),
+    ms_p95=(POSITIVE, "95th percentile"),
     samples=(COUNT, "how many calls"),
     steps=(COUNT, "of a call"),
     tokens_checked=(COUNT, "drawn by different sequences, each the same in every run"),
 )
-
-
-NEVER_NULL = ("status", "op", "model")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,18 +92,26 @@ class Kind:
     """A kind of record.
 
     Attributes:
-        what: it says. fields: name -> (types, meaning), beside `kind` and those of ORIGIN.
+        what: it says. fields: beside `kind` and those of ORIGIN.
         key: the fields that make two records the same measurement.
+        needed: the fields that are never null, beside those of its origin. figures: nor these, where the status is ok.
     """
 
     what: str
-    fields: dict[str, tuple[tuple[type, ...], str]]
+    fields: Fields
     key: tuple[str, ...]
+    needed: tuple[str, ...]
+    figures: tuple[str, ...] = ()
 
 
 _SOFTWARE = ("device", "jax", "sources")
 _TILE_KEY = (*CASE, *_SOFTWARE)
 _STEP_KEY = ("device", "model", "dtype", "batch", "context")
+_CASE_NEEDS = ("op", "model", "rows", "dtype")
+_STEP_NEEDS = (*STEP, "status")
+_ORIGIN_NEEDS = (*_SOFTWARE, "date")
+_MADE_WITH = ("status", "op", "model")
+"""What a record has from the beginning: the rest of what it needs comes before it is kept."""
 
 KINDS = {
     "tile": Kind(
@@ -96,113 +119,129 @@ KINDS = {
         CASE | STATUS | ERRORS | CALL_US | RATE
         | dict(
             calls=(COUNT, "calls of a sample's chain"),
-            xla_us=(NUMBER, "what XLA's step takes for the same"),
-            compile_s=(NUMBER, "seconds to compile a single call"),
+            xla_us=(POSITIVE, "what XLA's step takes for the same"),
+            compile_s=(AMOUNT, "seconds to compile a single call"),
         ),
         _TILE_KEY,
+        needed=(*_CASE_NEEDS, "tiles"),
+        figures=(*ERRORS, "median_us", "p10_us", "p90_us", *RATE),
     ),
     "tile_in_layer": Kind(
         "a tile of an op among the other launches of a decoder layer",
         CASE | STATUS
         | dict(
-            layer_us=(NUMBER, "median of a layer"),
-            layer_p10_us=(NUMBER, "10th percentile"),
-            layer_p90_us=(NUMBER, "90th percentile"),
+            layer_us=(POSITIVE, "median of a layer"),
+            layer_p10_us=(POSITIVE, "10th percentile"),
+            layer_p90_us=(POSITIVE, "90th percentile"),
             samples=(COUNT, "how many"),
             incumbent=(FLAG, "whether it is what the kernel would use by itself"),
             chosen=(FLAG, "whether it was the best by more than the noise"),
-            layer_tiles=(TABLE, "of the other ops, by op"),
-            layer_context=(COUNT, "positions in the cache"),
+            layer_tiles=(table(TILES), "of the other ops, by op"),
+            layer_context=(SIZE, "positions in the cache"),
             prefetch_bytes=(COUNT, "of the next weight that each kernel asks for early"),
             ceiling_gbps=RATE["ceiling_gbps"],
         ),
         _TILE_KEY,
+        needed=(*_CASE_NEEDS, "tiles"),
+        figures=("layer_us", "layer_p10_us", "layer_p90_us", "layer_tiles", "layer_context", "incumbent", "chosen"),
     ),
     "interpreted_tile": Kind(
         "a tile run by Pallas's interpreter against the reference: right or wrong, no time",
         CASE | STATUS | ERRORS,
         _TILE_KEY,
+        needed=(*_CASE_NEEDS, "tiles"),
+        figures=tuple(ERRORS),
     ),
     "lowered_tile": Kind(
         "a tile lowered for CUDA and not run",
         CASE | STATUS
         | dict(
-            feasible=(TABLE, "device -> why it cannot run the tile, '' where it can"),
-            compile_s=(NUMBER, "seconds to lower it"),
+            feasible=(table(TEXT), "device -> why it cannot run the tile, '' where it can"),
+            compile_s=(AMOUNT, "seconds to lower it"),
         ),
         _TILE_KEY,
+        needed=(*_CASE_NEEDS, "tiles"),
     ),
     "feasible_tiles": Kind(
         "how many tiles of a search space each GPU can run; nothing was run",
-        CASE | STATUS | dict(feasible=(TABLE, "device -> feasible, of, reasons")),
+        CASE | STATUS | dict(feasible=(TILE_COUNTS, "device -> feasible, of, reasons")),
         _TILE_KEY,
+        needed=(*_CASE_NEEDS, "feasible"),
     ),
     "xla_on_cpu": Kind(
         "XLA's implementation of an op on this processor",
         CASE | STATUS
         | dict(
-            xla_us=(NUMBER, "median of one call"),
+            xla_us=(POSITIVE, "median of one call"),
             samples=CALL_US["samples"],
             calls=(COUNT, "calls of a sample's chain"),
             bytes=RATE["bytes"],
             ceiling_gbps=RATE["ceiling_gbps"],
         ),
         _TILE_KEY,
+        needed=_CASE_NEEDS,
+        figures=("xla_us", "bytes", "ceiling_gbps"),
     ),
     "layer": Kind(
         "the launches of a decoder layer, chained over all layers of a model",
         STEP | STATUS | CALL_US | RATE
         | dict(
             prefetch_bytes=(COUNT, "of the next weight that each kernel asks for early"),
-            tiles=(TABLE, "by op"),
+            tiles=(table(TILES), "by op"),
             launches=(COUNT, "of a layer"),
             beyond_bytes_us_per_launch=(NUMBER, "time less that of the bytes at the ceiling, by the launches"),
             difference_from_xla=(NUMBER, "RMS of the difference of the results, over their RMS"),
         ),
         ("device", "model", "dtype", "batch", "context", "implementation", "prefetch_bytes"),
+        needed=(*_STEP_NEEDS, "median_us", "p10_us", "p90_us", "percent_of_ceiling"),
     ),
     "decode": Kind(
         "a whole greedy decode step, chained on the device",
         STEP | STATUS | STEP_MS | RATE
         | dict(
-            xla_ms_per_token=(NUMBER, "XLA's, of the same run, where that counts"),
-            tokens_per_s=(NUMBER, "of all sequences together"),
-            percent_of_datasheet=(NUMBER, "achieved_gbps of the datasheet's bandwidth"),
-            floor_ms=(NUMBER, "bytes at ceiling_gbps"),
+            xla_ms_per_token=(POSITIVE, "XLA's, of the same run, where that counts"),
+            tokens_per_s=(AMOUNT, "of all sequences together"),
+            percent_of_datasheet=(AMOUNT, "achieved_gbps of the datasheet's bandwidth"),
+            floor_ms=(AMOUNT, "bytes at ceiling_gbps"),
             compilations=(COUNT, "how often each program was compiled"),
-            ms_by_compilation=(LIST, "the median of each"),
+            ms_by_compilation=(a_list(POSITIVE), "the median of each"),
             tokens_agree_with_xla=(COUNT, "of tokens_checked, those that XLA draws too"),
         ),
         (*_STEP_KEY, "implementation"),
+        needed=(*_STEP_NEEDS, "bytes", "ceiling_gbps", "floor_ms"),
+        figures=("ms_per_token", "ms_p5", "ms_p95", "tokens_per_s", "percent_of_ceiling", "steps"),
     ),
     "generate": Kind(
         "what `python -m tokenspeed generate` prints of itself, prefill included",
         STEP | STATUS
         | dict(
-            ttft_ms=(NUMBER, "from the call to the first token"),
-            tokens_per_s=(NUMBER, "of decode, a sequence, after its first token"),
+            ttft_ms=(POSITIVE, "from the call to the first token"),
+            tokens_per_s=(AMOUNT, "of decode, a sequence, after its first token"),
             output_tokens=(COUNT, "drawn"),
             tokens_checked=(COUNT, "drawn, the same in two runs"),
             generate_command=(TEXT, "the command whose figures these are"),
         )
         | RATE,
         (*_STEP_KEY, "implementation"),
+        needed=_STEP_NEEDS,
+        figures=("ttft_ms",),
     ),
     "peer": Kind(
         "a decode step of another engine, by its own loop",
         STEP | STATUS
         | dict(
-            engine=(TEXT, "vllm or torch"),
+            engine=(one_of("vllm", "torch"), "whose step it is"),
             engine_version=(TEXT, "of it, and of the torch below it"),
             how=(TEXT, "how it was run: compilation, graphs, attention"),
-            ms_per_token=(NUMBER, "median over the repeats"),
-            ms_min=(NUMBER, "the least"),
-            ms_max=(NUMBER, "the most"),
+            ms_per_token=(POSITIVE, "median over the repeats"),
+            ms_min=(POSITIVE, "the least"),
+            ms_max=(POSITIVE, "the most"),
             samples=(COUNT, "repeats"),
             steps=(COUNT, "tokens that a repeat's time is the mean of"),
-            tokens_per_s=(NUMBER, "of all sequences together"),
+            tokens_per_s=(AMOUNT, "of all sequences together"),
         ),
         (*_STEP_KEY, "engine", "date"),
+        needed=(*_STEP_NEEDS, "engine", "engine_version", "how", "ms_per_token", "ms_min", "ms_max"),
     ),
     "ablation": Kind(
         "a decode step without one of the things that make it fast",
@@ -212,19 +251,21 @@ KINDS = {
             strategy=(TEXT, "what kind of thing that is"),
             without=(TEXT, "what takes its place"),
             tried=(FLAG, "not in the shipped step: what is timed is the step with it"),
-            base_ms=(NUMBER, "the step as it ships, in this run"),
+            base_ms=(POSITIVE, "the step as it ships, in this run"),
             gain_us=(NUMBER, "what it gives the step"),
             predicted_us=(NUMBER, "by arithmetic, before"),
             predicted_bytes=(NUMBER, "bytes more without it"),
             predicted_launches=(COUNT, "launches more without it"),
-            drift=(NUMBER, "RMS of logits less those in float64, over the RMS of those"),
-            drift_max=(NUMBER, "the largest difference"),
+            drift=(AMOUNT, "RMS of logits less those in float64, over the RMS of those"),
+            drift_max=(AMOUNT, "the largest difference"),
             drift_kl=(NUMBER, "mean Kullback-Leibler divergence"),
             tokens_as_shipped=(COUNT, "of tokens_checked, those that the shipped step draws too"),
-            floor_ms=(NUMBER, "bytes of the step at ceiling_gbps"),
+            floor_ms=(AMOUNT, "bytes of the step at ceiling_gbps"),
             ceiling_gbps=RATE["ceiling_gbps"],
         ),
         (*_STEP_KEY, "ablation"),
+        needed=(*_STEP_NEEDS, "ablation", "tried", "ceiling_gbps"),
+        figures=("ms_per_token", "ms_p5", "ms_p95"),
     ),
     "counters": Kind(
         "what the kernels of one name move in a decode step, by the GPU's counters",
@@ -233,25 +274,28 @@ KINDS = {
             ablation=(TEXT, "what was left out; '' is the step as it ships"),
             kernel=(TEXT, "name"),
             calls=(COUNT, "in a step"),
-            read_bytes=(NUMBER, "from memory, all calls together"),
-            written_bytes=(NUMBER, "to memory"),
-            alone_us=(NUMBER, "of all calls, each alone under the profiler"),
-            step_bytes=(NUMBER, "that the whole step must read"),
-            step_read_bytes=(NUMBER, "that it did read"),
+            read_bytes=(AMOUNT, "from memory, all calls together"),
+            written_bytes=(AMOUNT, "to memory"),
+            alone_us=(AMOUNT, "of all calls, each alone under the profiler"),
+            step_bytes=(POSITIVE, "that the whole step must read"),
+            step_read_bytes=(AMOUNT, "that it did read"),
         ),
         (*_STEP_KEY, "implementation", "ablation", "kernel"),
+        needed=(*_STEP_NEEDS, "ablation", "kernel", "read_bytes", "written_bytes", "step_bytes", "step_read_bytes"),
     ),
     "cache_layout": Kind(
         "reading keys and values in one order of the cache's axes",
-        dict(model=CASE["model"], context=CASE["context"], page_size=(COUNT, "positions"), layout=(TEXT, "of axes"))
+        dict(model=CASE["model"], context=CASE["context"], page_size=(SIZE, "positions"), layout=(TEXT, "of axes"))
         | STATUS | CALL_US | dict(bytes=RATE["bytes"], achieved_gbps=RATE["achieved_gbps"]),
         ("device", "model", "context", "page_size", "layout"),
+        needed=("model", "status", "context", "page_size", "layout", "median_us", "p10_us", "p90_us"),
     ),
     "weight_layout": Kind(
         "reading a weight in one order of its bytes",
         dict(model=CASE["model"], op=CASE["op"], layout=(TEXT, "of the bytes"), tiles=CASE["tiles"])
         | STATUS | CALL_US | dict(bytes=RATE["bytes"], achieved_gbps=RATE["achieved_gbps"]),
         ("device", "model", "op", "layout"),
+        needed=("model", "status", "op", "layout", "median_us", "p10_us", "p90_us"),
     ),
 }  # fmt: skip
 
@@ -263,7 +307,7 @@ def new(kind: str, **values: Any) -> Record:
     if unknown:
         raise KeyError(f"{kind}: no fields {', '.join(unknown)}")
     record = dict(kind=kind) | {name: values.get(name) for name in fields}
-    problem = _problem(record)
+    problem = _problem(record, [name for name in _MADE_WITH if name in fields])
     if problem:
         raise TypeError(problem)
     return record
@@ -272,11 +316,20 @@ def new(kind: str, **values: Any) -> Record:
 def check(record: Any, where: str) -> Record:
     """The record, if it is one; else a ResultsError that says at `where` which field is wrong."""
     if not isinstance(record, dict):
-        raise ResultsError(f"{where}: expected a record, got {json.dumps(record)[:40]}")
-    problem = _problem(record)
+        raise ResultsError(f"{where}: expected a record, got {_shown(record)}")
+    kind = record.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ResultsError(f"{where}: kind: expected one of {', '.join(KINDS)}, got {_shown(kind)}")
+    problem = _problem(record, needed_fields(kind, str(record.get("status")))) or _tiles_problem(record)
     if problem:
         raise ResultsError(f"{where}: {problem}")
     return record
+
+
+def needed_fields(kind: str, status: str) -> tuple[str, ...]:
+    """The fields that are not null in a record of that kind and status."""
+    found = KINDS[kind]
+    return ("status", *found.needed, *(found.figures if status.startswith("ok") else ()), *_ORIGIN_NEEDS)
 
 
 def key(record: Record) -> str:
@@ -302,28 +355,35 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _fields(kind: str) -> dict[str, tuple[tuple[type, ...], str]]:
+def _fields(kind: str) -> Fields:
     return KINDS[kind].fields | ORIGIN
 
 
-def _problem(record: Record) -> str:
-    kind = record.get("kind")
-    if not isinstance(kind, str) or kind not in KINDS:
-        return f"kind: expected one of {', '.join(KINDS)}, got {json.dumps(kind)[:40]}"
-    fields = _fields(kind)
+def _problem(record: Record, needed: Iterable[str]) -> str:
+    """What is wrong with a record of a known kind, in which those fields are not null; '' where nothing is."""
+    fields = _fields(record["kind"])
     for name in fields:
         if name not in record:
-            return f"{name}: missing in a record of kind {kind}"
+            return f"{name}: missing in a record of kind {record['kind']}"
     for name, value in record.items():
         if name == "kind":
             continue
         if name not in fields:
-            return f"{name}: not a field of kind {kind}"
-        types = fields[name][0]
-        if value is None:
-            if name in NEVER_NULL:
-                return f"{name}: expected text, got null"
-        elif not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-            wanted = " or ".join(one.__name__ for one in types)
-            return f"{name}: expected {wanted}, got {json.dumps(value)[:40]}"
+            return f"{name}: not a field of kind {record['kind']}"
+        wanted = fields[name][0]
+        if not (wanted.holds(value) or (value is None and name not in needed)):
+            return f"{name}: expected {wanted.wanted}, got {_shown(value)}"
     return ""
+
+
+def _tiles_problem(record: Record) -> str:
+    """Of an op that is known, tiles have its fields."""
+    op, tiles = pk.OPS.get(record.get("op", "")), record.get("tiles")
+    if op is None or tiles is None:
+        return ""
+    names = [field.name for field in dataclasses.fields(op.space.tiles)]
+    return "" if set(tiles) == set(names) else f"tiles: expected {', '.join(names)}, got {_shown(tiles)}"
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value)[:40]

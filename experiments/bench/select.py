@@ -13,16 +13,14 @@ SOFTWARE = ("device", "jax", "sources")
 """What records must share to be compared: the device, the jax, and the sources of what was timed."""
 
 
+def known(records: Sequence[Record]) -> list[Record]:
+    """The records of ops, of cases that this repository still knows."""
+    return [found for found in records if found.get("op") in OPS and found["model"] in MODELS]
+
+
 def of_device(records: Sequence[Record], device: Device, kind: str = "tile") -> list[Record]:
     """The records of a kind that a GPU of that model made, of cases that this repository still knows."""
-    return [
-        found
-        for found in records
-        if found["kind"] == kind
-        and pk.find_device(found["device"] or "") == device
-        and found["op"] in OPS
-        and found["model"] in MODELS
-    ]
+    return [found for found in known(records) if found["kind"] == kind and pk.find_device(found["device"]) == device]
 
 
 def by_case(records: Sequence[Record]) -> dict[tuple, list[Record]]:

@@ -25,6 +25,7 @@ import pallas_kernels as pk
 from experiments.bench import options as command_line
 from experiments.bench import provenance, record, tables
 from experiments.bench.device import DeviceLost, in_path, probe_device, reason_of
+from experiments.bench.ending import INTERRUPTED
 from experiments.bench.log import Log
 from experiments.bench.models import DTYPES
 from experiments.bench.record import Record
@@ -37,7 +38,6 @@ from experiments.decode.table import decode_table
 from tokenspeed.measure.read_ceiling import read_ceiling_gbps
 from tokenspeed.models.config import ModelConfig
 
-INTERRUPTED = 130
 MEASURING = ("experiments.bench.workload", "experiments.decode.case")
 
 

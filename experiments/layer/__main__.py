@@ -9,7 +9,9 @@ experiments/bench/record.py) is appended to the results, with the read ceiling m
 """
 
 import dataclasses
+import gc
 import sys
+from collections.abc import Iterator
 
 from experiments.bench import options as command_line
 from experiments.bench import provenance, record
@@ -55,6 +57,16 @@ def measured(layers: Layers, implementation: str, prefetch: int, ceiling_gbps: f
     )
 
 
+def of_model(model: str, options: Options, ceiling_gbps: float, device: Device) -> Iterator[Record]:
+    """The fields of each implementation's record; the model is on the device while they come."""
+    layers = Layers(model, dtype=options.dtype, context=options.context, batch=options.batch)
+    plain = layers.result("xla")
+    for implementation, kib in [("triton", kib) for kib in options.prefetch_kib] + [("xla", 0)]:
+        # XLA's stream is not normed, that of a deferred norm carries a weight of one: both are the stream.
+        difference = relative_difference(layers.result(implementation, prefetch=kib * KIB), plain)
+        yield measured(layers, implementation, kib * KIB, ceiling_gbps, device) | dict(difference_from_xla=difference)
+
+
 def run(options: Options, command: str) -> None:
     if options.files:
         raise UsageError(f"unexpected argument {options.files[0]!r}")
@@ -64,25 +76,17 @@ def run(options: Options, command: str) -> None:
     print(f"Read ceiling of this {origin['device']}, measured now: {ceiling:.0f} GB/s.", flush=True)
     with Log(in_path(options.results)) as log:
         for model in options.models:
-            layers = Layers(model, dtype=options.dtype, context=options.context, batch=options.batch)
-            plain = layers.result("xla")
-            for implementation, kib in [("triton", kib) for kib in options.prefetch_kib] + [("xla", 0)]:
-                # XLA's stream is not normed, that of a deferred norm carries a weight of one: both are the stream.
-                difference = relative_difference(layers.result(implementation, prefetch=kib * KIB), plain)
-                found = record.new(
-                    "layer",
-                    **measured(layers, implementation, kib * KIB, ceiling, device),
-                    difference_from_xla=difference,
-                    **origin,
-                    date=provenance.now(),
-                )
+            for fields in of_model(model, options, ceiling, device):
+                found = record.new("layer", **fields, **origin, date=provenance.now())
                 log.append(found)
                 print(
-                    f"{model} {implementation} prefetch {kib} KiB: {found['median_us']:.2f} us a layer, "
-                    f"{found['percent_of_ceiling']:.1f}% of the ceiling, beyond bytes a launch: "
-                    f"{found['beyond_bytes_us_per_launch']} us; differs from XLA by {difference:.2g}",
+                    f"{model} {found['implementation']} prefetch {found['prefetch_bytes'] // KIB} KiB: "
+                    f"{found['median_us']:.2f} us a layer, {found['percent_of_ceiling']:.1f}% of the ceiling, beyond "
+                    f"bytes a launch: {found['beyond_bytes_us_per_launch']} us; differs from XLA by "
+                    f"{found['difference_from_xla']:.2g}",
                     flush=True,
                 )
+            gc.collect()  # a cycle would keep the model while the next is made
     print(f"Records: {log.path}")
 
 

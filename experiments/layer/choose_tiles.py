@@ -11,8 +11,10 @@ sweep's records as well, promotes. The options are those of `experiments.layer`.
 
 import dataclasses
 import functools
+import gc
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from experiments.bench import log as logs
@@ -99,14 +101,19 @@ def run(options: Options, command: str) -> None:
     if not options.files:
         raise UsageError("expected results of a sweep: python -m experiments.layer.choose_tiles RESULTS.jsonl")
     device = needed_gpu("the choice of tiles")
+    for path in options.files:
+        if not Path(path).is_file():
+            raise UsageError(f"{path}: no such file")
     records = [found for path in options.files for found in logs.read(path)]
     origin = provenance.collect(command, *MEASURING)
     ceiling = gpu_read_ceiling_gbps()
     with Log(in_path(options.results)) as log:
         for model in options.models:
-            layers = Layers(model, dtype=options.dtype, context=options.context, batch=options.batch)
-            mine = select.of_device(records, device)
-            choose(layers, mine, device, 1024 * max(options.prefetch_kib), ceiling, log, origin)
+            choose(
+                Layers(model, dtype=options.dtype, context=options.context, batch=options.batch),
+                select.of_device(records, device), device, 1024 * max(options.prefetch_kib), ceiling, log, origin,
+            )  # fmt: skip
+            gc.collect()  # a cycle would keep the model while the next is made
     print(f"Records: {log.path}")
 
 

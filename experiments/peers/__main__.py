@@ -77,12 +77,25 @@ def drive(options: Options, model: str) -> Iterator[dict[str, Any]]:
     last = ""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            last = line.strip() or last
-            if line.startswith("{"):
-                yield json.loads(line)
+        try:
+            for line in process.stdout:
+                last = line.strip() or last
+                if (found := found_in(line)) is not None:
+                    yield found
+        except BaseException:  # an interruption may be of this process alone
+            process.kill()
+            raise
     if process.returncode:
         raise ResultsError(f"{options.engine}: {model}: its driver ended with {process.returncode}: {last}")
+
+
+def found_in(line: str) -> dict[str, Any] | None:
+    """What a driver says in a line of its output; None where the line is the engine's own."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and found.keys() == {"batch", "ms", "version", "how"} else None
 
 
 def fields_of(options: Options, model: str, found: dict[str, Any]) -> Record:

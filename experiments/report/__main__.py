@@ -18,6 +18,7 @@ from experiments.bench import log as logs
 from experiments.bench import options as command_line
 from experiments.bench import select
 from experiments.bench.errors import ResultsError
+from experiments.bench.files import replace_text
 from experiments.bench.log import RESULTS
 from experiments.bench.record import Record
 from experiments.decode.plots import draw_decode
@@ -56,7 +57,7 @@ class Options:
 
 def devices_of(records: Sequence[Record]) -> list[str]:
     """The GPUs that made records, that with the most first."""
-    found = [one["device"] for one in records if pk.find_device(one["device"] or "")]
+    found = [one["device"] for one in records if pk.find_device(one["device"])]
     return sorted(dict.fromkeys(found), key=lambda device: -found.count(device))
 
 
@@ -92,13 +93,19 @@ def replaced(readme: str, text: str) -> str:
 
 def run(options: Options, _: str) -> int:
     folder, readme, page = Path(options.results), Path(options.readme), Path(options.page)
+    if not folder.is_dir():
+        raise ResultsError(f"results: no folder {folder}")
     records = [found for path in sorted(folder.glob("*.jsonl")) for found in logs.read(path)]
     if not readme.is_file():
         raise ResultsError(f"readme: no file {readme}")
     if options.pictures and not options.check:
         draw(records, folder)
-    pages = {readme: replaced(readme.read_text(), claims(records)), page: results_page(records, folder)}
-    old = {path: path.read_text() if path.is_file() else "" for path in pages}
+    try:
+        text = readme.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ResultsError(f"readme: {readme} is no text in UTF-8") from None
+    pages = {readme: replaced(text, claims(records)), page: results_page(records, folder)}
+    old = {path: path.read_text(encoding="utf-8", errors="replace") if path.is_file() else "" for path in pages}
     stale = [path for path in pages if old[path] != pages[path]]
     if options.check:
         for path in stale:
@@ -106,7 +113,7 @@ def run(options: Options, _: str) -> int:
         return int(bool(stale))
     for path in pages:
         if path in stale:
-            path.write_text(pages[path])
+            replace_text(path, pages[path])
         print(f"{path.name}: {'written' if path in stale else 'already up to date'}")
     return 0
 
@@ -119,7 +126,7 @@ def draw(records: Sequence[Record], folder: Path) -> None:
         ]
         if tiles:
             print("\n".join(draw_gpu(tiles, folder / device.key, device)))
-        mine = [one for one in records if pk.find_device(one["device"] or "") == device]
+        mine = [one for one in records if pk.find_device(one["device"]) == device]
         if steps := newest(mine):
             peers = [one for one in mine if one["kind"] == "peer"]
             print(draw_decode(steps, folder / device.key / "decode.png", peers))

@@ -16,7 +16,8 @@ def origin(records: Sequence[Record], command: str) -> str:
         low, high = f"{ceilings[0]:.0f}", f"{ceilings[-1]:.0f}"
         parts.append(f"read ceiling {low if low == high else f'{low} to {high}'} GB/s")
     parts += [f"{name} {', '.join(all_of(name))}" for name in ("driver", "jax") if all_of(name)]
-    parts.append(f"commit {', '.join(commit[:12] for commit in all_of('commit'))}")
-    dates = [date[:10] for date in all_of("date")]
-    parts.append(dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}")
-    return f"`{command}`\\\n{'; '.join(parts)}."
+    if commits := all_of("commit"):
+        parts.append(f"commit {', '.join(commit[:12] for commit in commits)}")
+    if dates := [date[:10] for date in all_of("date")]:
+        parts.append(dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}")
+    return f"`{command}`\\\n{'; '.join(parts) or 'origin unknown'}."

@@ -162,7 +162,8 @@ def layouts_section(records: Sequence[Record]) -> Section:
     header = ("what", "model", "op or context", "page", "order", "us (p10 to p90)")
     body = [
         [
-            "cache" if one["kind"] == "cache_layout" else "weight", one["model"], one.get("op") or one["context"],
+            "cache" if one["kind"] == "cache_layout" else "weight", one["model"],
+            one["context"] if one["kind"] == "cache_layout" else one["op"],
             one.get("page_size") or "", one["layout"], tables.spread(one["median_us"], one["p10_us"], one["p90_us"]),
         ]
         for one in (*cache, *weights)

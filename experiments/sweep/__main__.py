@@ -13,8 +13,9 @@ import sys
 import pallas_kernels as pk
 from experiments import promote
 from experiments.bench import options as command_line
-from experiments.bench import provenance
+from experiments.bench import provenance, select
 from experiments.bench.device import DeviceLost, gpu_here, in_path
+from experiments.bench.ending import INTERRUPTED
 from experiments.bench.errors import UsageError
 from experiments.bench.log import Log
 from experiments.bench.record import Record
@@ -25,7 +26,6 @@ from experiments.sweep.gpu import Sweep
 from experiments.sweep.options import Options
 from pallas_kernels import Device
 
-INTERRUPTED = 130
 MEASURING = ("experiments.bench.cases", "experiments.bench.tile_bench", "experiments.bench.numerics")
 
 
@@ -51,7 +51,8 @@ def run(options: Options, command: str, device: Device | None = None, machine: M
         except DeviceLost as error:
             print(f"\nThe GPU stopped answering ({error}). The same command goes on with the next tile.")
             left, status = 0, 1
-        records = [found for found in log.records if all(found[field] == origin[field] for field in SOFTWARE)]
+        known = select.known(log.records)
+        records = [found for found in known if all(found[field] == origin[field] for field in SOFTWARE)]
     if left:
         print(f"Time limit reached with {left} to go; the same command goes on from there.")
     finish(options, records, device)

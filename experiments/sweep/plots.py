@@ -83,7 +83,7 @@ def draw_cpu(records: Sequence[Record], folder: str | Path, options: Options, de
         title = f"{op}: % of the tiles that {device.name} can run, by the rules of feasible(); nothing was run"
         draw = lambda plt, p=panels, t=title, o=op: heat_maps(plt, p, t, axes_of(o))
         lines.append(save(draw, folder, f"{op}-feasible"))
-    timed = [one for one in records if one["kind"] == "xla_on_cpu" and one["xla_us"]]
+    timed = [one for one in records if one["kind"] == "xla_on_cpu" and one["status"].startswith("ok")]
     if timed:
         points = [(one["op"], one["model"], *_point(one, one["xla_us"]), one["ceiling_gbps"]) for one in timed]
         roofs = {"read ceiling of this processor, measured in this run": points[-1][-1]}

@@ -121,7 +121,7 @@ def _xla_table(records: Sequence[Record]) -> str:
         return ""
     body = []
     for found in timed:
-        us, ceiling = found["xla_us"], found["ceiling_gbps"]
+        us, ceiling = (found[name] if found["status"].startswith("ok") else None for name in ("xla_us", "ceiling_gbps"))
         gbps = us and found["bytes"] / us / 1e3
         body.append([
             *_lead(found), number(us, ".0f"), number(gbps), number(ceiling),

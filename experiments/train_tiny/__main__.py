@@ -50,6 +50,7 @@ class Options:
 def make(recipe: Recipe, out: Path) -> None:
     """Trains and writes the folder."""
     begun = time.perf_counter()
+    out.parent.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is told before the training
     tokenizer = make_tokenizer(recipe)
     if tokenizer.get_vocab_size() != recipe.vocab_size:
         raise ValueError(f"the text gives {tokenizer.get_vocab_size()} tokens, not {recipe.vocab_size}: add documents")

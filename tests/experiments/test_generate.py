@@ -25,6 +25,7 @@ def run(tmp_path, monkeypatch):
     """Runs the command on the small model; (exit status, records in the file)."""
     (tmp_path / f"{NAME}.json").write_text(json.dumps(SMALL))
     monkeypatch.setattr(generate, "FOLDER", tmp_path)
+    monkeypatch.setattr(generate, "needed_gpu", lambda who: None)
     monkeypatch.setattr(generate, "config_of", lambda model: hf_config.from_dict(SMALL))
     monkeypatch.setattr("tokenspeed.measure.read_ceiling.read_ceiling_gbps", lambda: 10.0)
     path = tmp_path / "records.jsonl"
@@ -106,6 +107,15 @@ def test_bad_options(run, capsys, flags, message):
     assert run(**flags) == (2, [])
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
+
+
+def test_without_a_gpu_it_says_so_and_makes_nothing(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("jax.default_backend", lambda: "cpu")
+    monkeypatch.setattr(generate, "output_of", lambda *_: pytest.fail("a model is made"))
+    assert generate.main([]) == 2
+    err = "error: the benchmark of the command line needs an NVIDIA GPU, and there is none here\n"
+    assert capsys.readouterr() == ("", err) and list(tmp_path.iterdir()) == []
 
 
 def test_the_shipped_configs_are_the_published_sizes():

@@ -210,13 +210,23 @@ def test_mistakes(tmp_path, make_record, capsys):
     assert all(words in line for words, line in zip(expected, lines))
 
 
-def test_a_tuned_file_that_cannot_be_read_is_left_as_it_is(tmp_path, make_record, device):
+@pytest.mark.parametrize(
+    "text", ["[]", "{", '{"entries": [{}]}', '{"entries": [{"shape": {}, "tiles": {"block": 1}}]}']
+)
+def test_a_tuned_file_that_cannot_be_read_is_left_as_it_is(text, tmp_path, make_record, device):
     path = tmp_path / device.key / "out.json"
     path.parent.mkdir()
-    path.write_text("[]")
+    path.write_text(text)
     with pytest.raises(ResultsError, match=r"out\.json: expected a JSON object with 'entries'"):
         promote.promote([make_record(tiles=HEURISTIC), make_record(tiles=FAST, median_us=5.0)], device, tmp_path)
-    assert path.read_text() == "[]"
+    assert path.read_text() == text
+
+
+def test_a_choice_in_a_layer_that_was_cut_short_promotes_nothing(tmp_path, make_record, device, capsys):
+    tried = make_record("tile_in_layer", tiles=HEURISTIC, incumbent=True, chosen=False)
+    sweep = [make_record(tiles=HEURISTIC), make_record(tiles=FAST, median_us=5.0)]
+    assert promote.promote([*sweep, tried], device, tmp_path) == 0
+    assert "the choice in a layer was cut short" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["sweep-h200.jsonl", "tiles-in-layer-h200.jsonl"])

@@ -4,6 +4,7 @@ import dataclasses
 import sys
 
 from experiments.bench import options as command_line
+from experiments.bench.options import check_least
 from experiments.train_tiny.stories.corpus import documents
 
 
@@ -12,6 +13,9 @@ class Options:
     """How many documents."""
 
     count: int = 20
+
+    def __post_init__(self):
+        check_least(self, count=0)
 
 
 def run(options: Options, _: str) -> None:

@@ -75,6 +75,7 @@ def test_what_is_started_reads_its_options_back(commands, monkeypatch):
     ran, seen = commands('"Kernel Name","a"', '"","byte"', '"mark","1"'), []
     counters.profiled("llama-3.2-1b", options)
     monkeypatch.setattr(counters, "step", seen.append)
+    monkeypatch.setattr(counters, "needed_gpu", lambda who: None)
     arguments = ran[0][0][ran[0][0].index("experiments.ablation.counters") + 1 :]
     assert counters.main(arguments) == 0
     (again,) = seen
@@ -96,14 +97,17 @@ def test_an_empty_table_is_no_result(commands):
         counters.profiled("llama-3.2-1b", counters.Options())
 
 
+ORIGIN = dict(device="NVIDIA H200", jax="0.11.2", sources="0123456789ab")
+
+
 @pytest.fixture
 def measured(monkeypatch, tmp_path):
     """The command on a GPU that is not there: (exit status, records)."""
 
     def run(*lines):
-        monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+        monkeypatch.setattr(counters, "needed_gpu", lambda who: None)
         monkeypatch.setattr(counters.shutil, "which", lambda name: f"/bin/{name}")
-        monkeypatch.setattr(counters.provenance, "collect", lambda command, *modules: dict(device="NVIDIA H200"))
+        monkeypatch.setattr(counters.provenance, "collect", lambda command, *modules: ORIGIN)
         monkeypatch.setattr(counters, "in_path", lambda path: path)
         monkeypatch.setattr(counters, "profiled", lambda model, options: [UNITS, *lines])
         path = tmp_path / "records.jsonl"
@@ -135,7 +139,8 @@ def test_steps_that_are_missing_are_an_error(measured, capsys):
     [
         ("--models=gpt-2", "models: unknown 'gpt-2'"),
         ("--ablations=magic", "ablations: unknown 'magic'"),
-        ("--batch=1", "the counters need an NVIDIA GPU and Nsight Compute's ncu"),
+        ("--batch=1", "the profiler needs an NVIDIA GPU, and there is none here"),
+        ("--profiled", "the profiler needs an NVIDIA GPU, and there is none here"),
     ],
 )
 def test_bad_arguments_are_one_line(bad, message, capsys, monkeypatch):

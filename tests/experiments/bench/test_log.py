@@ -3,8 +3,11 @@
 import contextlib
 import gc
 import json
+import os
+import resource
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -81,12 +84,27 @@ def test_blank_lines_do_no_harm(tmp_path, make_record):
     [
         (dict(speed=1), "speed: not a field of kind tile"),
         (dict(batch=1), "batch: not a field of kind tile"),
-        (dict(samples="15"), 'samples: expected int, got "15"'),
-        (dict(samples=1.5), "samples: expected int, got 1.5"),
-        (dict(samples=True), "samples: expected int, got true"),
-        (dict(median_us="fast"), 'median_us: expected int or float, got "fast"'),
-        (dict(tiles=[]), "tiles: expected dict, got []"),
-        (dict(dirty=0), "dirty: expected bool, got 0"),
+        (dict(samples="15"), 'samples: expected a whole number, got "15"'),
+        (dict(samples=1.5), "samples: expected a whole number, got 1.5"),
+        (dict(samples=True), "samples: expected a whole number, got true"),
+        (dict(median_us="fast"), 'median_us: expected a positive number, got "fast"'),
+        (dict(median_us=0), "median_us: expected a positive number, got 0"),
+        (dict(median_us=float("nan")), "median_us: expected a positive number, got NaN"),
+        (dict(bytes=10**400), "bytes: expected a positive number, got 1000"),
+        (dict(samples=-1), "samples: expected a whole number, got -1"),
+        (dict(rows=0), "rows: expected a whole number of at least 1, got 0"),
+        (dict(dtype="int8"), 'dtype: expected one of bf16, f16, f32, got "int8"'),
+        (dict(tiles=[]), "tiles: expected a table of whole numbers and flags, got []"),
+        (dict(tiles=dict(block_n="4")), 'tiles: expected a table of whole numbers and flags, got {"block_n": "4"}'),
+        (
+            dict(tiles=dict(block_n=4)),
+            'tiles: expected block_n, block_k, num_warps, num_stages, mma, got {"block_n": 4}',
+        ),
+        (dict(clocks=dict(sm_mhz="fast")), "clocks: expected a table of whole numbers, got "),
+        (dict(dirty=0), "dirty: expected true or false, got 0"),
+        (dict(median_us=None), "median_us: expected a positive number, got null"),
+        (dict(date=None), "date: expected text, got null"),
+        (dict(device=None), "device: expected text, got null"),
         (dict(status=None), "status: expected text, got null"),
         (dict(kind="tiles"), "kind: expected one of tile, "),
         (dict(kind=None), "kind: expected one of tile, "),
@@ -116,7 +134,7 @@ def test_a_missing_field_is_named_with_file_and_line(tmp_path, make_record, fiel
 def test_a_record_with_a_wrong_field_is_not_appended(tmp_path, make_record):
     with Log(tmp_path / "records.jsonl") as log:
         log.append(make_record())
-        with pytest.raises(ResultsError, match="samples: expected int"):
+        with pytest.raises(ResultsError, match="samples: expected a whole number"):
             log.append(make_record(rows=2) | dict(samples="15"))
         assert log.records == [make_record()] and make_record(rows=2) not in log
     assert logs.read(tmp_path / "records.jsonl") == [make_record()]
@@ -133,6 +151,62 @@ def test_a_file_that_cannot_be_opened(tmp_path):
         Log(tmp_path / "file" / "records.jsonl")
     with pytest.raises(ResultsError):
         Log(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"a line without a newline that is no record", b"some\ntext\n", b'{"entries": []}', b'{"a": 1', b"[1, 2",
+        b'{"kind": "house", "op', b"\x80\x03\x00", b"\x00" * (2 << 20), b"[" * 100_000, b"7" * 5000,
+    ],
+    ids=range(10),
+)  # fmt: skip
+def test_what_is_no_results_file_is_left_as_it_is(text, tmp_path):
+    path = tmp_path / "records.jsonl"
+    path.write_bytes(text)
+    for opened in (logs.read, Log):
+        with pytest.raises(ResultsError) as raised:
+            opened(path)
+        assert str(raised.value).startswith(f"{path}:1: ") and len(str(raised.value)) < 400
+        assert "\n" not in str(raised.value)
+    assert path.read_bytes() == text and list(tmp_path.iterdir()) == [path], "nor is anything written beside it"
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    devices = [path for path in map(Path, ("/dev/full", "/dev/zero")) if path.exists()]
+    for path, what in [
+        (tmp_path, "a directory"),
+        *((at, "a device or a pipe") for at in (tmp_path / "pipe", *devices)),
+    ]:
+        for opened in (logs.read, Log):
+            with pytest.raises(ResultsError, match=f"^{path}: expected a file of results, not {what}$"):
+                opened(path)
+    with pytest.raises(ResultsError, match="results: expected a path, got ''"):
+        Log("")
+
+
+def test_a_disk_that_is_full_is_one_line_and_the_file_goes_on(tmp_path, make_record):
+    path, size = tmp_path / "records.jsonl", len(json.dumps(make_record())) + 1
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Log(path) as log:
+        log.append(make_record())
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 50, limit[1]))
+        try:
+            with pytest.raises(ResultsError, match=r"records\.jsonl: File too large"):
+                log.append(make_record(rows=2))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    with Log(path) as log:
+        assert log.records == [make_record()]
+        log.append(make_record(rows=2))
+    assert logs.read(path) == [make_record(), make_record(rows=2)]
+
+
+def test_an_interruption_says_where_the_records_are(tmp_path):
+    with pytest.raises(KeyboardInterrupt) as raised, Log(tmp_path / "records.jsonl"):
+        raise KeyboardInterrupt
+    assert raised.value.__notes__ == [f"{tmp_path / 'records.jsonl'} has every record so far."]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])

@@ -21,7 +21,6 @@ def test_records_of_a_device_are_those_of_its_kind_and_of_what_is_still_known(ma
     others = [
         make_record(device="NVIDIA H100 80GB HBM3"),
         make_record(device="cpu Intel"),
-        make_record(device=None),
         make_record(op="weighted_gate_up"),
         make_record(model="tiny"),
         make_record("interpreted_tile"),

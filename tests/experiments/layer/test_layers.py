@@ -1,13 +1,16 @@
 """Layers as they are timed: that they compute what XLA computes, and what is said of them."""
 
 import dataclasses
+import weakref
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.bench import record
 from experiments.bench.models import config_of
 from experiments.layer import __main__ as layer
+from experiments.layer import choose_tiles
 from experiments.layer.layers import Layers, relative_difference
 from tokenspeed.measure.timing import Timing
 
@@ -87,6 +90,35 @@ def test_what_a_time_means(several, device, monkeypatch):
     assert found["beyond_bytes_us_per_launch"] == pytest.approx(5 / found["launches"], abs=1e-3)  # as it is rounded
     plain = layer.measured(several, "xla", 0, 4000.0, device)
     assert plain["tiles"] is plain["launches"] is plain["beyond_bytes_us_per_launch"] is None
+
+
+@pytest.mark.parametrize("command", [layer, choose_tiles], ids=["layer", "choose_tiles"])
+def test_a_model_leaves_before_the_next_is_made(command, device, make_record, monkeypatch, tmp_path):
+    alive, seen = weakref.WeakSet(), []
+
+    class Made:
+        def __init__(self, model, **_):
+            seen.append(len(alive))
+            alive.add(self)
+            self.model, self.cycle = model, self
+
+        def result(self, *_, **__):
+            return None
+
+    def measured(layers, implementation, prefetch, *_):
+        found = make_record("layer", model=layers.model, implementation=implementation, prefetch_bytes=prefetch)
+        return {name: found[name] for name in record.KINDS["layer"].fields if name != "difference_from_xla"}
+
+    monkeypatch.setattr(command, "Layers", Made)
+    monkeypatch.setattr(command, "needed_gpu", lambda who: device)
+    monkeypatch.setattr(command, "gpu_read_ceiling_gbps", lambda: 4000.0)
+    monkeypatch.setattr(layer, "measured", measured)
+    monkeypatch.setattr(layer, "relative_difference", lambda x, y: 0.0)
+    monkeypatch.setattr(choose_tiles, "choose", lambda *_: None)
+    files = [] if command is layer else [str(tmp_path / "sweep.jsonl")]
+    (tmp_path / "sweep.jsonl").touch()
+    assert command.main([f"--results={tmp_path / 'records.jsonl'}", *files]) == 0
+    assert seen == [0, 0]
 
 
 @pytest.mark.parametrize(

@@ -24,11 +24,11 @@ def test_every_array_is_read_in_every_pass():
     "kind, case", [("cache_layout", dict(context=9, page_size=3)), ("weight_layout", dict(op="x"))]
 )
 def test_a_record_says_what_a_call_took(tmp_path, kind, case):
-    fields = case | dict(model="m", layout="tiles")
+    fields, origin = case | dict(model="m", layout="tiles"), dict(device="d", jax="0.11.2", sources="0123456789ab")
     with log.Log(tmp_path / "records.jsonl") as results:
-        cold_reads.append(results, kind, fields, Timing(10.0, 9.0, 11.0, 5), 40_000_000, dict(device="d"))
+        cold_reads.append(results, kind, fields, Timing(10.0, 9.0, 11.0, 5), 40_000_000, origin)
     (one,) = log.read(tmp_path / "records.jsonl")
     assert one.pop("date") and {name: value for name, value in one.items() if value is not None} == fields | dict(
         kind=kind, status="ok", median_us=10.0, p10_us=9.0, p90_us=11.0, samples=5, bytes=40_000_000,
-        achieved_gbps=4000.0, device="d",
+        achieved_gbps=4000.0, **origin,
     )  # fmt: skip

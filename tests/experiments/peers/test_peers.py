@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,8 @@ def driven(tmp_path, monkeypatch):
 
 PRINTING = """
 print("a line of the engine's own")
+print("{a line that looks like ours")
+print('{"level": "info"}')
 for batch in request["batches"]:
     print(json.dumps(dict(batch=batch, ms=[4.0, 1.0, 2.0, 3.5], version="1.2, torch 3.4", how="compiled")), flush=True)
 """
@@ -145,14 +149,42 @@ def test_mistakes_are_one_line(arguments, message, capsys):
 def test_what_a_driver_prints_comes_while_it_runs(tmp_path, monkeypatch):
     """A record is on the disk before the next batch is measured."""
     python, go = tmp_path / "python", tmp_path / "go"
+    said = dict(batch=1, ms=[1.0], version="1", how="compiled")
     python.write_text(
-        f"#!{sys.executable}\nimport pathlib, sys, time\nprint('{{\"batch\": 1}}', flush=True)\n"
+        f"#!{sys.executable}\nimport pathlib, sys, time\nprint({json.dumps(said)!r}, flush=True)\n"
         f"end = time.monotonic() + 60\nwhile not pathlib.Path({str(go)!r}).exists() and time.monotonic() < end:\n"
         "    time.sleep(0.01)\nsys.exit(0 if time.monotonic() < end else 'nothing came')\n"
     )
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
     lines = peers.drive(peers.Options(engine="torch"), MODELS[0])
-    assert next(lines) == dict(batch=1)
+    assert next(lines) == said
     go.touch()
     assert list(lines) == []
+
+
+def test_a_driver_ends_with_an_interruption(tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    python.write_text(
+        f"#!{sys.executable}\nimport json, os, time\n"
+        "print(json.dumps(dict(batch=1, ms=[1.0], version=os.getpid(), how='')), flush=True)\ntime.sleep(60)\n"
+    )
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    lines = peers.drive(peers.Options(engine="torch"), MODELS[0])
+    pid = next(lines)["version"]
+    with pytest.raises(KeyboardInterrupt):
+        lines.throw(KeyboardInterrupt)
+    lines.close()
+    end = time.monotonic() + 30
+    while _runs(pid) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not _runs(pid)
+
+
+def _runs(pid):
+    """Whether it does, and is not only waited for."""
+    try:
+        return os.waitpid(pid, os.WNOHANG) == (0, 0)
+    except ChildProcessError:
+        return False

@@ -1,6 +1,7 @@
 """The tables in README.md and RESULTS.md."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,19 @@ def test_no_results(files):
     assert "No results of a GPU" in readme and "old" not in readme
     assert readme.startswith("# Title\n") and readme.endswith("\n\nMore.\n")
     assert "No results of a GPU" in files.page.read_text()
+
+
+def test_mistakes_are_one_line_and_write_nothing(files, capsys):
+    before = files.readme.read_text()
+    assert files.run(f"--results={files.results / 'nowhere'}") == 2 and files.readme.read_text() == before
+    files.readme.write_bytes(b"\xff")
+    assert files.run() == 2 and files.readme.read_bytes() == b"\xff"
+    files.readme.unlink()
+    assert files.run() == 2 and not files.page.exists()
+    errors = capsys.readouterr().err.splitlines()
+    for error, message in zip(errors, ("results: no folder", "readme: .* is no text in UTF-8", "readme: no file")):
+        assert re.match(f"error: {message}", error)
+    assert len(errors) == 3
 
 
 def test_what_is_out_of_date_is_told_and_what_is_not_is_left(files, make_step, capsys):
@@ -144,7 +158,7 @@ def test_a_section_a_kind(files, make_step, make_peer, make_record, capsys):
     records = [
         make_step(),
         make_peer("vllm", 0.81), make_peer("vllm", 0.88, date="2026-01-04T00:00:00Z"),
-        make_record("generate", model="llama-3.2-1b", context=128, implementation="triton", ttft_ms=5.0),
+        make_record("generate", model="llama-3.2-1b", context=128, ttft_ms=5.0, tokens_per_s=None),
         make_record(
             "layer", model="llama-3.1-8b", context=1024, implementation="triton", median_us=110.0, p10_us=109.0,
             p90_us=111.0, launches=5, prefetch_bytes=8192, beyond_bytes_us_per_launch=1.25,
@@ -177,6 +191,14 @@ def test_a_section_a_kind(files, make_step, make_peer, make_record, capsys):
     assert "| weight | ragged | qkv |  | packed | 8.00 (9.50 to 10.50) |" in page
     for part in ("driver 580.1", "jax 0.11.2", "commit cccccccccccc", "2026-01-02", "`python -m experiments.sweep"):
         assert part in page
+
+
+@pytest.mark.parametrize("commit", [None, "c" * 40])
+@pytest.mark.parametrize("date", [None, "2026-01-02T03:04:05Z"])
+def test_an_origin_says_what_is_known(commit, date, make_record):
+    text = origin([make_record(commit=commit, date=date)], "python -m experiments.sweep")
+    assert ("commit cccccccccccc" in text) == (commit is not None) and ("2026-01-02" in text) == (date is not None)
+    assert "commit ;" not in text and text.endswith(".")
 
 
 def test_ablations_and_counters(files, make_record):
