@@ -11,6 +11,9 @@ WORKERS := 2
 PYTEST_ARGS :=
 
 VENV := .venv
+NEWEST := .venv-newest-jax
+# What constraints.txt pins and this environment takes as new as pyproject.toml allows: names, with | between them.
+UNPINNED :=
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
 MADE := $(VENV)/.made-for
@@ -22,7 +25,7 @@ VENV_OK := $(shell test "`cat $(MADE) 2>/dev/null`" = "$(CURDIR)" && test ! -e $
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "Variables: CONFIG=$(CONFIG) SWEEP_ARGS= WORKERS=$(WORKERS) PYTEST_ARGS= PYTHON="
 
 .PHONY: sweep
@@ -36,6 +39,15 @@ test: $(VENV)/.installed-test ## run the tests (WORKERS=, PYTEST_ARGS=)
 .PHONY: quick
 quick: $(VENV)/.installed-test ## run the tests of a minute, while you work
 	$(PY) -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not aot" -q $(PYTEST_ARGS)
+
+JAX_TESTS := tests/pallas_kernels/common/test_hooks.py tests/pallas_kernels/common/test_without_hooks.py \
+	tests/pallas_kernels/test_lowering.py tests/pallas_kernels/test_aot.py
+
+.PHONY: test-newest-jax
+test-newest-jax: ## run the hook, lowering and ahead-of-time tests with the newest jax allowed, in an environment of its own
+	@$(MAKE) --no-print-directory VENV=$(NEWEST) UNPINNED='jax|jaxlib' $(NEWEST)/.cuda-plugin
+	TOKENSPEED_CUDA_PLUGIN=$(NEWEST)/.cuda-plugin $(NEWEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal \
+		$(PYTEST_ARGS) $(JAX_TESTS)
 
 .PHONY: lint
 lint: $(VENV)/.installed-dev ## ruff check, ruff format --check, pyright
@@ -52,17 +64,24 @@ format: $(VENV)/.installed-dev ## let ruff fix and format the sources
 venv: $(VENV)/.installed-test,dev,plot ## only make .venv, with all that the other targets need
 
 .PHONY: clean
-clean: ## remove .venv, caches and build outputs
-	rm -rf $(VENV) build dist ./*.egg-info .pytest_cache .ruff_cache .hypothesis
+clean: ## remove the environments, caches and build outputs
+	rm -rf $(VENV) $(NEWEST) build dist ./*.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# .installed-EXTRA: the package, editable, with that extra, at the versions of constraints.txt.
+# .installed-EXTRA: the package, editable, with that extra, at the versions of constraints.txt but for UNPINNED.
 $(VENV)/.installed-%: pyproject.toml constraints.txt $(MADE)
 	@echo "Installing .[$*] into $(VENV) (a few minutes the first time)"
 	@touch $(VENV)/.installing
-	@$(PIP) install -qq --constraint constraints.txt --editable '.[$*]'
+	@grep -vE '^($(UNPINNED))==' constraints.txt > $(VENV)/constraints.txt
+	@$(PIP) install -qq --constraint $(VENV)/constraints.txt --editable '.[$*]'
 	@rm $(VENV)/.installing
 	@touch $@
+
+# XLA's CUDA compiler for the jax of the environment, beside it: an installed one is tried at every start of jax.
+$(VENV)/.cuda-plugin: $(VENV)/.installed-test
+	@version=`$(PY) -c 'import jax; print(jax.__version__)'` && echo "The CUDA plugin of jax $$version" && rm -rf $@ $@.part \
+	&& $(PIP) install -qq --no-deps --target $@.part "jax-cuda13-plugin==$$version" "jax-cuda13-pjrt==$$version" \
+	&& mv $@.part $@ && touch $@
 
 $(MADE): $(if $(VENV_OK),,FORCE)
 	@python=`sh .ci/find-python` || exit 1; \

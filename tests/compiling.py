@@ -1,14 +1,22 @@
 """How tests compile for the CPU."""
 
+import contextlib
+
 import jax
 import pytest
 
 
-@pytest.fixture(scope="package", autouse=True)
-def without_optimisations():
+@contextlib.contextmanager
+def unoptimised():
     """What a test compiles runs once or twice: LLVM's optimisations take longer than they save."""
     option = "jax_disable_most_optimizations"
     before = jax.config.read(option)
     jax.config.update(option, True)
     yield
     jax.config.update(option, before)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def without_optimisations():
+    with unoptimised():
+        yield

@@ -69,7 +69,7 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
             counted = slots < shape.context if inside is None else inside
             mask = jnp.broadcast_to(counted[:, None] & (dims < head_dim)[None, :], full)
         if block_in_page and not interpret:
-            index = page, kv_head, pl.ds(j * block_s % page_size, block_s), pl.ds(0, padded_dim)
+            index = page, kv_head, pl.ds(j * block_s % page_size, block_s), Span(0, padded_dim, dim_limit).slice()
         else:
             parts = page, kv_head, (slots % page_size)[:, None], dims[None, :]
             index = tuple(jnp.broadcast_to(part, full) for part in parts)

@@ -26,16 +26,15 @@ class Span:
     def indices(self) -> jax.Array:
         return self.start + jnp.arange(self.size, dtype=jnp.int32)
 
+    def slice(self) -> Any:
+        """The indices as a slice of a ref; with a limit it may hang over the ref's edge, and is to be masked."""
+        # A start that is a Python integer is checked against the edge when traced.
+        return pl.ds(self.start if self.limit is None else jnp.int32(self.start), self.size)
+
 
 def view(ref, *index, interpret: bool) -> tuple[Any, jax.Array | None]:
     """Returns `ref.at[index]`, in which an index is a scalar or a `Span`, and the mask of what is inside, if needed."""
-    # A Python integer is checked against the array's edge when traced; what hangs over it is masked here instead.
-    index = tuple(
-        i if isinstance(i, Span) and i.limit is None
-        else dataclasses.replace(i, start=jnp.int32(i.start)) if isinstance(i, Span)
-        else jnp.int32(i)
-        for i in index
-    )  # fmt: skip
+    index = tuple(i if isinstance(i, Span) else jnp.int32(i) for i in index)
     spans = [i for i in index if isinstance(i, Span)]
     shape = tuple(span.size for span in spans)
 
@@ -47,7 +46,7 @@ def view(ref, *index, interpret: bool) -> tuple[Any, jax.Array | None]:
     if mask is not None and interpret:
         arrays = iter([along(span.indices(), a) for a, span in enumerate(spans)])
         return ref.at[tuple(next(arrays) if isinstance(i, Span) else i for i in index)], mask
-    return ref.at[tuple(pl.ds(i.start, i.size) if isinstance(i, Span) else i for i in index)], mask
+    return ref.at[tuple(i.slice() if isinstance(i, Span) else i for i in index)], mask
 
 
 def load(ref, *index, interpret: bool) -> jax.Array:

@@ -1,23 +1,21 @@
 """The one file that reaches into JAX's internals.
 
 Each hook is a Pallas primitive that adds something the Triton backend cannot say in public terms. Kernels stay right
-without any of them, only slower: interpret mode runs none, and `without_hooks` leaves some out, so that what they give
-can be measured. `tests/pallas_kernels/common/test_hooks.py` fails by name when a new JAX breaks one.
+without any of them, only slower: interpret mode runs none, `without_hooks` leaves some out, so that what they give can
+be measured, and one that a new JAX breaks is left out with a warning that names it. So internals, and jax.extend, which
+promises no more, are imported where a hook is first used, never with this file. For a broken hook
+`tests/pallas_kernels/common/test_hooks.py` fails by name.
 """
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
+import functools
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from jax._src import core as jax_core
-from jax._src import effects, state, tree_util
-from jax._src.lib.triton import dialect as tt_dialect
-from jax._src.pallas import core as pallas_core
-from jax._src.pallas.triton import gpu_info, lowering
-from jax._src.state import primitives as state_primitives
-from jaxlib.mlir import ir
-from jaxlib.mlir.dialects import math as math_dialect
-from jaxlib.triton import _triton_ops_gen as triton_ops
+import jax
+import jax.core
 
 HOOKS = ("pipeline_loop", "prefetch_l2", "multiply_add", "launch_dependents")
 
@@ -51,30 +49,80 @@ def disabled_hooks() -> frozenset[str]:
     return _disabled.get()
 
 
-class _LoopEffect(effects.Effect):
-    """Keeps a primitive without results alive inside a kernel."""
+def _warn(hook: str, error: Exception) -> None:
+    reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+    warnings.warn(
+        f"hook {hook}: does not work with jax {jax.__version__}, kernels are slower without it ({reason})",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
-_loop_effect = _LoopEffect()
-pallas_core.kernel_local_effects.add_type(_LoopEffect)
-effects.control_flow_allowed_effects.add_type(_LoopEffect)
+def _hook(make: Callable[[], Any]) -> Callable[[], Any]:
+    """Of what makes a hook's primitive: what gives it, made once, or None where it is left out."""
+    name = make.__name__.removeprefix("_")
 
-_pipeline_p = jax_core.Primitive("pipeline_loop")
-_pipeline_p.multiple_results = True
+    @functools.cache
+    def made():
+        try:
+            return make()
+        except Exception as error:  # whatever a moved or changed internal raises
+            _warn(name, error)
+            return None
+
+    return lambda: None if name in disabled_hooks() else made()
 
 
-@_pipeline_p.def_effectful_abstract_eval
-def _pipeline_abstract_eval(*, num_stages):
-    del num_stages
-    return (), {_loop_effect}
+def _lower(primitive, rule: Callable, instead: Callable) -> None:
+    """Lowers a primitive in Triton kernels by a rule, or by another one where that fails."""
+    from jax._src.pallas.triton import lowering
+
+    @lowering.register_lowering(primitive)
+    def _(ctx, *args, **params):
+        try:
+            return rule(ctx, *args, **params)
+        except Exception as error:
+            _warn(primitive.name, error)
+            return instead(ctx, *args, **params)
 
 
-@lowering.register_lowering(_pipeline_p)
-def _pipeline_lowering(ctx, *, num_stages):
-    del ctx
-    loop = ir.InsertionPoint.current.block.owner
-    loop.attributes["tt.num_stages"] = ir.IntegerAttr.get(ir.IntegerType.get_signless(32), num_stages)
-    return []
+@functools.cache
+def _kept_alive():
+    """The effect that keeps a primitive without results alive inside a kernel."""
+    from jax._src import effects
+    from jax._src.pallas import core
+
+    class KeptAlive(effects.Effect):
+        pass
+
+    core.kernel_local_effects.add_type(KeptAlive)
+    effects.control_flow_allowed_effects.add_type(KeptAlive)
+    return KeptAlive()
+
+
+def _statement(name: str, rule: Callable, *effects):
+    """A primitive without results; where its rule fails it is nothing."""
+    from jax.extend.core import Primitive
+
+    primitive = Primitive(name)
+    primitive.multiple_results = True
+    kept = {_kept_alive(), *effects}
+    primitive.def_effectful_abstract_eval(lambda *avals, **params: ((), kept))
+    _lower(primitive, rule, lambda ctx, *args, **params: [])
+    return primitive
+
+
+@_hook
+def _pipeline_loop():
+    from jax.extend.mlir import ir
+
+    def rule(ctx, *, num_stages):
+        del ctx
+        loop = ir.InsertionPoint.current.block.owner
+        loop.attributes["tt.num_stages"] = ir.IntegerAttr.get(ir.IntegerType.get_signless(32), num_stages)
+        return []
+
+    return _statement("pipeline_loop", rule)
 
 
 def pipeline_loop(num_stages: int) -> None:
@@ -85,36 +133,36 @@ def pipeline_loop(num_stages: int) -> None:
     Args:
         num_stages: blocks in flight, and the one in use.
     """
-    if "pipeline_loop" not in disabled_hooks():
-        _pipeline_p.bind(num_stages=num_stages)
+    if primitive := _pipeline_loop():
+        primitive.bind(num_stages=num_stages)
 
 
-_prefetch_p = jax_core.Primitive("prefetch_l2")
-_prefetch_p.multiple_results = True
+@_hook
+def _prefetch_l2():
+    from jax._src import state
+    from jax._src.lib.triton import dialect
+    from jax._src.pallas.triton import gpu_info, lowering
+    from jax.extend.mlir import ir
 
-
-@_prefetch_p.def_effectful_abstract_eval
-def _prefetch_abstract_eval(*avals, args_tree, num_bytes):
-    del avals, args_tree, num_bytes
-    return (), {state.ReadEffect(0), _loop_effect}
-
-
-@lowering.register_lowering(_prefetch_p)
-def _prefetch_lowering(ctx, *args, args_tree, num_bytes):
-    if gpu_info.get_gpu_info().compute_capability < 90:
+    def rule(ctx, *args, args_tree, num_bytes):
+        if gpu_info.get_gpu_info().compute_capability < 90:
+            return []
+        pointer, transforms = args_tree.unflatten(args)
+        address = lowering._compute_pointers_from_indices(pointer, ctx.block_infos[0], transforms[0])
+        if isinstance(address, tuple):  # jax 0.12 gives the mask of what is inside beside it
+            address = address[0]
+        dialect.elementwise_inline_asm(
+            [ir.IntegerType.get_signless(32)],
+            "{ .reg .pred first; .reg .u32 thread; mov.u32 thread, %tid.x; setp.eq.u32 first, thread, 0; "
+            f"@first cp.async.bulk.prefetch.L2.global [$1], {num_bytes}; mov.u32 $0, 0; }}",
+            constraints="=r,l",
+            pure=False,
+            packed_element=1,
+            args=[address],
+        )
         return []
-    pointer, transforms = args_tree.unflatten(args)
-    address = lowering._compute_pointers_from_indices(pointer, ctx.block_infos[0], transforms[0])
-    tt_dialect.elementwise_inline_asm(
-        [ir.IntegerType.get_signless(32)],
-        "{ .reg .pred first; .reg .u32 thread; mov.u32 thread, %tid.x; setp.eq.u32 first, thread, 0; "
-        f"@first cp.async.bulk.prefetch.L2.global [$1], {num_bytes}; mov.u32 $0, 0; }}",
-        constraints="=r,l",
-        pure=False,
-        packed_element=1,
-        args=[address],
-    )
-    return []
+
+    return _statement("prefetch_l2", rule, state.ReadEffect(0))
 
 
 def prefetch_l2(ref, num_bytes: int) -> None:
@@ -123,28 +171,31 @@ def prefetch_l2(ref, num_bytes: int) -> None:
     Args:
         ref: `some_ref.at[i]`, where they begin; the address is a multiple of 16.
         num_bytes: a multiple of 16.
+
+    Raises:
+        TypeError: ref is not of that form.
     """
-    if "prefetch_l2" in disabled_hooks():
-        return
-    root, transforms = state_primitives.get_ref_and_transforms(ref, None, "prefetch_l2")
-    flat, tree = tree_util.tree_flatten((root, transforms))
-    _prefetch_p.bind(*flat, args_tree=tree, num_bytes=num_bytes)
+    if len(getattr(ref, "transforms", ())) != 1:
+        raise TypeError(f"prefetch_l2: expected ref.at[i], got {ref}")
+    if primitive := _prefetch_l2():
+        flat, tree = jax.tree.flatten((ref.ref, ref.transforms))
+        primitive.bind(*flat, args_tree=tree, num_bytes=num_bytes)
 
 
-_multiply_add_p = jax_core.Primitive("multiply_add")
+@_hook
+def _multiply_add():
+    from jax._src.pallas.triton import lowering
+    from jax.extend.core import Primitive
+    from jax.extend.mlir.dialects import math
 
+    def rule(ctx, a, b, c):
+        del ctx
+        return math.fma(a, b, c)
 
-@_multiply_add_p.def_abstract_eval
-def _multiply_add_abstract_eval(a, b, c):
-    if not a.shape == b.shape == c.shape or not a.dtype == b.dtype == c.dtype:
-        raise TypeError(f"multiply_add: expected operands of one shape and dtype, got {a}, {b} and {c}")
-    return jax_core.ShapedArray(c.shape, c.dtype)
-
-
-@lowering.register_lowering(_multiply_add_p)
-def _multiply_add_lowering(ctx, a, b, c):
-    del ctx
-    return math_dialect.fma(a, b, c)
+    primitive = Primitive("multiply_add")
+    primitive.def_abstract_eval(lambda a, b, c: jax.core.ShapedArray(c.shape, c.dtype))
+    _lower(primitive, rule, lowering.lower_fun(lambda a, b, c: a * b + c, multiple_results=False))
+    return primitive
 
 
 def multiply_add(a, b, c):
@@ -156,26 +207,25 @@ def multiply_add(a, b, c):
     Raises:
         TypeError: the operands' shapes or dtypes differ.
     """
-    if "multiply_add" in disabled_hooks():
-        return a * b + c
-    return _multiply_add_p.bind(a, b, c)
+    if not a.shape == b.shape == c.shape or not a.dtype == b.dtype == c.dtype:
+        operands = ", ".join(f"{x.dtype}{list(x.shape)}" for x in (a, b, c))
+        raise TypeError(f"multiply_add: expected operands of one shape and dtype, got {operands}")
+    primitive = _multiply_add()
+    return primitive.bind(a, b, c) if primitive else a * b + c
 
 
-_dependents_p = jax_core.Primitive("launch_dependents")
-_dependents_p.multiple_results = True
+@_hook
+def _launch_dependents():
+    from jax._src.lib.triton import dialect
+    from jax._src.pallas.triton import gpu_info
 
+    def rule(ctx):
+        del ctx
+        if gpu_info.get_gpu_info().compute_capability >= 90:
+            dialect.grid_dependency_launch_dependents()
+        return []
 
-@_dependents_p.def_effectful_abstract_eval
-def _dependents_abstract_eval():
-    return (), {_loop_effect}
-
-
-@lowering.register_lowering(_dependents_p)
-def _dependents_lowering(ctx):
-    del ctx
-    if gpu_info.get_gpu_info().compute_capability >= 90:
-        triton_ops.grid_dependency_launch_dependents()
-    return []
+    return _statement("launch_dependents", rule)
 
 
 def launch_dependents() -> None:
@@ -184,5 +234,5 @@ def launch_dependents() -> None:
     XLA launches Pallas Triton kernels with programmatic dependencies, in command buffers too, and makes each wait at
     its entry for the one before it; without this call the next kernel starts only when this one has ended.
     """
-    if "launch_dependents" not in disabled_hooks():
-        _dependents_p.bind()
+    if primitive := _launch_dependents():
+        primitive.bind()

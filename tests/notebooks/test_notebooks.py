@@ -1,8 +1,12 @@
 """Every notebook runs top to bottom without a GPU, and is kept without outputs."""
 
+import importlib.util
 import itertools
 import os
 import re
+import shutil
+import subprocess
+import tomllib
 from pathlib import Path
 
 import nbformat
@@ -41,6 +45,43 @@ def test_every_code_cell_follows_words(path):
     kinds = [cell.cell_type for cell in nbformat.read(path, as_version=4).cells]
     assert kinds[0] == "markdown"
     assert all(before == "markdown" for before, kind in itertools.pairwise(kinds) if kind == "code")
+
+
+def install_cell(path) -> str:
+    (source,) = [cell.source for cell in nbformat.read(path, as_version=4).cells if "REPOSITORY =" in cell.source]
+    return source
+
+
+@pytest.fixture
+def not_installed(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("gpu", [False, True])
+def test_the_install_cell_asks_for_what_the_project_offers(path, gpu, not_installed, monkeypatch):
+    asked = []
+    monkeypatch.setenv("REPOSITORY", "https://example.org/project")
+    monkeypatch.setattr(shutil, "which", lambda name: name if gpu else None)
+    monkeypatch.setattr(subprocess, "run", lambda words, **_: asked.append(words) or subprocess.CompletedProcess([], 0))
+    exec(install_cell(path), {})
+    ((*_, requirement),) = asked
+    found = re.fullmatch(r"(\S+)\[(\S+)\] @ git\+https://example.org/project", requirement)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert found[1] == project["name"] and set(found[2].split(",")) <= set(project["optional-dependencies"])
+    assert ("cuda" in found[2]) == gpu
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_install_cell_says_what_is_missing(path, not_installed, monkeypatch):
+    monkeypatch.delenv("REPOSITORY", raising=False)
+    with pytest.raises(SystemExit, match="tokenspeed-jax is not installed: set REPOSITORY"):
+        exec(install_cell(path), {})
+    monkeypatch.setenv("REPOSITORY", "https://example.org/project")
+    failed = subprocess.CompletedProcess([], 1, stderr="ERROR: not found")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(SystemExit, match=r"pip could not install tokenspeed-jax.*\nERROR: not found"):
+        exec(install_cell(path), {})
 
 
 def test_there_is_one():

@@ -1,6 +1,9 @@
 """Each hook into JAX's internals does what it is for: a new JAX that breaks one fails here, by name."""
 
+import builtins
 import dataclasses
+import functools
+import importlib.util
 
 import jax
 import jax.numpy as jnp
@@ -108,3 +111,71 @@ def test_interpret_mode_does_without_them():
     plain = call("interpret", tiles)
     ahead = call.replace(prefetch=call.arrays["weight"]).set(prefetch_bytes=2**20)
     assert jnp.array_equal(ahead("interpret", tiles), plain)
+
+
+@pytest.fixture
+def fresh_hooks():
+    """A copy of the hooks that has been used for nothing yet."""
+    spec = importlib.util.spec_from_file_location("fresh_hooks", hooks.__file__)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def use_all(module, x_ref, y_ref):
+    def body(i, total):
+        module.pipeline_loop(5)
+        x = x_ref[pl.ds(i * 8, 8)]
+        return module.multiply_add(x, x, total)
+
+    module.launch_dependents()
+    module.prefetch_l2(x_ref.at[32], 128)
+    y_ref[pl.ds(0, 8)] = jax.lax.fori_loop(0, 100, body, jnp.zeros(8))
+
+
+def names(caught):
+    return {found for found in hooks.HOOKS for warning in caught if f"hook {found}: " in str(warning.message)}
+
+
+def test_kernels_do_without_those_whose_internals_have_moved(monkeypatch, fresh_hooks):
+    ordinary = builtins.__import__
+
+    def moved(name, globals=None, *args):
+        if globals and globals["__name__"] == "fresh_hooks" and name.startswith(("jax._src", "jax.extend", "jaxlib")):
+            raise ImportError(f"No module named {name}")
+        return ordinary(name, globals, *args)
+
+    monkeypatch.setattr(builtins, "__import__", moved)
+    fresh_hooks.__spec__.loader.exec_module(fresh_hooks)  # nothing internal is imported with the file
+    with pytest.warns(RuntimeWarning, match=r"does not work with jax \d") as caught:
+        text = lowered(functools.partial(use_all, fresh_hooks))
+    assert names(caught) == set(hooks.HOOKS)
+    assert "triton" in text
+    assert not any(trace in text for trace in ("tt.num_stages", "fma", "prefetch", "launch_dependents"))
+
+
+@pytest.mark.parametrize(
+    "internal, hook, trace",
+    [
+        ("jax._src.lib.triton.dialect.elementwise_inline_asm", "prefetch_l2", "cp.async.bulk.prefetch.L2"),
+        (
+            "jax._src.lib.triton.dialect.grid_dependency_launch_dependents",
+            "launch_dependents",
+            "dependency_launch_dependents",
+        ),
+        ("jax.extend.mlir.dialects.math.fma", "multiply_add", "fma"),
+    ],
+)
+def test_kernels_do_without_one_that_fails_in_lowering(monkeypatch, internal, hook, trace):
+    def changed(*args, **kwargs):
+        raise TypeError("called in the way of an older jax")
+
+    assert trace in lowered(functools.partial(use_all, hooks))
+    monkeypatch.setattr(internal, changed)
+    with pytest.warns(RuntimeWarning, match=f"hook {hook}: .*an older jax"):
+        assert trace not in lowered(functools.partial(use_all, hooks))
+
+
+def test_the_place_to_prefetch_is_an_element():
+    with pytest.raises(TypeError, match=r"prefetch_l2: expected ref\.at\[i\], got"):
+        hooks.prefetch_l2(jnp.zeros(8), 128)
