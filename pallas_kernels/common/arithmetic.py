@@ -67,8 +67,7 @@ def project(x: jax.Array, weight: DenseWeight) -> jax.Array:
     """
     checks.last_axis("x", x, "I")
     checks.floating("x", x)
-    packed = getattr(weight, "values", None)
-    pair = packed is not None and len(jnp.shape(packed)) == 3
+    pair = getattr(getattr(weight, "values", None), "ndim", 2) == 3
     weights.check(weight, ("O", 2, x.shape[-1]) if pair else ("O", x.shape[-1]), "pack_*")
     values = weight.values
     precision = lax.Precision.HIGHEST if values.dtype == jnp.float32 else None

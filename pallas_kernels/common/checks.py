@@ -20,9 +20,13 @@ def described(value: Any) -> str:
     if value is None or isinstance(value, bool | str | numbers.Number):
         text = repr(value)
         return text if len(text) <= 40 else f"{text[:40]}..."
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
+    if _is_array(value):
         return f"an array of {value.dtype}{list(value.shape)}"
     return type(value).__name__
+
+
+def _is_array(value: Any) -> bool:
+    return all(hasattr(value, field) for field in ("shape", "dtype", "ndim")) and not isinstance(value, type)
 
 
 def instance(name: str, value: Any, kind: type, hint: str = "") -> None:
@@ -33,7 +37,7 @@ def instance(name: str, value: Any, kind: type, hint: str = "") -> None:
 
 def array(name: str, value: Any) -> None:
     """Raises unless `value` is an array, or stands for one while something is traced."""
-    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+    if not _is_array(value):
         raise TypeError(f"{name}: expected an array, got {described(value)}")
 
 
@@ -81,7 +85,7 @@ def dtype_is(name: str, array, dtype: Any) -> None:
 def one_of_dtypes(name: str, dtype, allowed: tuple[str, ...]) -> str:
     """Returns the name of `dtype`, or raises unless it is one of those."""
     try:
-        found = jnp.dtype(dtype).name if dtype is not None else None
+        found = jnp.dtype(dtype).name if isinstance(dtype, str | type | np.dtype) else None
     except (TypeError, ValueError):
         found = None
     if found not in allowed:
@@ -132,11 +136,11 @@ def positive(name: str, value: Any) -> float:
 
 
 def whole(name: str, value: Any, least: int) -> int:
-    """`value` as an int; raises unless it is a whole number, static, of `least` or more."""
+    """`value` as an int; raises unless it is a whole number, static, of `least` or more, in 32 bits."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name}: expected a whole number of {least} or more, got {described(value)}")
-    if value < least:
-        raise ValueError(f"{name}: expected a whole number of {least} or more, got {described(value)}")
+    if not least <= value < 2**31:
+        raise ValueError(f"{name}: expected a whole number from {least} to {2**31 - 1}, got {described(value)}")
     return int(value)
 
 

@@ -88,7 +88,7 @@ def test_weights_are_pytrees():
         (lambda: pk.pack_qkv(*[array(5, 2, 7)] * 3), "^rotary_dim: "),
         (lambda: pk.pack_qkv(*[array(5, 2, 8)] * 3, rotary_dim=3), "^rotary_dim: "),
         (lambda: pk.pack_qkv(*[array(5, 2, 8)] * 3, rotary_dim=10), "^rotary_dim: "),
-        (lambda: pk.unpack_qkv(pk.pack_qkv(*[array(5, 2, 8)] * 3), 6, 3), "^num_heads, num_kv_heads: "),
+        (lambda: pk.unpack_qkv(pk.pack_qkv(*[array(5, 2, 8)] * 3), 7, 1), "^num_heads, num_kv_heads: "),
     ],
 )
 def test_errors_name_the_argument(make, match):
