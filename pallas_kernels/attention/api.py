@@ -114,7 +114,7 @@ def attention(
     checks.same_dtype("cache.k", cache.k, "q", q)
     if heads % kv_heads:
         raise ValueError(f"q: expected a multiple of the cache's {kv_heads} kv heads, got {heads} heads")
-    scale = head_dim**-0.5 if scale is None else checks.positive("scale", scale)
+    factor = head_dim**-0.5 if scale is None else checks.positive("scale", scale)
     soft_cap = None if soft_cap is None else checks.positive("soft_cap", soft_cap)
     window = None if window is None else checks.whole("window", window, 1)
     check_lengths(cache, lengths, sequence, page_table, batch, window)
@@ -127,7 +127,7 @@ def attention(
     def launch(q, lengths, sequence, counters):
         shape = shape_of(q, cache, page_table=page_table)
         options = Options(
-            scale=scale,
+            scale=factor,
             soft_cap=soft_cap,
             window=window,
             shape=shape,

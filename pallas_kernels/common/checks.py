@@ -139,9 +139,10 @@ def whole(name: str, value: Any, least: int) -> int:
     """`value` as an int; raises unless it is a whole number, static, of `least` or more, in 32 bits."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name}: expected a whole number of {least} or more, got {described(value)}")
-    if not least <= value < 2**31:
+    found = int(value)
+    if not least <= found < 2**31:
         raise ValueError(f"{name}: expected a whole number from {least} to {2**31 - 1}, got {described(value)}")
-    return int(value)
+    return found
 
 
 def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:
