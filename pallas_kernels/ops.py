@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pallas_kernels.attention import api as attention
 from pallas_kernels.attention import cost as attention_cost
 from pallas_kernels.attention.tiles import ATTENTION, AttentionShape, AttentionTiles
-from pallas_kernels.common import choose_tiles
+from pallas_kernels.common import checks, choose_tiles
 from pallas_kernels.common.cost import Cost
 from pallas_kernels.common.devices import Device
 from pallas_kernels.common.stream_tiles import STREAM, StreamShape, Tiles
@@ -45,19 +45,28 @@ class Op:
 
     def search_space(self, shape: Shape) -> list[AnyTiles]:
         """The tiles worth trying for `shape` on any device, before `feasible`."""
+        checks.instance("shape", shape, self.space.shape)
         return self.space.search(shape)
 
     def feasible(self, tiles: AnyTiles, shape: Shape, device: Device) -> Verdict:
         """Whether the tiles compile on that device without spilling, and why not; tested against real compilations."""
+        checks.instance("tiles", tiles, self.space.tiles)
+        self._check(shape, device)
         return self.space.feasible(tiles, shape, device)
 
     def default_tiles(self, shape: Shape, device: Device) -> AnyTiles:
         """The heuristic's tiles."""
+        self._check(shape, device)
         return self.space.default(shape, device)
 
     def chosen_tiles(self, shape: Shape, device: Device) -> AnyTiles:
         """The tiles that a call without `tiles=` runs with: tuned ones where there are any, else the heuristic's."""
+        self._check(shape, device)
         return choose_tiles.choose(self.tuned, shape, device, self.space)
+
+    def _check(self, shape: Shape, device: Device) -> None:
+        checks.instance("shape", shape, self.space.shape)
+        checks.instance("device", device, Device)
 
 
 OPS = {

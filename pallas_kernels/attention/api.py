@@ -10,8 +10,8 @@ from pallas_kernels.attention.tiles import ATTENTION, AttentionShape, AttentionT
 from pallas_kernels.common import checks, choose_tiles
 from pallas_kernels.common import implementation as impl
 from pallas_kernels.common.calls import MAX_ROWS, joined, launches, rows_in
-from pallas_kernels.common.kv_cache import KVCache
-from pallas_kernels.common.prefetch import PREFETCH_BYTES
+from pallas_kernels.common.kv_cache import KVCache, check_lengths
+from pallas_kernels.common.prefetch import PREFETCH_BYTES, check_prefetch
 from pallas_kernels.common.weights import DenseWeight
 
 
@@ -29,8 +29,12 @@ class Options:
 
 
 def attention_counters(rows: int, kv_heads: int) -> jax.Array:
-    """The counters that `attention` takes and returns: int32 zeros [B, K]."""
-    return jnp.zeros((rows, kv_heads), jnp.int32)
+    """The counters that `attention` takes and returns: int32 zeros [B, K].
+
+    Raises:
+        ValueError, TypeError: a number is not a whole one above 0.
+    """
+    return jnp.zeros((checks.whole("rows", rows, 1), checks.whole("kv_heads", kv_heads, 1)), jnp.int32)
 
 
 def shape_of(q: jax.Array, cache: KVCache, *, page_table: jax.Array | None = None, **_) -> AttentionShape:
@@ -72,13 +76,15 @@ def attention(
         q: [B, N, H], bfloat16, float16 or float32, rotated.
         cache: k and v [P, K, Z, H] of q's dtype; what lies beyond the lengths may hold anything, NaN too.
         lengths: int32 [B], the keys each row attends to (its position + 1), read at run time; 0 gives zeros. Lengths
-            beyond the cache are an error where they are known, and cut to the cache under jit.
-        sequence: int32 [B], the sequence of each row; None for row i of sequence i.
+            beyond the cache, or of which a position that counts has no page, are an error where they are known; under
+            jit that row is NaN.
+        sequence: int32 [B], the sequence of each row; None for row i of sequence i. One that is not there is an error
+            where it is known, NaN under jit.
         page_table: int32 [sequences, pages of a sequence], -1 where there is no page yet, or None for a contiguous
             cache (page = sequence).
-        scale: of the scores; None for 1 / sqrt(H).
+        scale: of the scores, above 0; None for 1 / sqrt(H).
         soft_cap: scores become soft_cap * tanh(scores / soft_cap) before the softmax (Gemma 2), or None.
-        window: only the last `window` keys count (sliding window), or None.
+        window: only the last `window` keys count (sliding window, 1 or more), or None.
         counters: int32 zeros [B, K] from `attention_counters`, with which the combining of the splits needs no memory
             cleared: they come back zero, to be passed to the next call (donate them). None makes them anew.
         prefetch: the weight that the next kernel streams: this kernel's programs, when their own loads are done, ask
@@ -91,40 +97,37 @@ def attention(
         keys is that of Flash-Decoding (Dao et al. 2023). The order of the sums is fixed: equal calls give equal bits.
 
     Raises:
-        ValueError, TypeError: an argument's shape, dtype or value is wrong; the message names it.
+        ValueError, TypeError: an argument's shape, dtype or value is wrong; the message names it. Of arrays, the values
+            of `lengths`, `sequence`, `page_table` and `counters` are looked at, in calls outside jit, which wait for
+            them.
 
     Any number of rows; a launch takes several at a time. Gradients go through the reference. Works under jit, vmap and
     shard_map (pass `check_vma=False`).
     """
     checks.shape("q", q, ("B", "N", "H"))
-    checks.rows("q", q)
     checks.float_dtype("q", q)
     batch, heads, head_dim = q.shape
+    checks.instance("cache", cache, KVCache)
+    cache.check()
+    kv_heads = cache.k.shape[1]
     checks.shape("cache.k", cache.k, ("P", "K", "Z", head_dim))
-    checks.shape("cache.v", cache.v, cache.k.shape)
     checks.same_dtype("cache.k", cache.k, "q", q)
-    checks.same_dtype("cache.v", cache.v, "q", q)
-    pages, kv_heads, _, _ = cache.k.shape
     if heads % kv_heads:
         raise ValueError(f"q: expected a multiple of the cache's {kv_heads} kv heads, got {heads} heads")
-    sequences = pages
-    if page_table is not None:
-        checks.indices("page_table", page_table, ("sequences", "pages of a sequence"), -1, pages)
-        sequences = page_table.shape[0]
-    checks.indices("lengths", lengths, (batch,), 0, cache.capacity(page_table) + 1)
-    checks.sequence_of_rows(sequence, batch, sequences)
-    checks.positive("scale", scale)
-    checks.positive("soft_cap", soft_cap)
-    checks.positive("window", window)
+    factor = head_dim**-0.5 if scale is None else checks.positive("scale", scale)
+    soft_cap = None if soft_cap is None else checks.positive("soft_cap", soft_cap)
+    window = None if window is None else checks.whole("window", window, 1)
+    check_lengths(cache, lengths, sequence, page_table, batch, window)
     if counters is not None:
         checks.indices("counters", counters, (batch, kv_heads), 0, 1)
+    prefetch_bytes = check_prefetch(prefetch, prefetch_bytes)
     chosen = impl.resolve(implementation)
     kernel = reference.attention if chosen == "xla" else triton.attention
 
     def launch(q, lengths, sequence, counters):
         shape = shape_of(q, cache, page_table=page_table)
         options = Options(
-            scale=head_dim**-0.5 if scale is None else scale,
+            scale=factor,
             soft_cap=soft_cap,
             window=window,
             shape=shape,

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
@@ -20,6 +21,8 @@ from pallas_kernels.common.launch import launch, launch_dependents
 from pallas_kernels.common.prefetch import flat_values
 from pallas_kernels.common.prefetch import prefetch as ask_for
 
+FAULT = np.float32(np.nan)
+"""Not Python's nan: the backend gives a bare number that a condition selects the condition's type."""
 LOG2_E = 1.4426950408889634
 LOWEST = -1e30
 """Where a maximum starts: finite, so that what is masked with -inf weighs exp2(-inf - LOWEST) = 0 even alone."""
@@ -38,7 +41,7 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
     group_limit = None if group == group_rows else group
     dim_limit = None if head_dim == padded_dim else head_dim
     block_in_page = page_size % block_s == 0
-    pages = 1 if page_table is None else page_table.shape[1]
+    sequences, pages = (cache.k.shape[0], 1) if page_table is None else page_table.shape
     last_block = pl.cdiv(shape.context, block_s) - 1
     one_block_each = splits > last_block
 
@@ -46,23 +49,24 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
         return j * block_s + jnp.arange(block_s, dtype=jnp.int32)
 
     def page_of(refs, owner, j):
-        """The page of block j, or those of its keys [block_s, 1] where a block spans pages."""
+        """The page of block j, or those of its keys [block_s] where a block spans pages; whatever the table holds."""
         if page_table is None:
             return owner
         # The last block may be past the table, when the capacity ends in it.
         if block_in_page:
-            page = refs.page_table[owner, jnp.minimum(j * block_s // page_size, pages - 1)]
-        else:
-            at = jnp.full((block_s,), owner), jnp.minimum(slots_of(j) // page_size, pages - 1)
-            page = plt.load(refs.page_table.at[at])[:, None]
-        return jnp.clip(page, 0, cache.k.shape[0] - 1)
+            return refs.page_table[owner, jnp.minimum(j * block_s // page_size, pages - 1)]
+        at = jnp.full((block_s,), owner), jnp.minimum(slots_of(j) // page_size, pages - 1)
+        return plt.load(refs.page_table.at[at])
+
+    def inside_cache(page):
+        return page if page_table is None else jnp.clip(page, 0, cache.k.shape[0] - 1)
 
     def load_block(ref, page, kv_head, j, inside=None):
         """Block j of keys or values, [block_s, padded_dim]; what is outside the capacity or the head reads as zero.
 
         So does, with `inside` (bool [block_s]), what is not inside.
         """
-        slots = slots_of(j)
+        slots, page = slots_of(j), inside_cache(page)
         full, dims = (block_s, padded_dim), jnp.arange(padded_dim, dtype=jnp.int32)
         mask = None
         if inside is not None or dim_limit is not None or shape.context % block_s:
@@ -71,6 +75,7 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
         if block_in_page and not interpret:
             index = page, kv_head, pl.ds(j * block_s % page_size, block_s), Span(0, padded_dim, dim_limit).slice()
         else:
+            page = page if block_in_page or page_table is None else page[:, None]
             parts = page, kv_head, (slots % page_size)[:, None], dims[None, :]
             index = tuple(jnp.broadcast_to(part, full) for part in parts)
         return plt.load(ref.at[index], mask=mask, other=None if mask is None else 0.0)
@@ -78,20 +83,22 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
     def kernel(refs, out_ref, *scratch):
         launch_dependents(interpret)
         split, kv_head, row = pl.program_id(0), pl.program_id(1), pl.program_id(2)
-        owner = row if sequence is None else refs.sequence[row]
+        owner = row if sequence is None else jnp.clip(refs.sequence[row], 0, sequences - 1)
         heads, dims = Span(0, group_rows, group_limit), Span(0, padded_dim, dim_limit)
 
         def counts(j):
             position = slots_of(j)
             return (position < length) & (position >= oldest)
 
-        def step(query, k, v, inside, carry):
+        def step(query, k, v, page, inside, carry):
             peak, total, values = carry
             scores = plt.dot(query, k, trans_b=True, precision=precision)
-            if options.soft_cap is None:
-                scores = scores * (options.scale * LOG2_E)
-            else:
-                scores = options.soft_cap * LOG2_E * jnp.tanh(scores * (options.scale / options.soft_cap))
+            scale: Any = options.scale * LOG2_E if options.soft_cap is None else options.scale / options.soft_cap
+            if page_table is not None:  # keys without a page are NaN: in place of the scale that takes no time
+                scale = jnp.where(page == inside_cache(page), np.float32(scale), FAULT)
+            scores = scores * scale
+            if options.soft_cap is not None:
+                scores = options.soft_cap * LOG2_E * jnp.tanh(scores)
             scores = jnp.where(inside[None, :], scores, -jnp.inf)
             new_peak = jnp.maximum(peak, jnp.max(scores, axis=1))
             weights = jnp.exp2(scores - new_peak[:, None]).astype(v.dtype)
@@ -111,11 +118,16 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
         only = jnp.minimum(split, last_block)
         page: Any = page_of(refs, owner, only) if one_block_each else None
         v: Any = load_block(refs.v, page, kv_head, only) if one_block_each else None
-        length = jnp.minimum(refs.lengths[row], shape.context)
+        asked = refs.lengths[row]
+        length = jnp.minimum(asked, shape.context)
         oldest = jnp.int32(0) if window is None else jnp.maximum(length - window, 0)
         query = load(refs.q, row, kv_head, heads, dims, interpret=interpret)
         k: Any = load_block(refs.k, page, kv_head, only) if one_block_each else None
-        query = jnp.where(length > 0, query, jnp.zeros_like(query))
+        # What would be an error, were it known outside the kernel, is NaN.
+        fault = asked > shape.context
+        if sequence is not None:
+            fault |= owner != refs.sequence[row]
+        query = jnp.where((length > 0) & ~fault, query, jnp.where(fault, FAULT, np.float32(0.0)).astype(query.dtype))
         if refs.prefetch is not None and not interpret:
             programs = shape.rows * shape.kv_heads * splits
             program = (row * shape.kv_heads + kv_head) * splits + split
@@ -129,7 +141,7 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
         # What is not attended to may be anything, NaN too: scores are replaced, and values are, since 0 * NaN is NaN.
         if one_block_each:
             v = jnp.where(counts(split)[:, None], v, jnp.zeros_like(v))
-            carry = step(query, k, v, counts(split), carry)
+            carry = step(query, k, v, page, counts(split), carry)
         else:
             first, stop = oldest // block_s, pl.cdiv(length, block_s)
             share = pl.cdiv(stop - first, splits)
@@ -142,7 +154,7 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
                 keys = load_block(refs.k, page, kv_head, j)
                 values = load_block(refs.v, page, kv_head, j, inside)
                 # The page of the block after this one is looked up a block ahead, or each block would wait for it.
-                return page_of(refs, owner, j + 1), step(query, keys, values, inside, carry)
+                return page_of(refs, owner, j + 1), step(query, keys, values, page, inside, carry)
 
             _, carry = lax.fori_loop(begin, end, next_block, (page_of(refs, owner, begin), carry))
         peak, total, values = carry

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels.common import checks
+
 
 class Cost(NamedTuple):
     """The least that a call must do.
@@ -18,7 +20,8 @@ class Cost(NamedTuple):
     operations: int
 
     def floor_us(self, gbps: float) -> float:
-        """Microseconds that the bytes take at `gbps` (1e9 bytes a second)."""
+        """Microseconds that the bytes take at `gbps` (1e9 bytes a second, above 0)."""
+        checks.positive("gbps", gbps)
         return self.bytes / gbps / 1e3
 
 

@@ -36,8 +36,16 @@ def defer_norm(rows: jax.Array, weight: jax.Array, offset: float = 0.0, *, dtype
 
     Args:
         rows: [B, D], any float dtype. weight: [D], of the norm. offset: added to the weight (1.0 for Gemma).
-        dtype: of the result's x. part: how many columns' squares are summed together.
+        dtype: of the result's x, one of `DTYPES`. part: how many columns' squares are summed together.
+
+    Raises:
+        ValueError, TypeError: an argument's shape, dtype or value is wrong; the message names it.
     """
+    checks.shape("rows", rows, ("B", "D"))
+    checks.floating("rows", rows)
+    checks.norm_weight("weight", weight, rows.shape[1])
+    offset, part = checks.number("offset", offset), checks.whole("part", part, 1)
+    dtype = checks.one_of_dtypes("dtype", dtype, checks.DTYPES)
     rows = rows.astype(jnp.float32)
     parts = -(-rows.shape[1] // part)
     padded = jnp.pad(rows, ((0, 0), (0, parts * part - rows.shape[1])))
@@ -48,31 +56,39 @@ def defer_norm(rows: jax.Array, weight: jax.Array, offset: float = 0.0, *, dtype
 
 
 def finish_norm(x: jax.Array | DeferredNorm, weight: jax.Array | None, eps: float, offset: float = 0.0) -> jax.Array:
-    """RMSNorm of activation rows, float32 [B, D]: all of it, or the factor alone where the rest was deferred."""
+    """RMSNorm of activation rows, float32 [B, D]: all of it, or the factor alone where the rest was deferred.
+
+    Args:
+        x: [B, D], any float dtype, or a `DeferredNorm`. weight: [D], of the norm; None with a `DeferredNorm`.
+        eps: added to the mean square, above 0. offset: added to the weight (1.0 for Gemma).
+
+    Raises:
+        ValueError, TypeError: an argument's shape, dtype or value is wrong; the message names it.
+    """
+    eps, offset = checks.positive("eps", eps), checks.number("offset", offset)
     if not isinstance(x, DeferredNorm):
         return rms_norm(x, weight, eps, offset)
+    check(x, weight, "weight")
     squares = jnp.sum(x.squares, axis=1, keepdims=True)
     return x.x.astype(jnp.float32) * lax.rsqrt(squares / x.x.shape[1] + eps)
 
 
-def check(x: jax.Array | DeferredNorm, norm: jax.Array | None) -> jax.Array:
+def check(x: jax.Array | DeferredNorm, norm: jax.Array | None, name: str = "norm") -> jax.Array:
     """The rows of the argument `x` as an array; raises unless they and the norm's weight go together."""
     if not isinstance(x, DeferredNorm):
         checks.shape("x", x, ("B", "D"))
-        checks.rows("x", x)
         checks.float_dtype("x", x)
         if norm is None:
-            raise ValueError(f"norm: expected shape [{x.shape[1]}], got None; only rows of a deferred norm go without")
-        checks.shape("norm", norm, (x.shape[1],))
+            size = x.shape[1]
+            raise ValueError(f"{name}: expected shape [{size}], got None; only rows of a deferred norm go without")
+        checks.norm_weight(name, norm, x.shape[1])
         return x
     checks.shape("x.x", x.x, ("B", "D"))
-    checks.rows("x.x", x.x)
     checks.float_dtype("x", x.x)
     checks.shape("x.squares", x.squares, (x.x.shape[0], "parts"))
-    if x.squares.dtype != jnp.float32:
-        raise TypeError(f"x.squares: expected dtype float32, got {x.squares.dtype}")
+    checks.dtype_is("x.squares", x.squares, jnp.float32)
     if norm is not None:
-        raise ValueError("norm: expected None for rows of a deferred norm, which carry a norm's weight already")
+        raise ValueError(f"{name}: expected None for rows of a deferred norm, which carry a norm's weight already")
     return x.x
 
 

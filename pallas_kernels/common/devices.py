@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from pallas_kernels.common import checks
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Device:
@@ -39,7 +41,12 @@ DEFAULT = DEVICES["h100"]
 
 
 def find(kind: str) -> Device | None:
-    """The GPU of a key ('h200') or of a jax `device_kind` ('NVIDIA H200', 'NVIDIA H100 80GB HBM3'), or None."""
+    """The GPU of a key ('h200') or of a jax `device_kind` ('NVIDIA H200', 'NVIDIA H100 80GB HBM3'), or None.
+
+    Raises:
+        TypeError: `kind` is no string.
+    """
+    checks.instance("kind", kind, str)
     for device in _ALL:
         if kind == device.key or kind.startswith(device.name):
             return device

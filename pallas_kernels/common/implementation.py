@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from pallas_kernels.common import hooks, launch
+from pallas_kernels.common import checks, hooks, launch
 
 IMPLEMENTATIONS = ("triton", "xla", "interpret")
 """The fused kernels, the reference compiled by XLA, and the fused kernels run by Pallas's interpreter."""
@@ -47,9 +47,10 @@ def resolve(implementation: str | None) -> str:
         if not available:
             _say_once("pallas_kernels: no NVIDIA GPU here, so the XLA implementation runs")
         return "triton" if available else "xla"
-    if implementation not in IMPLEMENTATIONS:
+    if not isinstance(implementation, str) or implementation not in IMPLEMENTATIONS:
         raise ValueError(
-            f"implementation: expected None or one of {', '.join(IMPLEMENTATIONS)}, got {implementation!r}"
+            f"implementation: expected None or one of {', '.join(IMPLEMENTATIONS)}, got "
+            f"{checks.described(implementation)}"
         )
     if implementation == "triton" and not available:
         raise ValueError("implementation: 'triton' needs an NVIDIA GPU; here 'xla' and 'interpret' run")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 
-from pallas_kernels.common import hooks
+from pallas_kernels.common import checks, hooks
 
 GUARD_ROWS = 3
 """Rows of sentinels after each buffer of a guarded launch."""
@@ -64,7 +64,28 @@ def launch(
         inputs: by name; the kernel finds the ref of each under its name in a namespace, None for one that is None.
         aliases: the name of an input to the index of the output that takes over its buffer.
         interpret: run the kernel's jaxpr on any backend instead of compiling it with Triton.
+
+    Raises:
+        ValueError, TypeError: an argument's type or value is wrong; the message names it.
     """
+    checks.instance("name", name, str)
+    checks.instance("grid", grid, tuple, " of whole numbers")
+    for axis, size in enumerate(grid):
+        checks.whole(f"grid[{axis}]", size, 1)
+    checks.instance("inputs", inputs, dict, " of arrays by name")
+    for key, array in inputs.items():
+        if array is not None:
+            checks.array(f"inputs[{key!r}]", array)
+    checks.instance("outputs", outputs, Sequence, " of jax.ShapeDtypeStruct")
+    for index, out in enumerate(outputs):
+        checks.array(f"outputs[{index}]", out)
+    checks.whole("num_warps", num_warps, 1)
+    checks.whole("num_stages", num_stages, 1)
+    if aliases is not None:
+        checks.instance("aliases", aliases, dict, " of output indices by name")
+    for key, index in (aliases or {}).items():
+        if inputs.get(key) is None or index not in range(len(outputs)):
+            raise ValueError(f"aliases: expected an input and the index of an output, got {key!r} and {index!r}")
     names = [key for key, array in inputs.items() if array is not None]
     arrays = [array for array in inputs.values() if array is not None]
     indices = {names.index(key): output for key, output in (aliases or {}).items()}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
+from pallas_kernels.common import checks
 from pallas_kernels.common.devices import Device
 from pallas_kernels.common.tile_space import MMA_ROWS, TileSpace, Verdict, launch_verdict, resource_verdict
 
@@ -113,6 +114,8 @@ def feasible(tiles: Tiles, shape: StreamShape, device: Device) -> Verdict:
     verdict = launch_verdict(tiles, ("block_n", "block_k"))
     if not verdict:
         return verdict
+    if not isinstance(tiles.mma, bool):
+        return Verdict(False, f"mma: expected True or False, got {checks.described(tiles.mma)}")
     if tiles.mma and (tiles.block_k < 16 or tiles.block_n < 16):
         return Verdict(False, f"mma: needs block_n and block_k >= 16, got {tiles.block_n} and {tiles.block_k}")
     if tiles.block_n * tiles.block_k > MAX_BLOCK_ELEMENTS:

@@ -1,9 +1,11 @@
 """What it means to be a space of tiles: the part that every kernel's tiles have in common."""
 
 import dataclasses
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from pallas_kernels.common import checks
 from pallas_kernels.common.devices import Device
 
 MAX_THREADS = 1024
@@ -42,17 +44,23 @@ class TileSpace:
     compatible: Callable[[Any, Sequence[tuple[Any, Any]]], list]
 
 
-def is_power_of_two(value: int) -> bool:
-    return value > 0 and value & (value - 1) == 0
+def is_whole(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def is_power_of_two(value: Any) -> bool:
+    return is_whole(value) and value > 0 and value & (value - 1) == 0
 
 
 def launch_verdict(tiles: Any, powers_of_two: Sequence[str]) -> Verdict:
     """The checks that need no shape: of the fields that must be powers of two, `num_warps` among them, and stages."""
     for field in (*powers_of_two, "num_warps"):
         if not is_power_of_two(getattr(tiles, field)):
-            return Verdict(False, f"{field}: expected a power of two, got {getattr(tiles, field)}")
-    if tiles.num_stages < 1:
-        return Verdict(False, f"num_stages: expected 1 or more, got {tiles.num_stages}")
+            return Verdict(False, f"{field}: expected a power of two, got {checks.described(getattr(tiles, field))}")
+    if not is_whole(tiles.num_stages) or tiles.num_stages < 1:
+        return Verdict(
+            False, f"num_stages: expected a whole number of 1 or more, got {checks.described(tiles.num_stages)}"
+        )
     if 32 * tiles.num_warps > MAX_THREADS:
         return Verdict(False, f"num_warps: expected at most {MAX_THREADS // 32}, got {tiles.num_warps}")
     return Verdict(True)

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pallas_kernels.common import checks
+
 
 class Weight(Protocol):
     """What is asked of a weight, however it is stored.
@@ -20,6 +22,7 @@ class Weight(Protocol):
         dtype: of storage.
         nbytes: what one pass over the weight streams from memory.
         bias: [O] or [O, 2], or None.
+        rotary_dim: of a weight of qkv, see `DenseWeight`.
     """
 
     @property
@@ -34,6 +37,9 @@ class Weight(Protocol):
     @property
     def bias(self) -> jax.Array | None: ...
 
+    @property
+    def rotary_dim(self) -> int | None: ...
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,10 +49,13 @@ class DenseWeight:
     Attributes:
         values: [O, I], or [O, 2, I] where two outputs are needed together; any float dtype.
         bias: [O] or [O, 2], or None.
+        rotary_dim: how many dimensions of a head `pack_qkv` has put in the order of their rotation; None for all of
+            them, and for weights of other ops. Static.
     """
 
     values: jax.Array
     bias: jax.Array | None = None
+    rotary_dim: int | None = dataclasses.field(default=None, metadata=dict(static=True))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -61,6 +70,20 @@ class DenseWeight:
         return self.values.size * self.values.dtype.itemsize
 
 
+def check(weight: DenseWeight, expected: tuple, packed_by: str, name: str = "weight") -> None:
+    """Raises unless `weight` is a packed one, its values of the expected shape and its bias one number an output."""
+    checks.instance(name, weight, DenseWeight, f" from `{packed_by}`")
+    checks.shape(name, weight.values, expected, f" from `{packed_by}`")
+    checks.floating(name, weight.values)
+    _check_bias(f"{name}.bias", weight.bias, weight.shape[:-1])
+
+
+def _check_bias(name: str, bias: jax.Array | None, expected: tuple) -> None:
+    if bias is not None:
+        checks.shape(name, bias, expected)
+        checks.floating(name, bias)
+
+
 def pack_linear(kernel: jax.Array, bias: jax.Array | None = None) -> DenseWeight:
     """Packs a weight of `out`, `down` or `head`.
 
@@ -71,12 +94,24 @@ def pack_linear(kernel: jax.Array, bias: jax.Array | None = None) -> DenseWeight
 
     Returns:
         A weight of shape [O, I].
+
+    Raises:
+        ValueError, TypeError: an argument's shape or dtype is wrong; the message names it.
     """
+    checks.array("kernel", kernel)
+    checks.shape("kernel", kernel, ("I", "O") if len(kernel.shape) != 3 else ("N", "H", "D"), " or [N, H, D]")
+    checks.floating("kernel", kernel)
+    _check_bias("bias", bias, kernel.shape[-1:])
     return DenseWeight(values=kernel.reshape(-1, kernel.shape[-1]).T, bias=bias)
 
 
 def unpack_linear(weight: DenseWeight) -> tuple[jax.Array, jax.Array | None]:
-    """The inverse of `pack_linear`: (kernel [I, O], bias [O] or None)."""
+    """The inverse of `pack_linear`: (kernel [I, O], bias [O] or None).
+
+    Raises:
+        ValueError, TypeError: the weight is not of that shape, or not packed.
+    """
+    check(weight, ("O", "I"), "pack_linear")
     return weight.values.T, weight.bias
 
 
@@ -92,16 +127,30 @@ def pack_gate_up(
         A weight of shape [F, 2, D].
 
     Raises:
-        ValueError: the two differ in shape, or one bias is missing.
+        ValueError, TypeError: an argument's shape or dtype is wrong, the two differ, or one bias is missing.
     """
-    if gate.shape != up.shape:
-        raise ValueError(f"up: expected the shape of gate, {gate.shape}, got {up.shape}")
-    bias = _pair_bias(gate_bias, up_bias, "gate_bias", "up_bias")
+    checks.shape("gate", gate, ("D", "F"))
+    checks.floating("gate", gate)
+    checks.shape("up", up, tuple(gate.shape), ", that of gate")
+    checks.same_dtype("up", up, "gate", gate)
+    if (gate_bias is None) != (up_bias is None):
+        raise ValueError("gate_bias, up_bias: expected both or neither")
+    bias = None
+    if gate_bias is not None and up_bias is not None:
+        _check_bias("gate_bias", gate_bias, gate.shape[1:])
+        _check_bias("up_bias", up_bias, gate.shape[1:])
+        checks.same_dtype("up_bias", up_bias, "gate_bias", gate_bias)
+        bias = jnp.stack([gate_bias, up_bias], axis=1)
     return DenseWeight(values=jnp.stack([gate.T, up.T], axis=1), bias=bias)
 
 
 def unpack_gate_up(weight: DenseWeight) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]:
-    """The inverse of `pack_gate_up`: (gate [D, F], up [D, F], gate_bias, up_bias)."""
+    """The inverse of `pack_gate_up`: (gate [D, F], up [D, F], gate_bias, up_bias).
+
+    Raises:
+        ValueError, TypeError: the weight is not of that shape, or not packed.
+    """
+    check(weight, ("F", 2, "D"), "pack_gate_up")
     gate_bias, up_bias = (None, None) if weight.bias is None else (weight.bias[:, 0], weight.bias[:, 1])
     return weight.values[:, 0].T, weight.values[:, 1].T, gate_bias, up_bias
 
@@ -111,12 +160,18 @@ def rotary_pairs(head_dim: int, rotary_dim: int | None = None) -> list[tuple[int
 
     The rotation is the split-half one of Hugging Face checkpoints: dimension i goes with i + rotary_dim / 2.
     """
-    rotary_dim = head_dim if rotary_dim is None else rotary_dim
-    if head_dim % 2 or rotary_dim % 2 or not 0 <= rotary_dim <= head_dim:
-        raise ValueError(f"rotary_dim: expected an even number up to an even head_dim, got {rotary_dim} of {head_dim}")
+    rotary_dim = checked_rotary_dim(head_dim, rotary_dim)
     half, rest = rotary_dim // 2, (head_dim - rotary_dim) // 2
     rotated = [(i, i + half) for i in range(half)]
     return rotated + [(rotary_dim + i, rotary_dim + rest + i) for i in range(rest)]
+
+
+def checked_rotary_dim(head_dim: int, rotary_dim: int | None) -> int:
+    """How many of H dimensions rotate, None being all of them; raises unless both are even."""
+    rotary_dim = head_dim if rotary_dim is None else checks.whole("rotary_dim", rotary_dim, 0)
+    if head_dim % 2 or rotary_dim % 2 or rotary_dim > head_dim:
+        raise ValueError(f"rotary_dim: expected an even number up to an even head_dim, got {rotary_dim} of {head_dim}")
+    return rotary_dim
 
 
 def pack_qkv(
@@ -137,46 +192,60 @@ def pack_qkv(
         rotary_dim: how many of the H dimensions RoPE rotates; None for all.
 
     Returns:
-        A weight of shape [(N + 2K) * H / 2, 2, D]: the heads of q, then of k, then of v.
+        A weight of shape [(N + 2K) * H / 2, 2, D]: the heads of q, then of k, then of v. It knows its `rotary_dim`.
 
     Raises:
-        ValueError: shapes do not go together, a bias is missing, or `rotary_dim` is odd or beyond H.
+        ValueError, TypeError: an argument's shape or dtype is wrong or does not go with the others', a bias is missing,
+            or `rotary_dim` is odd or beyond H; the message names it.
     """
-    if not wq.shape[::2] == wk.shape[::2] == wv.shape[::2] or wk.shape != wv.shape:
-        raise ValueError(f"wk, wv: expected two of [{wq.shape[0]}, K, {wq.shape[2]}], got {wk.shape} and {wv.shape}")
+    checks.shape("wq", wq, ("D", "N", "H"))
+    checks.floating("wq", wq)
+    width, num_heads, head_dim = wq.shape
+    checks.shape("wk", wk, (width, "K", head_dim))
+    num_kv_heads = wk.shape[1]
+    checks.shape("wv", wv, (width, num_kv_heads, head_dim), ", that of wk")
+    if num_heads % num_kv_heads:
+        raise ValueError(f"wk: expected a number of heads that divides the {num_heads} of wq, got {num_kv_heads}")
+    for name, kernel in (("wk", wk), ("wv", wv)):
+        checks.same_dtype(name, kernel, "wq", wq)
     if len({b is None for b in (bq, bk, bv)}) > 1:
         raise ValueError("bq, bk, bv: expected all three or none")
+    for name, one, count in (("bq", bq, num_heads), ("bk", bk, num_kv_heads), ("bv", bv, num_kv_heads)):
+        _check_bias(name, one, (count, head_dim))
+        if one is not None:
+            checks.same_dtype(name, one, "bq", bq)
+    pairs_of_dimensions = rotary_pairs(head_dim, rotary_dim)
     heads = jnp.concatenate([wq, wk, wv], axis=1)  # [D, N + 2K, H]
-    pairs = jnp.array(rotary_pairs(heads.shape[-1], rotary_dim)).reshape(-1)
-    values = heads[:, :, pairs].reshape(heads.shape[0], -1, 2).transpose(1, 2, 0)
+    pairs = jnp.array(pairs_of_dimensions).reshape(-1)
+    values = heads[:, :, pairs].reshape(width, -1, 2).transpose(1, 2, 0)
     bias = None
     if bq is not None and bk is not None and bv is not None:
         bias = jnp.concatenate([bq, bk, bv])[:, pairs].reshape(-1, 2)
-    return DenseWeight(values=values, bias=bias)
+    return DenseWeight(values=values, bias=bias, rotary_dim=None if rotary_dim == head_dim else rotary_dim)
 
 
-def unpack_qkv(
-    weight: DenseWeight, num_heads: int, num_kv_heads: int, *, rotary_dim: int | None = None
-) -> tuple[jax.Array, ...]:
+def unpacked_order(weight: Weight, head_dim: int) -> jax.Array:
+    """Of each dimension of a head, its place in a packed one: int32 [H]."""
+    return jnp.argsort(jnp.array(rotary_pairs(head_dim, weight.rotary_dim)).reshape(-1))
+
+
+def unpack_qkv(weight: DenseWeight, num_heads: int, num_kv_heads: int) -> tuple[jax.Array, ...]:
     """The inverse of `pack_qkv`: (wq, wk, wv, bq, bk, bv), the biases None where there are none.
 
     Raises:
-        ValueError: the weight does not hold N + 2K heads.
+        ValueError, TypeError: the weight is not packed, or does not hold N + 2K heads.
     """
-    total = num_heads + 2 * num_kv_heads
+    check(weight, ("(N + 2K) * H / 2", 2, "D"), "pack_qkv")
+    total = checks.whole("num_heads", num_heads, 1) + 2 * checks.whole("num_kv_heads", num_kv_heads, 1)
+    if num_heads % num_kv_heads:
+        raise ValueError(f"num_kv_heads: expected a divisor of the {num_heads} query heads, got {num_kv_heads}")
     if 2 * weight.values.shape[0] % total:
         raise ValueError(f"num_heads, num_kv_heads: {weight.values.shape[0]} packed pairs do not hold {total} heads")
     head_dim = 2 * weight.values.shape[0] // total
-    place = jnp.argsort(jnp.array(rotary_pairs(head_dim, rotary_dim)).reshape(-1))
+    place = unpacked_order(weight, head_dim)
     cuts = (num_heads, num_heads + num_kv_heads)
     heads = weight.values.transpose(2, 0, 1).reshape(-1, total, head_dim)[:, :, place]
     biases: tuple = (None, None, None)
     if weight.bias is not None:
         biases = tuple(jnp.split(weight.bias.reshape(total, head_dim)[:, place], cuts))
     return (*jnp.split(heads, cuts, axis=1), *biases)
-
-
-def _pair_bias(first, second, first_name, second_name):
-    if (first is None) != (second is None):
-        raise ValueError(f"{first_name}, {second_name}: expected both or neither")
-    return None if first is None else jnp.stack([first, second], axis=1)

@@ -4,12 +4,12 @@ import dataclasses
 
 import jax
 
-from pallas_kernels.common import checks, choose_tiles, deferred_norm
+from pallas_kernels.common import checks, choose_tiles, deferred_norm, weights
 from pallas_kernels.common import implementation as impl
 from pallas_kernels.common.arithmetic import ACTIVATIONS
 from pallas_kernels.common.calls import StreamOptions, in_launches, stream_shape
 from pallas_kernels.common.deferred_norm import DeferredNorm
-from pallas_kernels.common.prefetch import PREFETCH_BYTES
+from pallas_kernels.common.prefetch import PREFETCH_BYTES, check_prefetch
 from pallas_kernels.common.stream_tiles import STREAM, StreamShape, Tiles
 from pallas_kernels.common.weights import DenseWeight
 from pallas_kernels.gate_up import reference, triton
@@ -53,7 +53,7 @@ def gate_up(
         norm: [D], any float dtype: the weight of RMSNorm (Zhang and Sennrich 2019); None with a `DeferredNorm`.
         weight: [F, 2, D], bfloat16, float16 or float32, from `pack_gate_up`, with or without biases [F, 2].
         activation: 'silu' or 'gelu_tanh'.
-        eps: added to the mean square.
+        eps: added to the mean square; above 0.
         norm_offset: added to the norm's weight (1.0 for Gemma); a `DeferredNorm` has it in it.
         prefetch: the weight that the next kernel streams: this kernel's programs, when their own loads are done, ask
             for its first `prefetch_bytes` to be in L2, so that memory has work between the two. None asks for nothing.
@@ -70,12 +70,11 @@ def gate_up(
     shard_map (pass `check_vma=False`).
     """
     rows = deferred_norm.check(x, norm)
-    checks.shape("weight", weight, ("F", 2, rows.shape[1]))
+    weights.check(weight, ("F", 2, rows.shape[1]), "pack_gate_up")
     deferred_norm.weight_dtype(weight, x)
-    if weight.bias is not None:
-        checks.shape("weight.bias", weight.bias, weight.shape[:2])
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    checks.one_of("activation", activation, ACTIVATIONS)
+    eps, norm_offset = checks.positive("eps", eps), checks.number("norm_offset", norm_offset)
+    prefetch_bytes = check_prefetch(prefetch, prefetch_bytes)
     chosen = impl.resolve(implementation)
 
     def launch(x):

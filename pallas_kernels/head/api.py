@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from pallas_kernels.common import checks, choose_tiles, deferred_norm
+from pallas_kernels.common import checks, choose_tiles, deferred_norm, weights
 from pallas_kernels.common import implementation as impl
 from pallas_kernels.common.calls import StreamOptions, in_launches, stream_shape
 from pallas_kernels.common.deferred_norm import DeferredNorm
@@ -49,8 +49,8 @@ def head(
         norm: [D], any float dtype: the weight of RMSNorm (Zhang and Sennrich 2019); None with a `DeferredNorm`.
         weight: [V, D], bfloat16, float16 or float32: `pack_linear` of an lm_head kernel [D, V], or
             `DenseWeight(values=embedding_table)`; with or without a bias [V].
-        soft_cap: logits become soft_cap * tanh(logits / soft_cap) (Gemma 2), or None.
-        eps: added to the mean square.
+        soft_cap: logits become soft_cap * tanh(logits / soft_cap) (Gemma 2), above 0, or None.
+        eps: added to the mean square; above 0.
         norm_offset: added to the norm's weight (1.0 for Gemma); a `DeferredNorm` has it in it.
         implementation: 'triton', 'xla', 'interpret', or None to choose by device (`resolve_implementation`).
         tiles: how to cut the kernel; None takes the tuned ones or the heuristic's.
@@ -91,11 +91,10 @@ def head_logits(
 
 def _head(name, x, norm, weight, soft_cap, eps, norm_offset, implementation, tiles):
     rows = deferred_norm.check(x, norm)
-    checks.shape("weight", weight, ("V", rows.shape[1]))
+    weights.check(weight, ("V", rows.shape[1]), "pack_linear")
     deferred_norm.weight_dtype(weight, x)
-    if weight.bias is not None:
-        checks.shape("weight.bias", weight.bias, weight.shape[:1])
-    checks.positive("soft_cap", soft_cap)
+    soft_cap = None if soft_cap is None else checks.positive("soft_cap", soft_cap)
+    eps, norm_offset = checks.positive("eps", eps), checks.number("norm_offset", norm_offset)
     chosen = impl.resolve(implementation)
     module = reference if chosen == "xla" else triton
 

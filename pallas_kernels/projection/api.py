@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels.common import checks, choose_tiles
+from pallas_kernels.common import checks, choose_tiles, weights
 from pallas_kernels.common import implementation as impl
 from pallas_kernels.common.calls import StreamOptions, in_launches, joined, stream_shape
 from pallas_kernels.common.deferred_norm import DeferredNorm
-from pallas_kernels.common.prefetch import PREFETCH_BYTES
+from pallas_kernels.common.prefetch import PREFETCH_BYTES, check_prefetch
 from pallas_kernels.common.stream_tiles import STREAM, StreamShape, Tiles
 from pallas_kernels.common.weights import DenseWeight
 from pallas_kernels.projection import reference, triton
@@ -71,7 +71,9 @@ def out(
     Any number of rows; a launch takes several at a time. Gradients go through the reference. Works under jit, vmap and
     shard_map (pass `check_vma=False`).
     """
-    if x.ndim == 3:
+    checks.array("x", x)
+    if len(x.shape) == 3:
+        checks.shape("x", x, ("B", "N", "H"))
         x = x.reshape(x.shape[0], -1)
     return _projection(
         "out", x, weight, residual, out_dtype, norm, norm_offset, prefetch, prefetch_bytes, implementation, tiles
@@ -110,19 +112,18 @@ def _projection(
     op, x, weight, residual, out_dtype, norm, norm_offset, prefetch, prefetch_bytes, implementation, tiles
 ):  # fmt: skip
     checks.shape("x", x, ("B", "I"))
-    checks.rows("x", x)
     dtype = checks.float_dtype("x", x)
-    checks.shape("weight", weight, ("D", x.shape[1]))
+    weights.check(weight, ("D", x.shape[1]), "pack_linear")
     checks.same_dtype("weight", weight, "x", x)
     outputs = weight.shape[0]
-    if weight.bias is not None:
-        checks.shape("weight.bias", weight.bias, (outputs,))
     if residual is not None:
         checks.shape("residual", residual, (x.shape[0], outputs))
         if residual.dtype != jnp.float32:
             checks.same_dtype("residual", residual, "x", x)
     if norm is not None:
-        checks.shape("norm", norm, (outputs,))
+        checks.norm_weight("norm", norm, outputs)
+    norm_offset = checks.number("norm_offset", norm_offset)
+    prefetch_bytes = check_prefetch(prefetch, prefetch_bytes)
     out_dtype = checks.one_of_dtypes("out_dtype", dtype if out_dtype is None else out_dtype, (dtype, "float32"))
     chosen = impl.resolve(implementation)
     kernel = reference.projection if chosen == "xla" else triton.projection

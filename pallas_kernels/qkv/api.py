@@ -5,12 +5,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels.common import checks, deferred_norm
+from pallas_kernels.common import checks, deferred_norm, weights
 from pallas_kernels.common import implementation as impl
+from pallas_kernels.common.arithmetic import check_rope
 from pallas_kernels.common.calls import StreamOptions, launches, rows_in, stream_shape
 from pallas_kernels.common.deferred_norm import DeferredNorm
-from pallas_kernels.common.kv_cache import KVCache
-from pallas_kernels.common.prefetch import PREFETCH_BYTES
+from pallas_kernels.common.kv_cache import KVCache, check_places
+from pallas_kernels.common.prefetch import PREFETCH_BYTES, check_prefetch
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles
 from pallas_kernels.common.weights import DenseWeight
 from pallas_kernels.qkv import reference, triton
@@ -62,16 +63,19 @@ def qkv(
         norm: [D], any float dtype: the weight of RMSNorm (Zhang and Sennrich 2019); None with a `DeferredNorm`.
         weight: [(N + 2K) * H / 2, 2, D], bfloat16, float16 or float32, from `pack_qkv`; its bias is added before
             QK-norm.
-        cache: k and v [P, K, Z, H]. Donate it (`donate_argnums`) and it is updated in place, else it is copied.
-        positions: int32 [B], the position of each row in its sequence. A row at a position outside the cache (a
-            padding row at -1, say) has its q computed and writes nothing.
-        rope: (cos, sin), each float32 [S, R / 2] by position, R the rotated dimensions of a head (R <= H, split
-            halves, Su et al. 2021), or None for no rotation.
-        sequence: int32 [B], the sequence of each row; None for row i of sequence i.
-        page_table: int32 [sequences, pages of a sequence], -1 where there is no page yet (nothing is written
-            there), or None for a contiguous cache (page = sequence).
+        cache: k and v [P, K, Z, H], bfloat16, float16 or float32: what is written is rounded to it. Donate it
+            (`donate_argnums`) and it is updated in place, else it is copied.
+        positions: int32 [B], the position of each row in its sequence; a padding row, at -1, has its q computed and
+            writes nothing. A row that has no place in the cache (a position beyond it, or without a page), or beyond
+            the table of `rope`, is an error where that is known; under jit its q is NaN, and what it writes.
+        rope: (cos, sin), each float32 [S, R / 2] by position, R the rotated dimensions of a head (split halves, Su et
+            al. 2021), those that the weight was packed for (`rotary_dim`); or None for no rotation.
+        sequence: int32 [B], the sequence of each row; None for row i of sequence i. One that is not there is an error
+            where it is known, as a position without a place under jit.
+        page_table: int32 [sequences, pages of a sequence], -1 where there is no page yet, or None for a contiguous
+            cache (page = sequence).
         q_norm, k_norm: [H], the weights of a per-head RMSNorm of q and k before RoPE (Qwen 3, Gemma 3), or None.
-        eps: added to the mean square, in both norms.
+        eps: added to the mean square, in both norms; above 0.
         norm_offset: added to the norms' weights (1.0 for Gemma); a `DeferredNorm` has it in it.
         prefetch: the weight that is streamed next: this kernel's programs, when their own loads are done, ask for its
             first `prefetch_bytes` to be in L2, so that memory has work between the two. None asks for nothing.
@@ -82,29 +86,36 @@ def qkv(
         (q [B, N, H] of the weight's dtype, rotated; the cache with the rows' keys and values written).
 
     Raises:
-        ValueError, TypeError: an argument's shape, dtype or value is wrong; the message names it.
+        ValueError, TypeError: an argument's shape, dtype or value is wrong; the message names it. Of arrays, the values
+            of `positions`, `sequence` and `page_table` are looked at, in calls outside jit, which wait for them.
 
-    Any number of rows; a launch takes several at a time. Two rows with one (sequence, position) are undefined.
-    Gradients go through the reference. Works under jit, vmap and shard_map (pass `check_vma=False`); under vmap an
-    unbatched cache comes back once per batch entry.
+    Any number of rows; a launch takes several at a time. Two rows of one (sequence, position) are an error where that
+    is known, undefined under jit. Gradients go through the reference. Works under jit, vmap and shard_map (pass
+    `check_vma=False`); under vmap an unbatched cache comes back once per batch entry.
     """
     rows = deferred_norm.check(x, norm)
     batch, width = rows.shape
-    checks.shape("weight", weight, ("(N + 2K) * H / 2", 2, width))
+    weights.check(weight, ("(N + 2K) * H / 2", 2, width), "pack_qkv")
     deferred_norm.weight_dtype(weight, x)
-    num_heads = _check_heads(weight, cache)
-    head_dim = cache.k.shape[3]
-    _check_places(positions, sequence, page_table, cache, batch)
+    checks.instance("cache", cache, KVCache)
+    cache.check()
+    num_heads, head_dim = _check_heads(weight, cache), cache.k.shape[3]
+    check_places(cache, positions, sequence, page_table, batch)
+    rotary_dim = weights.checked_rotary_dim(head_dim, weight.rotary_dim)
     if rope is not None:
-        checks.shape("rope[0] (cos)", rope[0], ("S", "R / 2"))
-        checks.shape("rope[1] (sin)", rope[1], rope[0].shape)
-        if 2 * rope[0].shape[1] > head_dim:
-            raise ValueError(f"rope: expected at most H / 2 = {head_dim // 2} columns, got {rope[0].shape[1]}")
+        check_rope(rope, positions, batch, head_dim)
+        if 2 * rope[0].shape[1] != rotary_dim:
+            raise ValueError(
+                f"rope: expected {rotary_dim // 2} columns, half the rotary_dim of the packed weight, got "
+                f"{rope[0].shape[1]}"
+            )
     if (q_norm is None) != (k_norm is None):
         raise ValueError("q_norm, k_norm: expected both or neither")
     for name, array in (("q_norm", q_norm), ("k_norm", k_norm)):
         if array is not None:
-            checks.shape(name, array, (head_dim,))
+            checks.norm_weight(name, array, head_dim)
+    eps, norm_offset = checks.positive("eps", eps), checks.number("norm_offset", norm_offset)
+    prefetch_bytes = check_prefetch(prefetch, prefetch_bytes)
     chosen = impl.resolve(implementation)
     kernel = reference.qkv if chosen == "xla" else triton.qkv
 
@@ -140,10 +151,7 @@ def qkv(
 
 def _check_heads(weight, cache) -> int:
     """N; raises unless weight and cache go together."""
-    checks.shape("cache.k", cache.k, ("P", "K", "Z", "H"))
     _, kv_heads, _, head_dim = cache.k.shape
-    checks.shape("cache.v", cache.v, cache.k.shape)
-    checks.same_dtype("cache.v", cache.v, "cache.k", cache.k)
     outputs = weight.shape[0]
     if head_dim % 2 or 2 * outputs % head_dim or 2 * outputs // head_dim <= 2 * kv_heads:
         raise ValueError(
@@ -152,16 +160,4 @@ def _check_heads(weight, cache) -> int:
     num_heads = 2 * outputs // head_dim - 2 * kv_heads
     if num_heads % kv_heads:
         raise ValueError(f"weight: {num_heads} query heads are no multiple of {kv_heads} kv heads")
-    if weight.bias is not None:
-        checks.shape("weight.bias", weight.bias, (outputs, 2))
     return num_heads
-
-
-def _check_places(positions, sequence, page_table, cache, rows: int) -> None:
-    """Raises unless every row has a place in the cache, or none by its position."""
-    pages = sequences = cache.k.shape[0]
-    if page_table is not None:
-        checks.indices("page_table", page_table, ("sequences", "pages of a sequence"), -1, pages)
-        sequences = page_table.shape[0]
-    checks.indices("positions", positions, (rows,), -1, cache.capacity(page_table))
-    checks.sequence_of_rows(sequence, rows, sequences)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from pallas_kernels.common.arithmetic import project, rms_norm, rotate
 from pallas_kernels.common.deferred_norm import finish_norm
-from pallas_kernels.common.weights import rotary_pairs
+from pallas_kernels.common.weights import unpacked_order
 
 
 def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rope, q_norm, k_norm, prefetch):
@@ -13,9 +13,14 @@ def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rop
     heads, kv_heads, head_dim = options.num_heads, cache.k.shape[1], cache.k.shape[3]
     hidden = finish_norm(x, norm, options.eps, options.norm_offset)
     pairs = project(hidden, weight)  # [B, (N + 2K) * H / 2, 2]
-    rotary_dim = head_dim if rope is None else 2 * rope[0].shape[1]
-    place = jnp.argsort(jnp.array(rotary_pairs(head_dim, rotary_dim)).reshape(-1))
-    out = pairs.reshape(pairs.shape[0], heads + 2 * kv_heads, head_dim)[:, :, place]
+    order = unpacked_order(weight, head_dim)
+    out = pairs.reshape(pairs.shape[0], heads + 2 * kv_heads, head_dim)[:, :, order]
+    # What would be an error, were it known here, is NaN.
+    page, _ = cache.locate(positions, sequence, page_table)
+    fault = (positions >= 0) & (page == cache.k.shape[0])
+    if rope is not None:
+        fault |= positions >= rope[0].shape[0]
+    out = jnp.where(fault[:, None, None], jnp.nan, out)
     q, k, v = jnp.split(out, (heads, heads + kv_heads), axis=1)
     if q_norm is not None:
         q = rms_norm(q, q_norm, options.eps, options.norm_offset)

@@ -13,6 +13,7 @@ from pallas_kernels.common.launch import launch
 from pallas_kernels.common.prefetch import flat_values
 from pallas_kernels.common.prenorm import Norm, prenorm
 from pallas_kernels.common.stream import Block, Stream, programs_of
+from pallas_kernels.common.weights import checked_rotary_dim
 
 
 class _Pairs:
@@ -45,7 +46,9 @@ def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rop
     whole_heads = q_norm is not None  # its sum spans a head, so a block is a head
     block_stride = half if whole_heads else None
     capacity = page_size * (1 if page_table is None else page_table.shape[1])
-    known_positions, rotary = (0, 0) if rope is None else rope[0].shape
+    sequences = cache.k.shape[0] if page_table is None else page_table.shape[0]
+    known_positions = capacity if rope is None else rope[0].shape[0]
+    rotary = 0 if weight.rotary_dim is None and rope is None else checked_rotary_dim(head_dim, weight.rotary_dim) // 2
 
     def kernel(refs, q_ref, k_ref, v_ref):  # the cache is written through its output refs
         stream = Stream(
@@ -63,13 +66,20 @@ def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rop
             mask = valid[:, None] & pairs.inside[None, :]
             position = plt.load(refs.positions.at[rows], mask=valid, other=-1)
             cached = valid & (position >= 0) & (position < capacity)
-            page = rows if refs.sequence is None else plt.load(refs.sequence.at[rows], mask=cached, other=0)
+            page = rows
+            if refs.sequence is not None:
+                page = plt.load(refs.sequence.at[rows], mask=cached, other=0)
+                cached &= (page >= 0) & (page < sequences)
             if refs.page_table is not None:
                 page = plt.load(refs.page_table.at[page, position // page_size], mask=cached, other=-1)
                 cached &= (page >= 0) & (page < cache.k.shape[0])
+            # What would be an error, were it known outside the kernel, is NaN.
+            fault = (position >= 0) & ~cached
+            if known_positions < capacity:
+                fault |= position >= known_positions
             slot = jnp.where(cached, position, 0) % page_size
             turn = bias = None
-            if rotary:
+            if rope is not None:
                 known = jnp.clip(position, 0, known_positions - 1)[:, None]
                 turned = mask & (pairs.i < rotary) & (pairs.is_q | pairs.is_k)
                 turn = (
@@ -78,7 +88,7 @@ def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rop
                 )
             if refs.bias is not None:
                 bias = tuple(gather(refs.bias, pairs.index[None, :], c, mask=mask) for c in (0, 1))
-            return pairs, rows, mask, cached, page, slot, turn, bias
+            return pairs, rows, mask, cached, fault, page, slot, turn, bias
 
         def normalise(pairs, a, b, mask):
             """QK-norm of the one head that the block is; values pass."""
@@ -96,7 +106,8 @@ def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rop
             return a * gain(pairs.low), b * gain(pairs.high)
 
         def finish(block, prepared, sums):
-            (pairs, rows, mask, cached, page, slot, turn, bias), (a, b) = prepared, sums
+            (pairs, rows, mask, cached, fault, page, slot, turn, bias), (a, b) = prepared, sums
+            a, b = (jnp.where(fault[:, None], jnp.nan, x) for x in (a, b))
             if bias is not None:
                 a, b = a + bias[0], b + bias[1]
             if whole_heads:

@@ -85,11 +85,12 @@ class Call:
         return dataclasses.replace(self, options=self.options | options)
 
 
-def _weight(draw, *outputs: int, inputs: int, dtype, bias: bool) -> pk.DenseWeight:
+def _weight(draw, *outputs: int, inputs: int, dtype, bias: bool, rotary_dim: int | None = None) -> pk.DenseWeight:
     """Scaled so that a projection of unit numbers gives unit numbers."""
     return pk.DenseWeight(
         values=draw.normal(*outputs, inputs, dtype=dtype, scale=inputs**-0.5),
         bias=draw.normal(*outputs, dtype=dtype) if bias else None,
+        rotary_dim=rotary_dim,
     )
 
 
@@ -271,10 +272,10 @@ def qkv(
         position[-padding:] = -1
     table, pages = layout.place(draw, filled)
     outputs = (heads + 2 * kv_heads) * head_dim // 2
-    rotary_dim = head_dim if rotary_dim is None else rotary_dim
+    rotated = head_dim if rotary_dim is None else rotary_dim
     rope = None
-    if rotary_dim:
-        frequencies = 10000.0 ** (-np.arange(rotary_dim // 2) * 2 / rotary_dim)
+    if rotated:
+        frequencies = 10000.0 ** (-np.arange(rotated // 2) * 2 / rotated)
         angles = np.arange(layout.capacity)[:, None] * frequencies
         rope = tuple(draw.given(f(angles), "float32") for f in (np.cos, np.sin))
     cache = (pages, kv_heads, layout.page_size, head_dim)
@@ -283,7 +284,7 @@ def qkv(
         arrays=dict(
             x=draw.normal(rows, width, dtype=dtype, scale=3.0),
             norm=_norm(draw, width, dtype, norm_offset),
-            weight=_weight(draw, outputs, 2, inputs=width, dtype=dtype, bias=bias),
+            weight=_weight(draw, outputs, 2, inputs=width, dtype=dtype, bias=bias, rotary_dim=rotary_dim),
             cache=pk.KVCache(k=draw.normal(*cache, dtype=dtype), v=draw.normal(*cache, dtype=dtype)),
             positions=draw.given(position),
             sequence=draw.given(sequence),

@@ -80,8 +80,7 @@ def qkv(
     sequence = np.arange(len(positions)) if sequence is None else sequence
     _, kv_heads, _, head_dim = cache.k.shape
     heads = 2 * weight.values.shape[0] // head_dim - 2 * kv_heads
-    rotary_dim = None if rope is None else 2 * rope[0].shape[1]
-    *kernels, bq, bk, bv = (_float64(a) for a in pk.unpack_qkv(weight, heads, kv_heads, rotary_dim=rotary_dim))
+    *kernels, bq, bk, bv = (_float64(a) for a in pk.unpack_qkv(weight, heads, kv_heads))
     hidden = finish_norm(x, norm, eps, norm_offset)
     q, k, v = (np.einsum("bd,dnh->bnh", hidden, w) for w in kernels)
     if bq is not None:

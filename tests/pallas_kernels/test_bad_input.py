@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import pallas_kernels as pk
@@ -84,7 +85,28 @@ WEIGHTS = [
 ]
 NARROW = [("weight", field("values", half), "weight")]  # what is normed first may be float32 nevertheless
 NORMED = [("norm", wider, "norm"), ("norm", deeper, "norm")]
+NOT_NUMBERS = (None, "1e-5", True, jnp.float32(1e-5), float("nan"), float("inf"), 10**400)
+NORM = [
+    *(("eps", to(value), "eps") for value in (0, -1, *NOT_NUMBERS)),
+    *(("norm_offset", to(value), "norm_offset") for value in NOT_NUMBERS),
+]
+LATER = [
+    ("prefetch", to(jnp.ones((4, 4))), "prefetch"),
+    *(("prefetch_bytes", to(value), "prefetch_bytes") for value in (None, -1, 1.5, True, 2**31)),
+]
+UNPACKED = [
+    ("weight", lambda w: w.values, "weight: expected a DenseWeight from `pack_"),
+    ("weight", to(None), "weight: expected a DenseWeight from `pack_"),
+    ("weight", field("values", lambda v: v.reshape(-1)), "weight: expected shape"),
+    ("weight", field("values", lambda v: v.tolist()), "weight: expected an array"),
+    ("weight", field("bias", integer), "weight.bias"),
+]
 CACHE = [
+    ("cache", field("k", lambda k: k.astype(jnp.int8)), "cache.k: expected dtype"),
+    ("cache", lambda c: pk.KVCache(k=c.k.astype(jnp.int8), v=c.v.astype(jnp.int8)), "cache.k: expected dtype"),
+    ("cache", lambda c: (c.k, c.v), "cache: expected a KVCache"),
+    ("page_table", to([[0]]), "page_table: expected an array"),
+    ("page_table", lambda x: x[:, :0], "page_table: expected shape"),
     ("cache", field("k", deeper), "cache.k"),
     ("cache", field("v", longer), "cache.v"),
     ("cache", field("v", half), "cache.v"),
@@ -99,7 +121,16 @@ CACHE = [
 ]
 WRONG = {
     "qkv": [
-        *SHAPES_OF_X, *WEIGHTS, *NORMED, *CACHE,
+        *SHAPES_OF_X, *WEIGHTS, *NORMED, *CACHE, *NORM, *LATER, *UNPACKED,
+        ("weight", lambda w: dataclasses.replace(w, rotary_dim=4), "rope: expected 2 columns"),
+        ("weight", lambda w: dataclasses.replace(w, rotary_dim=3), "rotary_dim"),
+        ("positions", lambda x: x.tolist(), "positions: expected an array"),
+        ("positions", lambda x: x[:, None], "positions: expected shape"),
+        ("rope", lambda r: r[0], "rope: expected a pair"),
+        ("rope", lambda r: [t.astype(jnp.bfloat16) for t in r], r"rope\[0\] \(cos\): expected dtype float32"),
+        ("rope", lambda r: [t[:2] for t in r], "rope: expected a row for each position"),
+        ("rope", lambda r: [t[:, :2] for t in r], "rope: expected 4 columns"),
+        ("q_norm", integer, "q_norm: expected a floating-point dtype"),
         ("weight", field("values", longer), "weight"),
         ("weight", lambda w: pk.DenseWeight(values=w.values[:16]), "weight"),  # no query head is left
         ("weight", lambda w: pk.DenseWeight(values=w.values[:28]), "weight"),  # 3 query heads on 2 kv heads
@@ -124,21 +155,27 @@ WRONG = {
         ("q", wider, "cache.k"), ("q", lambda q: q[:, :3], "q"),
         ("lengths", longer, "lengths"), ("lengths", at_first(25), "lengths"), ("lengths", at_first(-1), "lengths"),
         ("lengths", lambda x: x.astype(jnp.float32), "lengths"),
-        ("counters", at_first(1), "counters"), ("counters", longer, "counters"),
-        ("scale", to(0.0), "scale"), ("soft_cap", to(-1.0), "soft_cap"), ("window", to(0), "window"),
+        ("counters", at_first(1), "counters"), ("counters", longer, "counters"), *LATER,
+        *(("scale", to(value), "scale") for value in (0.0, -1, *NOT_NUMBERS[1:])),
+        *(("soft_cap", to(value), "soft_cap") for value in (0.0, -1, *NOT_NUMBERS[1:])),
+        *(("window", to(value), "window") for value in (0, -1, 2.5, True, "8", jnp.int32(8), 2**31)),
     ],
     "attention, contiguous": [("lengths", at_first(9), "lengths")],
     "out": [
-        *SHAPES_OF_X[:1], *WEIGHTS, *NARROW, ("residual", longer, "residual"), ("residual", half, "residual"),
+        *SHAPES_OF_X[:1], *WEIGHTS, *NARROW, *LATER, *UNPACKED,
+        ("norm_offset", to(float("nan")), "norm_offset"), ("norm", to(jnp.ones((24,), int)), "norm"),
+        ("x", lambda x: x.tolist(), "x: expected an array"), ("out_dtype", to(jnp.ones(3)), "out_dtype"),
+         ("residual", longer, "residual"), ("residual", half, "residual"),
         ("out_dtype", to("bfloat16"), "out_dtype"), ("out_dtype", to("wide"), "out_dtype"),
     ],
     "down": [*SHAPES_OF_X, *WEIGHTS, *NARROW, ("residual", wider, "residual"), ("residual", half, "residual")],
     "gate_up": [
-        *SHAPES_OF_X, *WEIGHTS, *NORMED,
+        *SHAPES_OF_X, *WEIGHTS, *NORMED, *NORM, *LATER, *UNPACKED,
         ("weight", field("values", lambda v: v[:, :1]), "weight"),
-        ("activation", to("relu"), "activation"),
+        ("activation", to("relu"), "activation"), ("activation", to(None), "activation"),
+        ("norm", integer, "norm: expected a floating-point dtype"),
     ],
-    "head": [*SHAPES_OF_X, *WEIGHTS, *NORMED, ("soft_cap", to(0.0), "soft_cap")],
+    "head": [*SHAPES_OF_X, *WEIGHTS, *NORMED, *NORM, *UNPACKED, ("soft_cap", to(0.0), "soft_cap")],
     "head_logits": [*SHAPES_OF_X, *WEIGHTS, *NORMED, ("soft_cap", to(-1.0), "soft_cap")],
 }  # fmt: skip
 
@@ -158,6 +195,66 @@ def test_wrong_arguments(name, argument, change, match):
     with pytest.raises((ValueError, TypeError), match=f"^{match}") as error:
         run(name, **{argument: change(value)})
     assert "\n" not in str(error.value)
+
+
+MATRIX, HEADS, ONES = jnp.ones((2, 4)), jnp.ones((5, 2, 8)), jnp.ones(4)
+CACHED = pk.KVCache.zeros(2, 2, 4, 8, "float32")
+HERE = dict(positions=jnp.zeros(2, jnp.int32), sequence=jnp.arange(2), page_table=jnp.array([[0], [1]]))
+DEVICE = pk.DEVICES["h100"]
+OPS = {
+    name: (call.function, call.arrays | call.options | dict(implementation="xla", tiles=None))
+    for name, call in CALLS.items()
+    if "contiguous" not in name
+}
+FUNCTIONS = OPS | {
+    "activate": (pk.activate, dict(name="silu", x=MATRIX)),
+    "attention_counters": (pk.attention_counters, dict(rows=1, kv_heads=2)),
+    "defer_norm": (pk.defer_norm, dict(rows=MATRIX, weight=ONES, offset=0.0, dtype="float32", part=2)),
+    "find_device": (pk.find_device, dict(kind="h100")),
+    "finish_norm": (pk.finish_norm, dict(x=MATRIX, weight=ONES, eps=1e-5, offset=0.0)),
+    "pack_gate_up": (pk.pack_gate_up, dict(gate=MATRIX, up=MATRIX, gate_bias=ONES, up_bias=ONES)),
+    "pack_linear": (pk.pack_linear, dict(kernel=MATRIX, bias=ONES)),
+    "pack_qkv": (pk.pack_qkv, dict(wq=HEADS, wk=HEADS, wv=HEADS, bq=HEADS[0], bk=HEADS[0], bv=HEADS[0], rotary_dim=4)),
+    "project": (pk.project, dict(x=MATRIX, weight=pk.pack_linear(MATRIX.T))),
+    "resolve_implementation": (pk.resolve_implementation, dict(implementation="xla")),
+    "rms_norm": (pk.rms_norm, dict(x=MATRIX, weight=ONES, eps=1e-5, offset=0.0)),
+    "rotate": (pk.rotate, dict(x=HEADS[:2], positions=HERE["positions"], rope=(HEADS[0, :, :2], HEADS[0, :, :2]))),
+    "unpack_gate_up": (pk.unpack_gate_up, dict(weight=pk.pack_gate_up(MATRIX, MATRIX))),
+    "unpack_linear": (pk.unpack_linear, dict(weight=pk.pack_linear(MATRIX))),
+    "unpack_qkv": (pk.unpack_qkv, dict(weight=pk.pack_qkv(*[HEADS] * 3), num_heads=2, num_kv_heads=2)),
+    "KVCache.zeros": (pk.KVCache.zeros, dict(pages=1, kv_heads=1, page_size=4, head_dim=8, dtype="float32")),
+    "KVCache.write": (CACHED.write, dict(k=HEADS[:2], v=HEADS[:2], **HERE)),
+    "KVCache.capacity": (CACHED.capacity, dict(page_table=HERE["page_table"])),
+    "Op.search_space": (pk.OPS["down"].search_space, dict(shape=CALLS["down"].shape)),
+    "Op.chosen_tiles": (pk.OPS["attention"].chosen_tiles, dict(shape=CALLS["attention"].shape, device=DEVICE)),
+    "Op.default_tiles": (pk.OPS["out"].default_tiles, dict(shape=CALLS["out"].shape, device=DEVICE)),
+    "Cost.floor_us": (pk.Cost(1, 1).floor_us, dict(gbps=1.0)),
+}
+NEVER_RIGHT = {
+    "object": object(), "dict": {}, "list": [1, 2], "type": int, "True": True, "nan": float("nan"), "inf": float("inf"),
+    "huge": 10**400, "complex": jnp.ones((1,) * 5, jnp.complex64), "key": jax.random.key(0), "text": np.array(["a"]),
+    "weight of a list": pk.DenseWeight(values=[1]), "cache of numbers": pk.KVCache(k=1, v=None),
+    "rows of numbers": pk.DeferredNorm(x=1, squares=None), "rope without sin": (MATRIX, None),
+    "tiles of a fraction": Tiles(block_n=2.5, block_k=16), "tiles of text": Tiles(block_n=16, block_k=16, mma="yes"),
+    "stages of a fraction": Tiles(block_n=16, block_k=16, num_stages=1.5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("function, parameter", [(name, p) for name, (_, given) in FUNCTIONS.items() for p in given])
+def test_what_is_never_right(function, parameter):
+    """Of a wrong type, rank or value altogether, whatever the parameter is."""
+    call, given = FUNCTIONS[function]
+    for description, value in NEVER_RIGHT.items():
+        with pytest.raises((ValueError, TypeError), match=rf"^{parameter}\b.*: ") as error:
+            call(**(given | {parameter: value}))
+            pytest.fail(f"{description} was taken")
+        assert "\n" not in str(error.value) and len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize("name", ["activate", "pack_qkv", "rotate", "KVCache.write", "Op.default_tiles"])
+def test_functions_are_right_as_they_stand(name):
+    function, given = FUNCTIONS[name]
+    jax.block_until_ready(function(**given))
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -78,25 +78,6 @@ def test_without_sequence_row_i_is_sequence_i():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("implementation", ["interpret", "xla"])
-@pytest.mark.parametrize("layout", [Layout(20), Layout(16, 2)], ids=["contiguous", "paged"])
-def test_traced_lengths_beyond_the_cache_are_cut_to_it(implementation, layout):
-    call = inputs.attention(inputs.Values(0), rows=1, heads=2, kv_heads=1, head_dim=16, layout=layout)
-    pages = layout.pages or 1
-    cache = pk.KVCache(
-        **{
-            name: jnp.ones((pages, 1, layout.page_size, 16), jnp.bfloat16) * jnp.arange(16, dtype=jnp.bfloat16)
-            for name in "kv"
-        }
-    )
-    table = None if layout.pages is None else jnp.arange(pages, dtype=jnp.int32)[None]
-    call = call.replace(cache=cache, page_table=table, lengths=jnp.array([layout.capacity], jnp.int32))
-    attend = jax.jit(call.bind(implementation))
-    beyond = call.replace(lengths=jnp.array([layout.capacity + 7], jnp.int32))
-    assert_same_bits(attend(**beyond.arrays), attend(**call.arrays))
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("splits", [1, 4])
 def test_a_row_does_not_depend_on_the_others(splits):
     call = inputs.attention(inputs.Values(3), rows=4, heads=4, kv_heads=2, head_dim=24, layout=Layout(12, 5))

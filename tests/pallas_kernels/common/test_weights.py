@@ -45,7 +45,7 @@ def test_qkv(heads, kv_heads, bias, rotary_dim):
     biases = tuple(array(n, 8) + 1000 * i if bias else None for i, n in enumerate(sizes))
     packed = pk.pack_qkv(*weights, *biases, rotary_dim=rotary_dim)
     assert packed.values.shape == ((heads + 2 * kv_heads) * 4, 2, 5)
-    unpacked = pk.unpack_qkv(packed, heads, kv_heads, rotary_dim=rotary_dim)
+    unpacked = pk.unpack_qkv(packed, heads, kv_heads)
     chex.assert_trees_all_equal(unpacked, (*weights, *biases))
 
 
@@ -69,13 +69,26 @@ def test_weights_are_pytrees():
     [
         (lambda: pk.pack_gate_up(array(5, 6), array(5, 7)), "^up: "),
         (lambda: pk.pack_gate_up(array(5, 6), array(5, 6), array(6)), "^gate_bias, up_bias: "),
-        (lambda: pk.pack_qkv(array(5, 2, 8), array(5, 2, 8), array(5, 1, 8)), "^wk, wv: "),
-        (lambda: pk.pack_qkv(array(5, 2, 8), array(5, 2, 4), array(5, 2, 4)), "^wk, wv: "),
+        (
+            lambda: pk.pack_qkv(array(5, 2, 8), array(5, 2, 8), array(5, 1, 8)),
+            r"^wv: expected shape \[5, 2, 8\], that of wk",
+        ),
+        (lambda: pk.pack_qkv(array(5, 2, 8), array(5, 2, 4), array(5, 2, 4)), r"^wk: expected shape \[5, K, 8\]"),
+        (lambda: pk.pack_qkv(*[array(5, 16)] * 3), r"^wq: expected shape \[D, N, H\], got \[5, 16\]"),
+        (lambda: pk.pack_qkv(array(5, 3, 8), array(5, 2, 8), array(5, 2, 8)), "^wk: expected a number of heads that"),
+        (lambda: pk.pack_linear(array(5)), r"^kernel: expected shape \[I, O\] or \[N, H, D\], got \[5\]"),
+        (lambda: pk.pack_linear(array(5, 6), array(5)), r"^bias: expected shape \[6\]"),
+        (lambda: pk.pack_gate_up(array(2, 5, 6), array(2, 5, 6)), r"^gate: expected shape \[D, F\]"),
+        (
+            lambda: pk.unpack_gate_up(pk.pack_linear(array(5, 6))),
+            r"^weight: expected shape \[F, 2, D\] from `pack_gate_up`",
+        ),
+        (lambda: pk.unpack_linear(pk.pack_gate_up(array(5, 6), array(5, 6))), r"^weight: expected shape \[O, I\]"),
         (lambda: pk.pack_qkv(*[array(5, 2, 8)] * 3, array(2, 8)), "^bq, bk, bv: "),
         (lambda: pk.pack_qkv(*[array(5, 2, 7)] * 3), "^rotary_dim: "),
         (lambda: pk.pack_qkv(*[array(5, 2, 8)] * 3, rotary_dim=3), "^rotary_dim: "),
         (lambda: pk.pack_qkv(*[array(5, 2, 8)] * 3, rotary_dim=10), "^rotary_dim: "),
-        (lambda: pk.unpack_qkv(pk.pack_qkv(*[array(5, 2, 8)] * 3), 5, 2), "^num_heads, num_kv_heads: "),
+        (lambda: pk.unpack_qkv(pk.pack_qkv(*[array(5, 2, 8)] * 3), 7, 1), "^num_heads, num_kv_heads: "),
     ],
 )
 def test_errors_name_the_argument(make, match):
