@@ -96,7 +96,7 @@ def test_a_stream_is_the_whole_in_pieces():
     assert [i for d in deltas for i in d.token_ids] == whole.token_ids
     (again,) = llm.generate("Lily and Tom", params)
     assert again.text == whole.text == llm.tokenizer.decode(whole.token_ids)
-    assert whole.timings.ttft_s > 0 and whole.timings.decode_tokens == 49
+    assert whole.timings.ttft_s > 0 and whole.timings.decode_steps == 49
 
 
 @pytest.mark.slow
