@@ -105,7 +105,7 @@ def test_a_stop_string_in_the_first_middle_and_last_token_of_a_call(at, include,
         (2 * STEPS + 4, ["look", STEPS, STEPS, "look", 4, "look", "look"]),
     ],
 )
-def test_behind_the_first_token_a_call_is_dispatched_before_the_host_looks_and_none_behind_max_tokens(max_tokens, expected, events):
+def test_behind_the_first_token_the_device_is_a_call_ahead_and_stops_at_max_tokens(max_tokens, expected, events):
     ids = free(PROMPT)[0].token_ids
     events.clear()
     (found,) = tiny().generate(PROMPT, dataclasses.replace(GREEDY, max_tokens=max_tokens))

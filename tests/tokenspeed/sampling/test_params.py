@@ -107,7 +107,11 @@ BAD = [
     ("seed", -1, ValueError, INTEGERS["seed"]),
     ("logprobs", -1, ValueError, INTEGERS["logprobs"]),
     ("logprobs", 21, ValueError, INTEGERS["logprobs"]),
-    *((name, value, TypeError, wanted) for name, wanted in NUMBERS.items() for value in (True, np.True_, None, "1", [1.0], np.ones(1))),
+    *(
+        (name, value, TypeError, wanted)
+        for name, wanted in NUMBERS.items()
+        for value in (True, np.True_, None, "1", [1.0], np.ones(1))
+    ),
     *(
         (name, value, ValueError, wanted)
         for name, wanted in NUMBERS.items()
