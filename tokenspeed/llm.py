@@ -39,7 +39,8 @@ SMALLEST_BUCKET, BUCKET_STEP = 16, 1024
 STEPS = 16
 """Tokens drawn between two looks of the host: a GPU does not wait for it, and neither do small models."""
 LARGE = 1 << 26
-"""Bytes of weights from which a processor's step takes so long that the host looks after each."""
+"""Bytes of float32 weights from which a CPU's step takes so long that the host looks after each. XLA converts 16-bit
+weights for a CPU, once for all steps of a call."""
 
 Prompt = str | Sequence[int]
 
@@ -82,7 +83,7 @@ class LLM:
     @model.setter
     def model(self, model: Llama) -> None:
         self._model, self._weights, self._programs = model, Weights.of(model), Programs()
-        large = sum(x.nbytes for x in self._weights.arrays) > LARGE
+        large = model.dtype == jnp.float32 and sum(x.nbytes for x in self._weights.arrays) > LARGE
         self._most_steps = 1 if large and jax.default_backend() == "cpu" else STEPS
 
     @classmethod

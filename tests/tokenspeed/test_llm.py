@@ -276,3 +276,8 @@ def test_logits_that_are_not_finite_fail():
     llm.model = jax.tree.map(lambda x: x * np.nan, llm.model)
     with pytest.raises(FloatingPointError, match="logits are not finite"):
         llm.generate([[1, 2]], GREEDY)
+
+
+def test_the_small_model_has_a_name():
+    llm = LLM.from_pretrained("tiny", implementation="xla", max_context=32)
+    assert llm.model.config.vocab_size == 1024 and llm.tokenizer is not None and llm.max_context == 32
