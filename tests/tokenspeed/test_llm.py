@@ -265,6 +265,7 @@ def test_times_are_those_of_running_and_fit_into_the_wall_clock():
     assert llm.warm_up(3, params) == 0
 
 
+@pytest.mark.slow
 def test_no_rate_without_a_second_token():
     (found,) = random().generate([[1, 2, 3]], dataclasses.replace(GREEDY, max_tokens=1))
     assert found.timings.decode_steps == 0 and found.timings.tokens_per_s is None
