@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=_version())
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument("--model", metavar="DIR", help="a checkpoint folder in the Hugging Face layout ('tiny': ours)")
     common.add_argument("--random-weights", metavar="CONFIG.json", help="no checkpoint: random weights of that config")
     common.add_argument("--dtype", choices=DTYPES, help="of weights and activations (default: the checkpoint's)")
