@@ -1,7 +1,5 @@
 """python -m tokenspeed"""
 
-import sys
+from tokenspeed import process
 
-from tokenspeed.cli import main
-
-sys.exit(main())
+process.run()

@@ -2,78 +2,136 @@
 
 import argparse
 import dataclasses
+import importlib.metadata
 import json
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+
 from pallas_kernels import DTYPES, IMPLEMENTATIONS
+from tokenspeed import inspection
+from tokenspeed.arguments import shown
+from tokenspeed.figures import figures, said
 from tokenspeed.models import hf_config, memory
 from tokenspeed.models.config import ConfigError, ModelConfig
 from tokenspeed.sampling.params import SamplingParams
-from tokenspeed.weights.tiny import TINY
+from tokenspeed.text.tokenizer import Tokenizer
+from tokenspeed.weights.tiny import folder_of
 
+MAX_TOKENS = 256
+"""Of the command line, where nothing else is said."""
 SAMPLING = {
-    "n": int, "temperature": float, "top_p": float, "top_k": int, "min_p": float, "max_tokens": int, "min_tokens": int,
-    "seed": int, "logprobs": int, "presence_penalty": float, "frequency_penalty": float, "repetition_penalty": float,
-}  # fmt: skip
-"""Fields of SamplingParams that are flags as they are."""
+    "n": (int, "samples to draw"),
+    "temperature": (float, "logits are divided by it; 0 takes the most likely token"),
+    "top_p": (float, "keep the most likely tokens up to this mass"),
+    "top_k": (int, "keep this many of the most likely tokens; 0 keeps all"),
+    "min_p": (float, "keep tokens at least this times as likely as the likeliest"),
+    "max_tokens": (int, "tokens to generate at most"),
+    "min_tokens": (int, "tokens before the model may end"),
+    "seed": (int, "the same one draws the same tokens"),
+    "logprobs": (int, "with --json: log-probabilities of this many tokens, and of the one that was drawn"),
+    "presence_penalty": (float, "subtracted from the logits of tokens generated before"),
+    "frequency_penalty": (float, "the same, once for each time"),
+    "repetition_penalty": (float, "divides the logits of tokens seen before"),
+}
+"""Fields of SamplingParams that are flags as they are: their type, and what help says."""
+DEFAULTS = {field.name: field.default for field in dataclasses.fields(SamplingParams)} | dict(max_tokens=MAX_TOKENS)
+BROKEN_PIPE = 128 + 13
+"""What a shell calls the end by SIGPIPE."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells a mistake as every other one is told: in one line."""
+
+    def error(self, message: str):
+        raise ValueError(message)
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m tokenspeed", description=__doc__)
+    top = _Parser(
+        prog="python -m tokenspeed",
+        description=__doc__,
+        epilog="Compiled programs are kept in the user's cache folder, or in JAX_COMPILATION_CACHE_DIR; "
+        "JAX_ENABLE_COMPILATION_CACHE=false keeps none.",
+    )
+    top.add_argument("--version", action="version", version=_version())
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument("--model", metavar="DIR", help="a checkpoint folder in the Hugging Face layout ('tiny': ours)")
     common.add_argument("--random-weights", metavar="CONFIG.json", help="no checkpoint: random weights of that config")
-    common.add_argument("--dtype", choices=DTYPES, help="of weights and activations (the checkpoint's)")
-    common.add_argument("--max-context", type=int, metavar="N", help="positions of a sequence (the model's limit)")
+    common.add_argument("--dtype", choices=DTYPES, help="of weights and activations (default: the checkpoint's)")
+    common.add_argument(
+        "--max-context", type=int, metavar="N", help="positions of a sequence (default: the model's limit)"
+    )
     common.add_argument("--json", action="store_true", help="print one JSON object instead of text")
 
     generate = commands.add_parser("generate", parents=[common], help="generate text", description="Generate text.")
-    generate.add_argument("--prompt", help="the text to continue; '-' reads standard input")
+    generate.add_argument("--prompt", help="the text to continue; '-' reads standard input, but for its last newline")
     generate.add_argument("--prompt-ids", metavar="1,2,3", help="token ids instead of text; '-' too")
     generate.add_argument("--chat", action="store_true", help="the prompt is a user's message (chat template)")
     generate.add_argument("--system", help="a system message in front of it, with --chat")
-    generate.add_argument("--implementation", choices=IMPLEMENTATIONS, help="of the kernels")
+    generate.add_argument("--implementation", choices=IMPLEMENTATIONS, help="of the kernels (default: by device)")
     generate.add_argument("--stop", action="append", help="a string that ends the text (repeatable)")
     generate.add_argument("--stop-token-ids", metavar="1,2", help="token ids that end it")
     generate.add_argument("--ignore-eos", action="store_true", help="the model's own end does not end it")
     generate.add_argument("--logit-bias", metavar="ID:BIAS,...", help="added to the logits of tokens")
-    for name, kind in SAMPLING.items():
-        generate.add_argument(f"--{name.replace('_', '-')}", type=kind, default=argparse.SUPPRESS)
+    for name, (kind, text) in SAMPLING.items():
+        default = "none" if DEFAULTS[name] is None else DEFAULTS[name]
+        flag = f"--{name.replace('_', '-')}"
+        generate.add_argument(flag, type=kind, default=argparse.SUPPRESS, help=f"{text} (default: {default})")
     generate.set_defaults(run=_generate)
 
     inspect = commands.add_parser("inspect", parents=[common], help="what a model is, and what it takes",
                                   description="What a model is and what it takes; loads nothing.")  # fmt: skip
     inspect.add_argument("--device", choices=tuple(memory.DEVICE_GB), help="plan for that GPU's memory")
-    inspect.add_argument("--batch", type=int, default=1, help="sequences at a time (%(default)s)")
+    inspect.add_argument("--batch", type=int, default=1, help="sequences at a time (default: %(default)s)")
     inspect.set_defaults(run=_inspect)
     return top
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; 0, or 2 after a one-line error on standard error."""
-    arguments = parser().parse_args(argv)
+    """Runs a command; 0, 2 after a one-line error on standard error, or 141 where nobody reads the output."""
     # The figures say which implementation ran.
     warnings.filterwarnings("ignore", message="pallas_kernels: no NVIDIA GPU here")
     try:
-        return arguments.run(arguments)
-    except (ValueError, TypeError, OSError, FloatingPointError, MemoryError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        arguments = parser().parse_args(argv)
+        arguments.run(arguments)
+        sys.stdout.flush()
+        return 0
+    except BrokenPipeError:
+        return BROKEN_PIPE
+    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+        message = " ".join(str(error).split())
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        message = " ".join(str(error).split())
+        if not isinstance(error, MemoryError):
+            if "RESOURCE_EXHAUSTED" not in message:
+                raise
+            message = f"memory ran out; a smaller --max-context, --max-tokens or --n takes less ({message[:120]})"
     except KeyboardInterrupt:
         return 130
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def _version() -> str:
+    try:
+        own = importlib.metadata.version("tokenspeed-jax")
+    except importlib.metadata.PackageNotFoundError:
+        own = "(not installed)"
+    return f"tokenspeed-jax {own}, jax {jax.__version__}"
 
 
 def _folder(arguments) -> Path | None:
     if (arguments.model is None) == (arguments.random_weights is None):
         raise ValueError("--model, --random-weights: expected one of them")
-    if arguments.model is None:
-        return None
-    return TINY if arguments.model == "tiny" else Path(arguments.model)
+    if arguments.model == "":
+        raise ValueError("--model: expected a folder, got ''")
+    return None if arguments.model is None else folder_of(arguments.model)
 
 
 def _config(arguments) -> ModelConfig:
@@ -87,74 +145,109 @@ def _config(arguments) -> ModelConfig:
 
 def _params(arguments) -> SamplingParams:
     given = {name: getattr(arguments, name) for name in SAMPLING if hasattr(arguments, name)}
-    bias = None
-    if arguments.logit_bias:
-        try:
-            pairs = [pair.split(":") for pair in arguments.logit_bias.split(",")]
-            bias = {int(token): float(value) for token, value in pairs}
-        except ValueError:
-            raise ValueError(f"--logit-bias: expected ID:BIAS,..., got {arguments.logit_bias!r}") from None
+    if "logprobs" in given and not arguments.json:
+        raise ValueError("--logprobs: expected --json with it, which shows them")
     return SamplingParams(
-        **(dict(max_tokens=256) | given),
+        **(dict(max_tokens=MAX_TOKENS) | given),
         stop=arguments.stop,
         stop_token_ids=_ids("--stop-token-ids", arguments.stop_token_ids),
         ignore_eos=arguments.ignore_eos,
-        logit_bias=bias,
+        logit_bias=_bias(arguments.logit_bias),
     )
+
+
+def _bias(text: str | None) -> dict[int, float] | None:
+    if text is None:
+        return None
+    try:
+        pairs = [pair.split(":") for pair in text.split(",")]
+        bias = {int(token): float(value) for token, value in pairs}
+    except ValueError:
+        raise ValueError(f"--logit-bias: expected ID:BIAS,..., got {text!r}") from None
+    if len(bias) < len(pairs):
+        raise ValueError(f"--logit-bias: expected every id once, got {text!r}")
+    return bias
 
 
 def _ids(name: str, text: str | None) -> list[int] | None:
     try:
         return None if text is None else [int(part) for part in text.split(",")]
     except ValueError:
-        raise ValueError(f"{name}: expected token ids with commas between them, got {text!r}") from None
+        raise ValueError(f"{name}: expected token ids with commas between them, got {shown(text)}") from None
 
 
-def _prompt(arguments, llm):
+def _given(flag: str, text: str) -> str:
+    """What a flag was given, or standard input said in its place."""
+    if text != "-":
+        return text
+    if sys.stdin is None or sys.stdin.closed:
+        raise ValueError(f"{flag}: expected text on standard input, which is closed")
+    try:
+        read = sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{flag}: expected text on standard input ({error})") from None
+    return read.removesuffix("\n").removesuffix("\r")
+
+
+def _prompt(arguments, folder: Path | None) -> str | list[int]:
+    """The prompt, before anything is loaded for it: text, or token ids."""
     if (arguments.prompt is None) == (arguments.prompt_ids is None):
         raise ValueError("--prompt, --prompt-ids: expected one of them")
+    if arguments.system is not None and not arguments.chat:
+        raise ValueError("--system: expected --chat with it")
     if arguments.prompt_ids is not None:
-        return _ids("--prompt-ids", sys.stdin.read() if arguments.prompt_ids == "-" else arguments.prompt_ids)
-    text = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
+        if arguments.chat:
+            raise ValueError("--chat: expected a text by --prompt, got --prompt-ids")
+        return _ids("--prompt-ids", _given("--prompt-ids", arguments.prompt_ids)) or []
+    text = _given("--prompt", arguments.prompt)
+    if folder is None:
+        raise ValueError("--prompt: random weights have no tokenizer; --prompt-ids takes token ids")
     if not arguments.chat:
         return text
-    if llm.tokenizer is None:
+    tokenizer = Tokenizer.from_folder(folder)
+    if tokenizer is None:
         raise ValueError("--chat: the folder has no tokenizer")
-    messages = [dict(role="system", content=arguments.system)] if arguments.system else []
-    rendered = llm.tokenizer.render_chat([*messages, dict(role="user", content=text)])
-    return llm.tokenizer.encode(rendered, add_special_tokens=False)
+    messages = [] if arguments.system is None else [dict(role="system", content=arguments.system)]
+    rendered = tokenizer.render_chat([*messages, dict(role="user", content=text)])
+    return tokenizer.encode(rendered, add_special_tokens=False)
 
 
-def _generate(arguments) -> int:
-    from tokenspeed.llm import LLM
+def _generate(arguments) -> None:
+    params, config, folder = _params(arguments), _config(arguments), _folder(arguments)
+    prompt = _prompt(arguments, folder)
+    from tokenspeed.llm import LLM, MAX_BATCH
     from tokenspeed.measure.read_ceiling import read_ceiling_gbps
 
-    params, config, folder = _params(arguments), _config(arguments), _folder(arguments)
     options = dict(dtype=arguments.dtype, max_context=arguments.max_context, implementation=arguments.implementation)
     if folder is None:
         llm = LLM.random(config, **options)
     else:
         llm = LLM.from_pretrained(folder, progress=sys.stderr.isatty(), **options)
-    prompt = llm.encode(_prompt(arguments, llm))
-    llm.warm_up(len(prompt), params)  # or the time to the first token would be the compiler's
+    ids = llm.encode(prompt)
+    compile_s = 0.0
+    if jax.default_backend() != "cpu":
+        compile_s = llm.warm_up(len(ids), params)  # or the first steps would be those that record the launches
     if params.n == 1 and not arguments.json and llm.tokenizer is not None:
-        for delta in llm.stream(prompt, params):
+        for delta in llm.stream(ids, params):
             print(delta.text, end="", flush=True)
             whole = delta.completion
         print()
     else:
-        (whole,) = llm.generate([prompt], params)
+        (whole,) = llm.generate([ids], params)
         if not arguments.json:
             for sample in whole.samples:
                 print(sample.token_ids if sample.text is None else sample.text)
+    sys.stdout.flush()
     assert whole is not None
-    figures = _figures(llm, whole, len(whole.samples), read_ceiling_gbps())
+    found = figures(
+        whole, config=config, dtype=str(llm.model.dtype), implementation=llm.implementation, batch=MAX_BATCH,
+        compile_s=compile_s, ceiling_gbps=read_ceiling_gbps,
+    )  # fmt: skip
     if arguments.json:
         samples = [_plain(sample) for sample in whole.samples]
-        print(json.dumps(dict(samples=samples, prompt_token_ids=whole.prompt_token_ids, figures=figures)))
+        print(json.dumps(dict(samples=samples, prompt_token_ids=whole.prompt_token_ids, figures=found)))
     else:
-        print(_said(figures), file=sys.stderr)
-    return 0
+        print(said(found), file=sys.stderr)
 
 
 def _plain(completion) -> dict:
@@ -162,87 +255,13 @@ def _plain(completion) -> dict:
     return {k: v for k, v in found.items() if k not in ("samples", "prompt_token_ids", "timings")}
 
 
-def _figures(llm, whole, batch: int, ceiling_gbps: float) -> dict:
-    """What the run took; figures of decode are null where there was no second token."""
-    timings, dtype = whole.timings, str(llm.model.dtype)
-    context = len(whole.prompt_token_ids) + len(whole.token_ids) / 2
-    step_bytes = memory.decode_bytes(llm.model.config, dtype=dtype, context=context, batch=batch)
-    rate = timings.tokens_per_s or None
-    gbps = rate and step_bytes * rate / 1e9
-    return dict(
-        ttft_ms=round(1e3 * timings.ttft_s, 3),
-        decode_tokens_per_s=rate and round(rate, 3),
-        samples=batch,
-        prompt_tokens=len(whole.prompt_token_ids),
-        output_tokens=len(whole.token_ids),
-        bytes_per_step=round(step_bytes),
-        achieved_gbps=gbps and round(gbps, 3),
-        read_ceiling_gbps=round(ceiling_gbps, 1),
-        percent_of_ceiling=gbps and round(100 * gbps / ceiling_gbps, 2),
-        implementation=llm.implementation,
-        dtype=dtype,
-    )
-
-
-def _said(f: dict) -> str:
-    parts = [f"{f['prompt_tokens']} + {f['output_tokens']} tokens", f"TTFT {f['ttft_ms']:.1f} ms"]
-    if f["decode_tokens_per_s"]:
-        parts.append(f"decode {f['decode_tokens_per_s']:.1f} tokens/s a sequence")
-        parts.append(
-            f"{f['bytes_per_step'] / 1e6:.2f} MB a step = {f['achieved_gbps']:.2f} GB/s, "
-            f"{f['percent_of_ceiling']:.1f}% of this machine's measured {f['read_ceiling_gbps']:.0f} GB/s"
-        )
-    parts.append(f"{f['implementation']}, {f['dtype']}; compiled before")
-    return "; ".join(parts)
-
-
-def _inspect(arguments) -> int:
+def _inspect(arguments) -> None:
     config = _config(arguments)
-    dtype = arguments.dtype or config.dtype
-    context = arguments.max_context or config.max_positions
-    plan = memory.plan(config, dtype=dtype, context=context, batch=arguments.batch, device=arguments.device)
-    itemsize = plan.weights_bytes // config.num_parameters
-    report = dict(
-        architecture=dataclasses.asdict(config),
-        parameters=config.num_parameters,
-        dtype=dtype,
-        weights_bytes=plan.weights_bytes,
-        kv_bytes_per_token=config.kv_bytes_per_token(itemsize),
-        decode_bytes_per_token=round(memory.decode_bytes(config, dtype=dtype, context=context)),
-        context=context,
+    found = inspection.report(
+        config,
+        dtype=arguments.dtype or config.dtype,
+        context=config.max_positions if arguments.max_context is None else arguments.max_context,
         batch=arguments.batch,
         device=arguments.device,
-        memory=dataclasses.asdict(plan) | dict(total_bytes=plan.total_bytes, fits=plan.fits),
     )
-    if arguments.json:
-        print(json.dumps(report))
-        return 0
-    c = config
-    windows = sorted({layer.window for layer in c.layers if layer.window is not None})
-    lines = [
-        f"{c.family}: {c.num_parameters / 1e9:.3f} B parameters, {c.num_layers} layers, D {c.d_model}, F {c.d_ff}, "
-        f"{c.num_heads} query and {c.num_kv_heads} kv heads of {c.head_dim}, V {c.vocab_size}",
-        f"RoPE {c.rope.kind}, theta {c.rope.theta:g}; positions {c.max_positions}; "
-        f"window {', '.join(map(str, windows)) or 'none'}; tied embeddings {'yes' if c.tied else 'no'}; "
-        f"biases qkv {_yes(c.qkv_bias)}, out {_yes(c.out_bias)}, MLP {_yes(c.mlp_bias)}",
-        f"in {dtype}: weights {_size(plan.weights_bytes)}, KV {_size(report['kv_bytes_per_token'])} a token, "
-        f"decode reads {_size(report['decode_bytes_per_token'])} a token at context {context}",
-        f"device memory for {arguments.batch} x {context}: weights {_size(plan.weights_bytes)} + "
-        f"KV {_size(plan.kv_bytes)} + workspace {_size(plan.workspace_bytes)} = {_size(plan.total_bytes)}",
-    ]
-    if plan.available_bytes is not None:
-        verb = "fits" if plan.fits else "does NOT fit"
-        lines.append(f"{verb} {arguments.device}: {_size(plan.available_bytes)} to use")
-    print("\n".join(lines))
-    return 0
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"
-
-
-def _size(count: float) -> str:
-    units = ["B", "kB", "MB", "GB", "TB"]
-    while count >= 1000 and len(units) > 1:
-        count, units = count / 1000, units[1:]
-    return f"{count:.4g} {units[0]}"
+    print(json.dumps(found) if arguments.json else inspection.text(config, found))

@@ -1,10 +1,11 @@
 """LLM: a checkpoint that generates."""
 
+import contextlib
 import dataclasses
+import os
 import secrets
-import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,103 +13,36 @@ import numpy as np
 from jax.experimental.pallas import next_power_of_2
 
 from pallas_kernels import DTYPES, resolve_implementation
+from tokenspeed.arguments import boolean, integer, integers, is_sequence, one_of, shown
+from tokenspeed.completion import Completion, Delta
 from tokenspeed.engine import generation
+from tokenspeed.engine.compiling import Clock, Programs
 from tokenspeed.engine.generation import BROKEN, Drawn, Generation, Weights
+from tokenspeed.engine.row import Row
 from tokenspeed.models import hf_config
 from tokenspeed.models.config import ModelConfig
 from tokenspeed.models.decoder import Llama
 from tokenspeed.models.memory import PREFILL_TOKENS
 from tokenspeed.models.prefill_attention import resolve_prefill_backend
 from tokenspeed.sampling.params import SamplingParams
-from tokenspeed.sampling.sample import LENGTH, RUNNING
+from tokenspeed.sampling.sample import RUNNING
 from tokenspeed.sampling.state import SamplingState, make_plan, make_state
-from tokenspeed.text.stream import TextStream
 from tokenspeed.text.tokenizer import Tokenizer
 from tokenspeed.weights import checkpoint
 from tokenspeed.weights.random import random_model
+from tokenspeed.weights.tiny import folder_of
 
 MAX_BATCH = 16
 """Sequences at a time, each with a cache for all of its tokens; more take turns."""
 SMALLEST_BUCKET, BUCKET_STEP = 16, 1024
 """Lengths that programs are compiled for: powers of two from the one to the other, then multiples of the other."""
 STEPS = 16
-"""Tokens drawn between two looks of the host."""
+"""Tokens drawn between two looks of the host: a GPU does not wait for it, and neither do small models."""
+LARGE = 1 << 26
+"""Bytes of float32 weights from which a CPU's step takes so long that the host looks after each. XLA converts 16-bit
+weights for a CPU, once for all steps of a call."""
 
 Prompt = str | Sequence[int]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TokenLogprob:
-    """How likely one drawn token was.
-
-    Attributes:
-        token_id: of the token. logprob: its natural log-probability. rank: its place among all, from 1.
-        top: the log-probabilities of the most likely ids, best first.
-    """
-
-    token_id: int
-    logprob: float
-    rank: int
-    top: dict[int, float]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Timings:
-    """Where the time of a completion went.
-
-    Attributes:
-        ttft_s: seconds from the call to the first token, the whole batch's prefill included.
-        decode_s: seconds from there to the last token.
-        decode_tokens: how many came in `decode_s`; the first token is not among them.
-    """
-
-    ttft_s: float
-    decode_s: float
-    decode_tokens: int
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Of this sequence, after its first token."""
-        return self.decode_tokens / self.decode_s if self.decode_s else 0.0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Completion:
-    """What was generated for a prompt.
-
-    Attributes:
-        text: without the prompt; None where the folder has no tokenizer.
-        token_ids: as drawn, the id that ended the sequence left out.
-        finish_reason: 'stop' (an id or a string that ends it) or 'length'.
-        stop_reason: the stop string or the id, where that is not one of the model's own.
-        logprobs: of each token, where asked for.
-        prompt_token_ids: the prompt.
-        timings: where the time went.
-        samples: all n samples, this one first, where n > 1; else just this one.
-    """
-
-    text: str | None
-    token_ids: list[int]
-    finish_reason: str
-    stop_reason: str | int | None
-    logprobs: list[TokenLogprob] | None
-    prompt_token_ids: list[int]
-    timings: Timings
-    samples: list["Completion"] = dataclasses.field(default_factory=list, repr=False)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Delta:
-    """The next piece of a stream.
-
-    Attributes:
-        text: new text, or None where the folder has no tokenizer. token_ids: new ids.
-        completion: all of it, in the last piece; else None.
-    """
-
-    text: str | None
-    token_ids: list[int]
-    completion: Completion | None = None
 
 
 class LLM:
@@ -133,20 +67,14 @@ class LLM:
         implementation: str | None = None,
         prefill_backend: str | None = None,
     ):
-        limit = model.config.max_positions
-        max_context = limit if max_context is None else max_context
-        if not 1 <= max_context <= limit:
-            raise ValueError(f"max_context: expected 1 to {limit}, the positions of the model, got {max_context}")
+        options = _options(model.config, model.dtype, max_context, implementation, prefill_backend)
         if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
             raise ValueError(
                 f"tokenizer: expected at most the model's {model.config.vocab_size} tokens, got {tokenizer.vocab_size}"
             )
-        self.model, self.tokenizer, self.max_context = model, tokenizer, max_context
-        self.implementation = resolve_implementation(implementation)
-        self.prefill_backend = resolve_prefill_backend(
-            prefill_backend, implementation=self.implementation, dtype=model.dtype, head_dim=model.config.head_dim
-        )
-        self._rope = model.rope_tables(max_context)
+        self.model, self.tokenizer = model, tokenizer
+        self.max_context, self.implementation, self.prefill_backend = options.values()
+        self._rope = model.rope_tables(self.max_context)
 
     @property
     def model(self) -> Llama:
@@ -154,12 +82,14 @@ class LLM:
 
     @model.setter
     def model(self, model: Llama) -> None:
-        self._model, self._weights = model, Weights.of(model)
+        self._model, self._weights, self._programs = model, Weights.of(model), Programs()
+        large = model.dtype == jnp.float32 and sum(x.nbytes for x in self._weights.arrays) > LARGE
+        self._most_steps = 1 if large and jax.default_backend() == "cpu" else STEPS
 
     @classmethod
     def from_pretrained(
         cls,
-        folder: str | Path,
+        folder: str | os.PathLike,
         *,
         dtype: str | None = None,
         max_context: int | None = None,
@@ -170,7 +100,8 @@ class LLM:
         """Loads a checkpoint.
 
         Args:
-            folder: in the Hugging Face layout. dtype: 'bfloat16', 'float16' or 'float32'; the checkpoint's if None.
+            folder: in the Hugging Face layout; 'tiny' is the one that ships with the project.
+            dtype: 'bfloat16', 'float16' or 'float32'; the checkpoint's if None.
             max_context, implementation, prefill_backend: as in `LLM`.
             progress: show a bar on standard error.
 
@@ -178,61 +109,80 @@ class LLM:
             ConfigError, CheckpointError, TokenizerError: something is wrong with the folder; one line says what.
             ValueError: as `LLM`.
         """
-        _check_dtype(dtype)
-        config = hf_config.from_folder(folder)
-        tokenizer = Tokenizer.from_folder(folder)
-        model = checkpoint.load(folder, config, dtype=dtype, progress=progress)
-        return cls(
-            model, tokenizer, max_context=max_context, implementation=implementation, prefill_backend=prefill_backend
-        )
+        if not isinstance(folder, str | os.PathLike):
+            raise TypeError(f"folder: expected a path, got {shown(folder)}")
+        boolean("progress", progress)
+        path = folder_of(folder)
+        config = hf_config.from_folder(path)
+        dtype = config.dtype if dtype is None else one_of("dtype", dtype, DTYPES)
+        options = _options(config, dtype, max_context, implementation, prefill_backend)  # before the weights
+        tokenizer = Tokenizer.from_folder(path)
+        return cls(checkpoint.load(path, config, dtype=dtype, progress=progress), tokenizer, **options)
 
     @classmethod
-    def random(cls, config: ModelConfig, *, dtype: str | None = None, seed: int = 0, **options) -> "LLM":
+    def random(
+        cls,
+        config: ModelConfig,
+        *,
+        dtype: str | None = None,
+        seed: int = 0,
+        max_context: int | None = None,
+        implementation: str | None = None,
+        prefill_backend: str | None = None,
+    ) -> "LLM":
         """A model with random weights: for measuring, not for reading.
 
         Args:
             config: its architecture. dtype: as in `from_pretrained`. seed: of the weights.
-            options: further arguments of `LLM`.
+            max_context, implementation, prefill_backend: as in `LLM`.
+
+        Raises:
+            ValueError, TypeError: as `from_pretrained`.
         """
-        _check_dtype(dtype)
-        return cls(random_model(config, dtype or config.dtype, seed), **options)
+        dtype = config.dtype if dtype is None else one_of("dtype", dtype, DTYPES)
+        options = _options(config, dtype, max_context, implementation, prefill_backend)
+        return cls(random_model(config, dtype, integer("seed", seed, 0, 2**32 - 1)), **options)
 
     def encode(self, prompt: Prompt) -> list[int]:
         """The token ids of a prompt, text or ids, checked.
 
         Raises:
+            TypeError: neither a text nor a sequence of integers.
             ValueError: it has no token, one outside the vocabulary, or too many for `max_context`.
         """
         if isinstance(prompt, str):
             if self.tokenizer is None:
                 raise ValueError("prompts: expected token ids, since the folder has no tokenizer")
-            ids = self.tokenizer.encode(prompt)
-        else:
-            ids = [int(i) for i in prompt]
+            prompt = self.tokenizer.encode(prompt)
+        elif not is_sequence(prompt):
+            raise TypeError(f"prompts: expected a text or a sequence of token ids, got {shown(prompt)}")
+        ids = integers("prompts", prompt, 0, self.model.config.vocab_size - 1)
         if not ids:
             raise ValueError("prompts: expected at least one token")
-        if min(ids) < 0 or max(ids) >= self.model.config.vocab_size:
-            raise ValueError(f"prompts: expected token ids from 0 to {self.model.config.vocab_size - 1}")
         if len(ids) >= self.max_context:
             raise ValueError(f"prompts: {len(ids)} tokens leave no room in a context of {self.max_context}")
         return ids
 
-    def logits(self, token_ids: Sequence[Sequence[int]] | np.ndarray) -> jax.Array:
+    def logits(self, token_ids: Sequence[Sequence[int]] | np.ndarray | jax.Array) -> jax.Array:
         """Teacher-forced logits: of each token's successor, given it and those before it.
 
         Args:
-            token_ids: [B, T].
+            token_ids: [B, T], at least one, of at most as many positions as the model has.
 
         Returns:
             float32 [B, T, V].
 
         Raises:
-            ValueError: another number of dimensions.
+            TypeError: ids that are no integers. ValueError: an id outside the vocabulary, or another shape.
         """
-        tokens = jnp.asarray(np.asarray(token_ids, np.int32))
-        if tokens.ndim != 2:
-            raise ValueError(f"token_ids: expected shape [B, T], got {list(tokens.shape)}")
-        return _forward(self.model, tokens)
+        config, wanted = self.model.config, f"shape [B, T], T from 1 to {self.model.config.max_positions}"
+        if not is_sequence(token_ids) or not all(is_sequence(row) for row in token_ids):
+            raise TypeError(f"token_ids: expected {wanted}, got {shown(token_ids)}")
+        rows = [integers("token_ids", row, 0, config.vocab_size - 1) for row in token_ids]
+        lengths = {len(row) for row in rows}
+        if len(lengths) != 1 or not 1 <= max(lengths) <= config.max_positions:
+            raise ValueError(f"token_ids: expected {wanted}, got {len(rows)} rows of {shown(sorted(lengths))} ids")
+        return _forward(self.model, jnp.asarray(rows, jnp.int32))
 
     def generate(
         self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
@@ -247,20 +197,23 @@ class LLM:
             A Completion for each prompt, in their order.
 
         Raises:
-            ValueError: a prompt or its params cannot be run; the message names what.
+            TypeError, ValueError: a prompt or its params cannot be run; the message names what.
             FloatingPointError: the model's logits are not finite.
         """
+        clock = Clock()
+        if not isinstance(prompts, str) and not is_sequence(prompts):
+            raise TypeError(f"prompts: expected a text, token ids, or a sequence of such, got {shown(prompts)}")
         prompts = [prompts] if _is_prompt(prompts) else list(prompts)
         params = SamplingParams() if params is None else params
-        each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
+        each = [params] * len(prompts) if isinstance(params, SamplingParams) else _listed(params)
         if len(each) != len(prompts):
             raise ValueError(f"params: expected one, or one for each of {len(prompts)} prompts, got {len(each)}")
         rows = []
         for number, (prompt, own) in enumerate(zip(prompts, each, strict=True)):
             ids, seed = self.encode(prompt), secrets.randbits(64)
-            rows += [_Row(self, number, ids, own, sample, seed) for sample in range(own.n)]
+            rows += [self._row(number, ids, own, sample, seed) for sample in range(own.n)]
         for i in range(0, len(rows), MAX_BATCH):
-            for _ in self._run(rows[i : i + MAX_BATCH]):
+            for _ in self._run(rows[i : i + MAX_BATCH], clock):
                 pass
         found: dict[int, list[Completion]] = {}
         for row in rows:
@@ -271,64 +224,99 @@ class LLM:
         """Generates one sample and yields it as it comes; the last Delta has the Completion.
 
         Raises:
-            ValueError, FloatingPointError: as `generate`, and where `params.n` is not 1.
+            TypeError, ValueError, FloatingPointError: as `generate`, and where `params.n` is not 1.
         """
-        params = SamplingParams() if params is None else params
+        clock = Clock()
+        (params,) = _listed([SamplingParams() if params is None else params])
         if params.n != 1:
             raise ValueError(f"n: expected 1 in a stream, got {params.n}")
-        row = _Row(self, 0, self.encode(prompt), params, 0, secrets.randbits(64))
-        for _ in self._run([row]):
+        return self._deltas(self._row(0, self.encode(prompt), params, 0, secrets.randbits(64)), clock)
+
+    def _deltas(self, row: Row, clock: Clock) -> Iterator[Delta]:
+        for _ in self._run([row], clock):
             text, ids = row.news()
             if text or ids:
                 yield Delta(text=text, token_ids=ids)
         whole = row.completion()
         yield Delta(text=None if self.tokenizer is None else "", token_ids=[], completion=whole)
 
-    def warm_up(self, prompt_tokens: int, params: SamplingParams) -> None:
-        """Compiles what a prompt of that many tokens will run with these params, so that its timings are without it."""
-        rows = [_Row(self, 0, [0] * prompt_tokens, params, sample, 0) for sample in range(min(params.n, MAX_BATCH))]
-        state, how = self._prefilled(rows)
-        state, _ = generation.first(self._weights, state, **how)
-        sizes = list(dict.fromkeys(_steps(left) for left in range(rows[0].max_tokens - 1, 0, -STEPS)))
-        # Those before the last one twice: when it compiles a program, XLA drops the CUDA graphs of all others.
-        for steps in sizes + sizes[:-1]:
-            state, _ = generation.advance(self._weights, state, self._rope, steps=steps, **how)
-        jax.block_until_ready(state)
+    def warm_up(self, prompt_tokens: int, params: SamplingParams) -> float:
+        """Compiles what a prompt of that many tokens will run with these params; seconds that compiling took.
 
-    def _prefilled(self, rows: list["_Row"]) -> tuple[Generation, dict]:
-        """The rows' prompts in the cache, and the static arguments of what follows."""
-        state, logprobs, capacity = self._begin(rows)
-        for tokens, start, lengths, static in self._chunks(rows, len(state.token), capacity):
-            state = generation.prefill(self._weights, state, tokens, start, lengths, self._rope, **static)
-        return state, dict(logprobs=logprobs, implementation=self.implementation)
+        A GPU runs it too, since it records its launches the first time.
+        """
+        length = integer("prompt_tokens", prompt_tokens, 1, self.max_context - 1)
+        _listed([params])
+        rows = [self._row(0, [0] * length, params, sample, 0) for sample in range(min(params.n, MAX_BATCH))]
+        clock = Clock()
+        state, how, chunks = self._begin(rows, clock)
+        sizes = self._prepare_decode(rows, state, how, clock)
+        if jax.default_backend() != "cpu":
+            state, _ = self._first(state, how, chunks)
+            # Those before the last one twice: when it compiles a program, XLA drops the CUDA graphs of all others.
+            for steps in sizes + sizes[:-1]:
+                state, _ = generation.advance(self._weights, state, self._rope, steps=steps, **how)
+            jax.block_until_ready(state)
+        return clock.compile_s
 
-    def _run(self, rows: list["_Row"]) -> Iterator[None]:
+    def _run(self, rows: list[Row], clock: Clock) -> Iterator[None]:
         """Generates all rows together; yields whenever tokens have come.
 
-        The device is one call ahead: the next steps are dispatched before the tokens of those before them are looked
-        at, so that it never waits for the host. What it draws too much, behind a row's end, nobody looks at; where
-        all rows will have ended by `max_tokens`, there is no next call.
+        The first token is looked at before anything follows it, so that its time is its own. From there the device is
+        one call ahead: the next steps are dispatched before the tokens of those before them are looked at, so that it
+        never waits for the host. What it draws too much, behind a row's end, nobody looks at; where all rows will have
+        ended by `max_tokens`, there is no next call.
         """
-        begun = time.perf_counter()
-        state, how = self._prefilled(rows)
-        state, drawn = generation.first(self._weights, state, **how)
-        asked = 1  # tokens of each row, those on their way included
-        while True:
-            following = None
-            left = max(row.max_tokens for row in rows if row.reason is None) - asked
-            if left > 0:
-                steps = _steps(left)
-                state, following = generation.advance(self._weights, state, self._rope, steps=steps, **how)
-                asked += steps
-            stopped = self._take(rows, drawn, begun)
+        state, how, chunks = self._begin(rows, clock)
+        asked, drawn = 1, None  # tokens of each row, those on their way included; what was drawn and not looked at
+        try:
+            state, first = self._first(state, how, chunks)
+            state = self._take(rows, state, first, clock)
             yield
-            if all(row.reason is not None for row in rows):
-                return
-            if stopped.any():
-                state = generation.end(state, stopped)
-            drawn = following
+            if any(row.reason is None for row in rows):
+                self._prepare_decode(rows, state, how, clock)
+            while any(row.reason is None for row in rows):
+                following = None
+                left = max(row.max_tokens for row in rows if row.reason is None) - asked
+                if left > 0:
+                    steps = self._steps(left)
+                    state, following = generation.advance(self._weights, state, self._rope, steps=steps, **how)
+                    asked += steps
+                if drawn is not None:
+                    state = self._take(rows, state, drawn, clock)
+                    yield
+                drawn = following
+        finally:
+            _settle(state, drawn)
 
-    def _begin(self, rows: list["_Row"]) -> tuple[Generation, int | None, int]:
+    def _row(self, number: int, prompt: list[int], params: SamplingParams, sample: int, seed: int) -> Row:
+        return Row(
+            number, prompt, params, sample, seed,
+            tokenizer=self.tokenizer, max_context=self.max_context, config=self.model.config,
+        )  # fmt: skip
+
+    def _first(self, state: Generation, how: dict, chunks: list) -> tuple[Generation, Drawn]:
+        """The prompts in the cache, and the first token of each row."""
+        for operands, static in chunks:
+            state = generation.prefill(self._weights, state, *operands, self._rope, **static)
+        return generation.first(self._weights, state, **how)
+
+    def _prepare_decode(self, rows: list[Row], state: Generation, how: dict, clock: Clock) -> list[int]:
+        """Compiles the calls that follow the first token; their steps."""
+        most = max(row.max_tokens for row in rows) - 1
+        sizes = list(dict.fromkeys(self._steps(left) for left in range(most, 0, -self._most_steps)))
+        for steps in sizes:
+            self._programs.prepare(clock, generation.advance, self._weights, state, self._rope, steps=steps, **how)
+        if any(row.params.stop for row in rows):
+            self._programs.prepare(clock, generation.end, state, np.zeros(len(state.token), bool))
+        return sizes
+
+    def _steps(self, left: int) -> int:
+        """Of the next call, where a row may draw that many tokens more."""
+        return min(self._most_steps, next_power_of_2(left))
+
+    def _begin(self, rows: list[Row], clock: Clock) -> tuple[Generation, dict[str, Any], list]:
+        """The state, the static arguments of its steps and what prefill takes, all compiled up to the first token."""
         batch = next_power_of_2(len(rows))
         idle = SamplingParams(temperature=0.0)
         params = [row.params for row in rows] + [idle] * (batch - len(rows))
@@ -346,11 +334,19 @@ class LLM:
         needed = max(len(row.prompt) + row.max_tokens for row in rows)
         capacity = min(self.max_context, _bucket(needed))
         asked = [row.params.logprobs for row in rows if row.params.logprobs is not None]
-        state = generation.begin(config, self.model.dtype, sampling, jnp.asarray(most), capacity=capacity)
-        return state, max(asked) if asked else None, capacity
+        how = dict(logprobs=max(asked) if asked else None, implementation=self.implementation)
+        dtype, prepare = self.model.dtype, self._programs.prepare
+        prepare(clock, generation.nothing, config=config, dtype=dtype, rows=batch, capacity=capacity)
+        state = generation.begin(config, dtype, sampling, jnp.asarray(most), capacity=capacity)
+        jax.block_until_ready(state)  # nothing runs while programs are compiled
+        chunks = list(self._chunks(rows, batch, capacity))
+        for operands, static in chunks:
+            prepare(clock, generation.prefill, self._weights, state, *operands, self._rope, **static)
+        prepare(clock, generation.first, self._weights, state, **how)
+        return state, how, chunks
 
     def _chunks(self, rows, batch, capacity):
-        """The prompts in buckets of length: (tokens [B, T], start, lengths [B], static arguments of their prefill)."""
+        """The prompts in buckets of length: ((tokens [B, T], start, lengths [B]), static arguments of prefill)."""
         lengths = np.array([len(row.prompt) for row in rows] + [0] * (batch - len(rows)), np.int32)
         longest, start = int(lengths.max()), 0
         while start < longest:
@@ -359,114 +355,32 @@ class LLM:
             for i, row in enumerate(rows):
                 part = row.prompt[start : start + size]
                 tokens[i, : len(part)] = part
-            yield (
-                jnp.asarray(tokens),
-                jnp.int32(start),
-                jnp.asarray(lengths),
-                dict(
-                    capacity=min(capacity, _bucket(start + size)),
-                    prefill_backend=self.prefill_backend if start == 0 else "xla",
-                ),
+            static = dict(
+                capacity=min(capacity, _bucket(start + size)),
+                prefill_backend=self.prefill_backend if start == 0 else "xla",
             )
+            yield (jnp.asarray(tokens), jnp.int32(start), jnp.asarray(lengths)), static
             start += size
 
-    def _take(self, rows: list["_Row"], drawn: Drawn, begun: float) -> np.ndarray:
-        """Gives what was drawn to the rows; bool [B], which of them a stop string has ended now, and not the device."""
+    def _take(self, rows: list[Row], state: Generation, drawn: Drawn, clock: Clock) -> Generation:
+        """Gives what was drawn to the rows; the state, without those that a stop string has ended, and not the device.
+
+        Raises:
+            FloatingPointError: logits were not finite.
+        """
         drawn = jax.device_get(drawn)
-        now = time.perf_counter() - begun
+        now = clock.now()
         stopped = np.zeros(drawn.tokens.shape[1], bool)
         for i, row in enumerate(rows):
             if row.reason is None:
                 if (drawn.tokens[:, i] == BROKEN).any():
                     raise FloatingPointError(f"prompt {row.number}: the model's logits are not finite")
                 row.take(drawn, i, now)
+                row.compile_s = clock.compile_s
                 stopped[i] = row.reason is not None and drawn.reason[i] == RUNNING
-        return stopped
-
-
-class _Row:
-    """One sample of one prompt, on the host."""
-
-    def __init__(self, llm: LLM, number: int, prompt: list[int], params: SamplingParams, sample: int, seed: int):
-        room = llm.max_context - len(prompt)
-        self.number, self.prompt, self.params, self.sample, self.seed = number, prompt, params, sample, seed
-        self.max_tokens = room if params.max_tokens is None else min(room, params.max_tokens)
-        self.ids: list[int] = []
-        self.logprobs: list[TokenLogprob] | None = None if params.logprobs is None else []
-        self.reason: str | None = None
-        self.stop_reason: str | int | None = None
-        self.text = ""
-        self.first_s = self.last_s = 0.0
-        self.told = 0, 0
-        self.eos_ids = set() if params.ignore_eos else set(llm.model.config.eos_ids)
-        if params.stop and llm.tokenizer is None:
-            raise ValueError("stop: expected none, since the folder has no tokenizer (stop_token_ids work)")
-        self.stream = None
-        if llm.tokenizer is not None:
-            self.stream = TextStream(
-                llm.tokenizer,
-                params.stop,
-                include_in_output=params.include_stop_str_in_output,
-                skip_special_tokens=params.skip_special_tokens,
-            )
-
-    def take(self, drawn: Drawn, row: int, now: float) -> None:
-        """Takes the tokens of a few steps, which arrived `now`."""
-        ids = [int(i) for i in drawn.tokens[:, row] if i >= 0]
-        reason = int(drawn.reason[row])
-        ends = reason not in (RUNNING, LENGTH)
-        kept = ids[:-1] if ends else ids
-        if ends and ids[-1] not in self.eos_ids:
-            self.stop_reason = ids[-1]
-        stopped_by = None
-        if self.stream is not None:
-            delta = self.stream.add(kept)
-            self.text, kept, stopped_by = self.text + delta.text, kept[: delta.tokens_used], delta.stopped_by
-            if reason != RUNNING and stopped_by is None:
-                delta = self.stream.finish()
-                self.text, stopped_by = self.text + delta.text, delta.stopped_by
-        if self.logprobs is not None:
-            self.logprobs += [self._logprob(drawn, step, row) for step in range(len(kept))]
-        if not self.ids and not self.first_s:
-            self.first_s = now
-        self.last_s = now
-        self.ids += kept
-        if stopped_by is not None:
-            self.reason, self.stop_reason = "stop", stopped_by
-        elif reason != RUNNING:
-            self.reason = "length" if reason == LENGTH else "stop"
-
-    def _logprob(self, drawn, step, row) -> TokenLogprob:
-        found, count = drawn.logprobs, self.params.logprobs
-        top = zip(found.top_ids[step, row, :count].tolist(), found.top[step, row, :count].tolist(), strict=True)
-        return TokenLogprob(
-            token_id=int(drawn.tokens[step, row]),
-            logprob=float(found.sampled[step, row]),
-            rank=int(found.rank[step, row]),
-            top=dict(top),
-        )
-
-    def news(self) -> tuple[str | None, list[int]]:
-        """What has come since the last call."""
-        text, ids = self.told
-        self.told = len(self.text), len(self.ids)
-        return (None if self.stream is None else self.text[text:]), self.ids[ids:]
-
-    def completion(self) -> Completion:
-        assert self.reason is not None
-        timings = Timings(
-            ttft_s=self.first_s, decode_s=self.last_s - self.first_s, decode_tokens=max(0, len(self.ids) - 1)
-        )
-        whole = Completion(
-            text=None if self.stream is None else self.text,
-            token_ids=self.ids,
-            finish_reason=self.reason,
-            stop_reason=self.stop_reason,
-            logprobs=self.logprobs,
-            prompt_token_ids=self.prompt,
-            timings=timings,
-        )
-        return dataclasses.replace(whole, samples=[whole])
+        if stopped.any() and any(row.reason is None for row in rows):
+            state = generation.end(state, stopped)
+        return state
 
 
 @jax.jit
@@ -474,18 +388,35 @@ def _forward(model, tokens):
     return model(tokens)
 
 
+def _settle(*trees: Any) -> None:
+    """Waits for what is under way: a process that ended before it would be aborted."""
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # of a computation that failed, which was told
+        jax.block_until_ready([x for x in jax.tree.leaves(trees) if not x.is_deleted()])
+
+
 def _is_prompt(value) -> bool:
-    return isinstance(value, str) or (len(value) > 0 and all(isinstance(i, int | np.integer) for i in value))
+    """Whether it is one prompt, and not a sequence of them."""
+    return isinstance(value, str) or (len(value) > 0 and not any(isinstance(i, str) or is_sequence(i) for i in value))
 
 
-def _check_dtype(dtype: str | None) -> None:
-    if dtype is not None and dtype not in DTYPES:
-        raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
+def _listed(params) -> list[SamplingParams]:
+    found = list(params) if is_sequence(params) else [params]
+    wrong = [one for one in found if not isinstance(one, SamplingParams)]
+    if wrong:
+        raise TypeError(f"params: expected SamplingParams, or one for each prompt, got {shown(wrong[0])}")
+    return found
 
 
-def _steps(left: int) -> int:
-    """Of the next call, where a row may draw that many tokens more."""
-    return min(STEPS, next_power_of_2(left))
+def _options(config: ModelConfig, dtype, max_context, implementation, prefill_backend) -> dict[str, Any]:
+    """The options of `LLM` as they will be; they are checked before weights are loaded."""
+    limit = config.max_positions
+    if max_context is not None:
+        max_context = integer("max_context", max_context, 1, limit, of=", the positions of the model")
+    implementation = resolve_implementation(implementation)
+    backend = resolve_prefill_backend(
+        prefill_backend, implementation=implementation, dtype=dtype, head_dim=config.head_dim
+    )
+    return dict(max_context=max_context or limit, implementation=implementation, prefill_backend=backend)
 
 
 def _bucket(length: int) -> int:

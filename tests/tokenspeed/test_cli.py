@@ -3,6 +3,7 @@
 import io
 import json
 
+import jax
 import pytest
 
 from tests.tokenspeed.models.test_hf_config import LLAMA, QWEN
@@ -49,7 +50,6 @@ def test_generate_json_with_random_weights_and_standard_input(capsys, quick, con
     assert json.loads(capsys.readouterr().out)["samples"][0]["text"] is not None
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -64,6 +64,22 @@ def test_generate_json_with_random_weights_and_standard_input(capsys, quick, con
             "--logit-bias: expected",
         ),
         (["inspect", "--random-weights", "CONFIG", "--max-context", "513"], "context: expected 1 to 512, got 513"),
+        (["inspect", "--random-weights", "CONFIG", "--max-context", "0"], "context: expected 1 to 512, got 0"),
+        (["inspect", "--random-weights", "CONFIG", "--batch", "0"], "batch: expected 1 to"),
+        (["inspect", "--random-weights", "CONFIG", "--batch", "x"], "--batch: invalid int value: 'x'"),
+        ([], "required: COMMAND"),
+        (["generate", "--model", "tiny", "--prompt", "x", "--top-p", "y"], "--top-p: invalid float value: 'y'"),
+        (["generate", "--model", "tiny", "--prompt", "x", "--nothing"], "unrecognized arguments: --nothing"),
+        (["generate", "--model", "", "--prompt", "x"], "--model: expected a folder, got ''"),
+        (["generate", "--model", "tiny", "--prompt", "x", "--system", "y"], "--system: expected --chat with it"),
+        (["generate", "--model", "tiny", "--prompt", "x", "--system", ""], "--system: expected --chat with it"),
+        (["generate", "--model", "tiny", "--prompt-ids", "1", "--chat"], "--chat: expected a text by --prompt"),
+        (["generate", "--random-weights", "CONFIG", "--prompt", "x", "--chat"], "random weights have no tokenizer"),
+        (["generate", "--model", "tiny", "--prompt", "x", "--logprobs", "1"], "--logprobs: expected --json with it"),
+        (["generate", "--model", "tiny", "--prompt", "x", "--logit-bias", ""], "--logit-bias: expected ID:BIAS,..."),
+        (["generate", "--model", "tiny", "--prompt", "x", "--logit-bias", "1:2,1:3"], "expected every id once"),
+        (["generate", "--model", "tiny", "--prompt", "x", "--max-context", "0"], "max_context: expected an integer"),
+        (["generate", "--model", "tiny", "--prompt", "x", "--stop", ""], "stop: expected strings that are not empty"),
         (["inspect", "--random-weights", "nowhere.json"], "nowhere.json: No such file"),
     ],
 )
@@ -71,6 +87,58 @@ def test_mistakes_are_one_line(arguments, message, capsys, config):
     assert main([config if a == "CONFIG" else a for a in arguments]) == 2
     out, err = capsys.readouterr()
     assert message in err and err.startswith("error: ") and err.count("\n") == 1 and not out
+
+
+@pytest.mark.parametrize("flag", ["--prompt", "--prompt-ids"])
+@pytest.mark.parametrize("read", [None, b"\xff"], ids=["closed", "bytes"])
+def test_standard_input_that_is_no_text(flag, read, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None if read is None else io.TextIOWrapper(io.BytesIO(read), encoding="utf-8"))
+    assert main(["generate", "--model", "tiny", flag, "-"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {flag}: expected text on standard input") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "typed, prompt", [("a\n", "a"), ("a\r\n", "a"), ("a\n\n", "a\n"), ("a ", "a "), ("\na", "\na")]
+)
+def test_the_last_newline_of_standard_input_is_not_part_of_the_prompt(typed, prompt, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+    seen = []
+
+    def encode(llm, given):
+        seen.append(given)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("tokenspeed.llm.LLM.encode", encode)
+    assert main(["generate", "--model", "tiny", "--prompt", "-"]) == 2
+    assert seen == [prompt]
+
+
+def test_memory_that_runs_out_is_one_line(capsys, monkeypatch):
+    def full(*arguments):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes.\nmore")
+
+    monkeypatch.setattr("tokenspeed.llm.LLM.stream", full)
+    assert main(["generate", "--model", "tiny", "--prompt", "a"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: memory ran out; a smaller --max-context") and err.count("\n") == 1
+
+
+def test_help_says_the_defaults_and_version_the_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["generate", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert ended.value.code == 0
+    for default in (
+        "draw (default: 1)",
+        "most likely token (default: 1.0)",
+        "at most (default: 256)",
+        "(default: none)",
+    ):
+        assert default in text
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0 and "tokenspeed-jax" in capsys.readouterr().out
 
 
 def test_inspect(capsys, tmp_path):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import re
+import time
 
 import jax
 import numpy as np
@@ -96,7 +98,7 @@ def test_a_stream_is_the_whole_in_pieces():
     assert [i for d in deltas for i in d.token_ids] == whole.token_ids
     (again,) = llm.generate("Lily and Tom", params)
     assert again.text == whole.text == llm.tokenizer.decode(whole.token_ids)
-    assert whole.timings.ttft_s > 0 and whole.timings.decode_tokens == 49
+    assert whole.timings.ttft_s > 0 and whole.timings.decode_steps == 49
 
 
 @pytest.mark.slow
@@ -148,24 +150,125 @@ def test_the_context_bounds_the_output():
     [
         ("text", None, "expected token ids, since the folder has no tokenizer"),
         ([[]], None, "expected at least one token"),
-        ([[96]], None, "expected token ids from 0 to 95"),
+        ([[96]], None, "expected an integer from 0 to 95, got 96"),
         ([[1] * 128], None, "leave no room in a context of 128"),
+        ([1.5, 2], None, "expected an integer from 0 to 95, got 1.5"),
+        (np.array([1.0, 2.0]), None, "expected an integer from 0 to 95, got 1.0"),
+        ([[True, 2]], None, "expected an integer from 0 to 95, got True"),
+        ([1, [2]], None, "expected a text or a sequence of token ids, got 1"),
+        (b"ab", None, "expected a text, token ids, or a sequence of such, got b'ab'"),
+        ([b"ab"], None, "expected an integer from 0 to 95, got b'ab'"),
+        ({1: 2}, None, "expected a text, token ids, or a sequence of such, got {1: 2}"),
+        ({1, 2}, None, "expected a text, token ids, or a sequence of such"),
+        (None, None, "expected a text, token ids, or a sequence of such, got None"),
+        (7, None, "expected a text, token ids, or a sequence of such, got 7"),
         ([[1]], [GREEDY, GREEDY], "params: expected one, or one for each of 1 prompts, got 2"),
+        ([[1]], dict(n=1), "params: expected SamplingParams, or one for each prompt, got {'n': 1}"),
         ([[1]], SamplingParams(stop="x"), "stop: expected none, since the folder has no tokenizer"),
-        ([[1]], SamplingParams(stop_token_ids=(96,)), "96"),
+        ([[1]], SamplingParams(stop_token_ids=(96,)), "stop_token_ids: expected token ids below 96"),
+        ([[1]] * 17, [GREEDY] * 16 + [SamplingParams(logit_bias={96: 1.0})], "logit_bias: expected token ids below 96"),
     ],
 )
 def test_bad_input(prompt, params, message):
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises((ValueError, TypeError), match=re.escape(message)) as error:
         random().generate(prompt, params)
     assert "\n" not in str(error.value)
 
 
-def test_bad_options():
-    with pytest.raises(ValueError, match="max_context: expected 1 to 128"):
-        LLM.random(CONFIG, max_context=129, implementation="xla")
-    with pytest.raises(ValueError, match="dtype: expected one of"):
-        LLM.random(CONFIG, dtype="float8", implementation="xla")
+@pytest.mark.parametrize(
+    "ids, message",
+    [
+        ([[96]], "token_ids: expected an integer from 0 to 95, got 96"),
+        ([[-1]], "token_ids: expected an integer from 0 to 95, got -1"),
+        ([[1.5]], "token_ids: expected an integer from 0 to 95, got 1.5"),
+        ([[True]], "token_ids: expected an integer from 0 to 95, got True"),
+        ([1, 2], "token_ids: expected shape [B, T], T from 1 to 128, got [1, 2]"),
+        ([[1, 2], [3]], "token_ids: expected shape [B, T], T from 1 to 128, got 2 rows of [1, 2] ids"),
+        ([[]], "token_ids: expected shape [B, T], T from 1 to 128"),
+        ([], "token_ids: expected shape [B, T], T from 1 to 128"),
+        (np.zeros((1, 129), int), "token_ids: expected shape [B, T], T from 1 to 128, got 1 rows of [129] ids"),
+        ("ab", "token_ids: expected shape [B, T]"),
+    ],
+)
+def test_logits_of_what_is_no_token(ids, message):
+    with pytest.raises((ValueError, TypeError), match=re.escape(message)) as error:
+        random().logits(ids)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(max_context=129), "max_context: expected an integer from 1 to 128, the positions of the model, got 129"),
+        (dict(max_context=0), "max_context: expected an integer from 1 to 128"),
+        (dict(max_context=5.5), "max_context: expected an integer from 1 to 128, the positions of the model, got 5.5"),
+        (dict(max_context=True), "max_context: expected an integer from 1 to 128"),
+        (dict(dtype="float8"), "dtype: expected one of bfloat16, float16, float32, got 'float8'"),
+        (dict(dtype=["float32"]), "dtype: expected one of bfloat16, float16, float32"),
+        (dict(seed=1.5), "seed: expected an integer from 0 to"),
+        (dict(implementation="fast"), "implementation"),
+        (dict(prefill_backend="fast"), "prefill_backend: expected"),
+    ],
+)
+def test_bad_options(options, message, monkeypatch):
+    monkeypatch.setattr("tokenspeed.llm.random_model", lambda *_: pytest.fail("it was made before it was checked"))
+    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
+        LLM.random(CONFIG, **(dict(implementation="xla") | options))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(folder=5), "folder: expected a path, got 5"),
+        (dict(folder="tiny", progress="yes"), "progress: expected True or False, got 'yes'"),
+        (dict(folder="tiny", max_context=513), "max_context: expected an integer from 1 to 512"),
+        (dict(folder="tiny", dtype="int8"), "dtype: expected one of bfloat16, float16, float32, got 'int8'"),
+    ],
+)
+def test_a_checkpoint_is_loaded_when_the_options_are_right(options, message, monkeypatch):
+    monkeypatch.setattr("tokenspeed.weights.checkpoint.load", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
+        LLM.from_pretrained(**options)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda llm: llm.stream([1], SamplingParams(n=2)), "n: expected 1 in a stream, got 2"),
+        (
+            lambda llm: llm.stream([1], "greedy"),
+            "params: expected SamplingParams, or one for each prompt",
+        ),
+        (lambda llm: llm.stream([1.0], GREEDY), "prompts: expected an integer from 0 to 95, got 1.0"),
+        (lambda llm: llm.warm_up(0, GREEDY), "prompt_tokens: expected an integer from 1 to 127, got 0"),
+        (lambda llm: llm.warm_up(3.0, GREEDY), "prompt_tokens: expected an integer from 1 to 127, got 3.0"),
+        (lambda llm: llm.warm_up(3, None), "params: expected SamplingParams, or one for each prompt, got None"),
+    ],
+)
+def test_other_calls_say_at_once_what_is_wrong(call, message):
+    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
+        call(random())
+
+
+@pytest.mark.slow
+def test_times_are_those_of_running_and_fit_into_the_wall_clock():
+    llm = LLM(random().model, implementation="xla")
+    params, spans = dataclasses.replace(GREEDY, max_tokens=40, ignore_eos=True), []
+    for _ in range(2):
+        begun = time.perf_counter()
+        (found,) = llm.generate([[1, 2, 3]], params)
+        spans.append((found.timings, time.perf_counter() - begun))
+    assert spans[0][0].compile_s > 0 and spans[1][0].compile_s == 0
+    for timings, wall in spans:
+        assert 0 < timings.compile_s + timings.ttft_s + timings.decode_s <= wall
+        assert timings.tokens_per_s == timings.decode_steps / timings.decode_s and timings.decode_steps == 39 + 1
+    assert llm.warm_up(3, params) == 0
+
+
+@pytest.mark.slow
+def test_no_rate_without_a_second_token():
+    (found,) = random().generate([[1, 2, 3]], dataclasses.replace(GREEDY, max_tokens=1))
+    assert found.timings.decode_steps == 0 and found.timings.tokens_per_s is None
 
 
 @pytest.mark.slow
@@ -174,3 +277,8 @@ def test_logits_that_are_not_finite_fail():
     llm.model = jax.tree.map(lambda x: x * np.nan, llm.model)
     with pytest.raises(FloatingPointError, match="logits are not finite"):
         llm.generate([[1, 2]], GREEDY)
+
+
+def test_the_small_model_has_a_name():
+    llm = LLM.from_pretrained("tiny", implementation="xla", max_context=32)
+    assert llm.model.config.vocab_size == 1024 and llm.tokenizer is not None and llm.max_context == 32

@@ -94,14 +94,14 @@ def begin(
         max_tokens: int32 [B], how many tokens each may draw.
         capacity: positions that a sequence may take.
     """
-    empty = _empty(config, dtype, rows=max_tokens.shape[0], capacity=capacity)
+    empty = nothing(config=config, dtype=dtype, rows=max_tokens.shape[0], capacity=capacity)
     return Generation(**empty, max_tokens=max_tokens, sampling=sampling)
 
 
 @functools.partial(
     jax.jit, static_argnames=("config", "dtype", "rows", "capacity"), compiler_options=LAUNCHED_ONE_BY_ONE
 )
-def _empty(config, dtype, *, rows, capacity):
+def nothing(*, config: ModelConfig, dtype: Any, rows: int, capacity: int) -> dict[str, Any]:
     """All that `begin` makes, by one call: a call for each layer's caches takes the host milliseconds."""
     c = config
     return dict(

@@ -2,14 +2,14 @@
 
 import dataclasses
 import math
-import operator
 from collections.abc import Iterable, Mapping, Sequence
+
+from tokenspeed.arguments import MAX_INT, boolean, integer, integers, is_sequence, number, shown
 
 MAX_LOGPROBS = 20
 MAX_STOPS = 16
 MAX_SAMPLES = 128
 MAX_BIAS = 100.0
-MAX_INT = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,13 +70,13 @@ class SamplingParams:
             ("top_k", -1, MAX_INT),
             ("min_tokens", 0, MAX_INT),
         ):
-            set_(name, _integer(name, getattr(self, name), low, high))
+            set_(name, integer(name, getattr(self, name), low, high))
         for name, low, high in (
             ("max_tokens", 1, MAX_INT),
             ("seed", 0, 2**64 - 1),
             ("logprobs", 0, MAX_LOGPROBS),
         ):
-            set_(name, _integer(name, getattr(self, name), low, high, optional=True))
+            set_(name, _optional(name, getattr(self, name), low, high))
         for name, low, high in (
             ("temperature", 0, math.inf),
             ("top_p", 0, 1),
@@ -85,10 +85,9 @@ class SamplingParams:
             ("frequency_penalty", -2, 2),
             ("repetition_penalty", 0.01, 100),
         ):
-            set_(name, _number(name, getattr(self, name), low, high, above=name == "top_p"))
+            set_(name, number(name, getattr(self, name), low, high, above=name == "top_p"))
         for name in ("ignore_eos", "skip_special_tokens", "include_stop_str_in_output"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name}: expected True or False, got {getattr(self, name)!r}")
+            boolean(name, getattr(self, name))
         set_("top_k", max(self.top_k, 0))
         set_("stop", _stops(self.stop))
         set_("stop_token_ids", _ids("stop_token_ids", () if self.stop_token_ids is None else self.stop_token_ids))
@@ -125,57 +124,30 @@ class SamplingParams:
                 raise ValueError(f"{name}: expected token ids below {vocab_size}, the vocabulary's size, got {worst}")
 
 
-def _integer(name: str, value, low: int, high: int, optional: bool = False) -> int | None:
-    if value is None and optional:
-        return None
-    wanted = f"an integer from {low} to {high}{' or None' if optional else ''}"
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        integer = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}: expected {wanted}, got {value!r}") from None
-    if not low <= integer <= high:
-        raise ValueError(f"{name}: expected {wanted}, got {integer}")
-    return integer
-
-
-def _number(name: str, value, low: float, high: float, above: bool = False) -> float:
-    allowed = f"{low} or more" if high == math.inf else f"from {low} to {high}"
-    if above:
-        allowed = f"above {low} and at most {high}"
-    try:
-        if isinstance(value, bool | str | bytes):
-            raise TypeError
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name}: expected a number {allowed}, got {value!r}") from None
-    except OverflowError:
-        raise ValueError(f"{name}: expected a number {allowed}, got an integer too large for a float") from None
-    # NaN fails every comparison, so what is asked is whether the number is inside.
-    if not (low <= number <= high and math.isfinite(number)) or (above and number == low):
-        raise ValueError(f"{name}: expected a number {allowed}, got {value}")
-    return number
+def _optional(name: str, value, low: int, high: int) -> int | None:
+    return None if value is None else integer(name, value, low, high, of=" or None")
 
 
 def _ids(name: str, values) -> tuple[int, ...]:
-    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
-        raise TypeError(f"{name}: expected a sequence of token ids or None, got {values!r}")
-    return tuple(_integer(name, value, 0, MAX_INT) for value in values)
+    if isinstance(values, set | frozenset):
+        values = list(values)  # their order does not matter
+    if not is_sequence(values):
+        raise TypeError(f"{name}: expected a sequence of token ids or None, got {shown(values)}")
+    return tuple(integers(name, values, 0, MAX_INT))
 
 
 def _stops(stop) -> tuple[str, ...]:
     if stop is None:
         return ()
     stops = (stop,) if isinstance(stop, str) else stop
-    if not isinstance(stops, Iterable) or isinstance(stops, bytes | Mapping):
-        raise TypeError(f"stop: expected a string, a sequence of strings or None, got {stop!r}")
+    if not isinstance(stops, Iterable) or isinstance(stops, bytes | bytearray | Mapping):
+        raise TypeError(f"stop: expected a string, a sequence of strings or None, got {shown(stop)}")
     stops = tuple(stops)
     if len(stops) > MAX_STOPS:
         raise ValueError(f"stop: expected at most {MAX_STOPS} strings, got {len(stops)}")
     for string in stops:
         if not isinstance(string, str):
-            raise TypeError(f"stop: expected a string, a sequence of strings or None, got {string!r} in it")
+            raise TypeError(f"stop: expected a string, a sequence of strings or None, got {shown(string)} in it")
         if not string:
             raise ValueError("stop: expected strings that are not empty, got ''")
     return stops
@@ -185,8 +157,8 @@ def _bias(bias) -> dict[int, float] | None:
     if bias is None:
         return None
     if not isinstance(bias, Mapping):
-        raise TypeError(f"logit_bias: expected a mapping from token id to a number or None, got {bias!r}")
+        raise TypeError(f"logit_bias: expected a mapping from token id to a number or None, got {shown(bias)}")
     return {
-        _integer("logit_bias", token, 0, MAX_INT): _number("logit_bias", value, -MAX_BIAS, MAX_BIAS)
+        integer("logit_bias", token, 0, MAX_INT): number("logit_bias", value, -MAX_BIAS, MAX_BIAS)
         for token, value in bias.items()
     } or None

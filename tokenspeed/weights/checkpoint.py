@@ -183,8 +183,14 @@ def load(
     return model
 
 
+def _joined(parts: list[jax.Array], dtype: Any, join: Callable[..., jax.Array]) -> jax.Array:
+    if join is _same and parts[0].dtype == dtype:
+        return parts[0]  # a program would copy it
+    return _cast_and_joined(parts, dtype, join)
+
+
 @functools.partial(jax.jit, static_argnames=("dtype", "join"))
-def _joined(parts, dtype, join):
+def _cast_and_joined(parts, dtype, join):
     return join(*(part.astype(dtype) for part in parts))
 
 

@@ -57,16 +57,19 @@ def events(monkeypatch):
     """The steps of every call that is dispatched and, of every time that the host looks at tokens, 'look'."""
     seen, advance, get = [], generation.advance, jax.device_get
 
-    def dispatched(*arguments, steps, **static):
-        seen.append(steps)
-        return advance(*arguments, steps=steps, **static)
+    class Dispatched:
+        lower = advance.lower
+
+        def __call__(self, *arguments, steps, **static):
+            seen.append(steps)
+            return advance(*arguments, steps=steps, **static)
 
     def looking(tree):
         if isinstance(tree, Drawn):
             seen.append("look")
         return get(tree)
 
-    monkeypatch.setattr(generation, "advance", dispatched)
+    monkeypatch.setattr(generation, "advance", Dispatched())
     monkeypatch.setattr(jax, "device_get", looking)
     return seen
 
@@ -94,20 +97,21 @@ def test_a_stop_string_in_the_first_middle_and_last_token_of_a_call(at, include,
     "max_tokens, expected",
     [
         (1, ["look"]),
-        (2, [1, "look", "look"]),
-        (STEPS, [STEPS, "look", "look"]),
-        (STEPS + 1, [STEPS, "look", "look"]),
-        (STEPS + 2, [STEPS, "look", 1, "look", "look"]),
-        (2 * STEPS + 1, [STEPS, "look", STEPS, "look", "look"]),
-        (2 * STEPS + 4, [STEPS, "look", STEPS, "look", 4, "look", "look"]),
+        (2, ["look", 1, "look"]),
+        (STEPS, ["look", STEPS, "look"]),
+        (STEPS + 1, ["look", STEPS, "look"]),
+        (STEPS + 2, ["look", STEPS, 1, "look", "look"]),
+        (2 * STEPS + 1, ["look", STEPS, STEPS, "look", "look"]),
+        (2 * STEPS + 4, ["look", STEPS, STEPS, "look", 4, "look", "look"]),
     ],
 )
-def test_a_call_is_dispatched_before_the_host_looks_and_none_behind_max_tokens(max_tokens, expected, events):
+def test_behind_the_first_token_the_device_is_a_call_ahead_and_stops_at_max_tokens(max_tokens, expected, events):
     ids = free(PROMPT)[0].token_ids
     events.clear()
     (found,) = tiny().generate(PROMPT, dataclasses.replace(GREEDY, max_tokens=max_tokens))
     assert found.token_ids == ids[:max_tokens] and found.finish_reason == "length"
-    assert found.timings.decode_tokens == max_tokens - 1
+    assert found.timings.decode_steps == sum(event for event in expected if event != "look")
+    assert found.timings.decode_steps >= max_tokens - 1
     assert found.timings.ttft_s > 0 and (found.timings.decode_s > 0) == (max_tokens > 1)
     assert events == expected
 
@@ -133,7 +137,7 @@ def test_rows_that_end_in_different_calls(events):
     for i in (3, 4):
         assert found[i].token_ids == ids[i][: params[i].max_tokens] and found[i].finish_reason == "length"
     assert [completion.finish_reason for completion in found[:3]] == ["stop"] * 3
-    assert events == [16, "look", 16, "look", 16, "look", 1, "look", "look"]
+    assert events == ["look", 16, 16, "look", 16, "look", 1, "look", "look"]
     ends = [completion.timings.ttft_s + completion.timings.decode_s for completion in found]
     assert ends[0] < ends[1] == ends[2] < ends[4] and ends[3] == ends[0], "the time is that of a row's own last token"
 

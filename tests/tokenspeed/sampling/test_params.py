@@ -107,7 +107,11 @@ BAD = [
     ("seed", -1, ValueError, INTEGERS["seed"]),
     ("logprobs", -1, ValueError, INTEGERS["logprobs"]),
     ("logprobs", 21, ValueError, INTEGERS["logprobs"]),
-    *((name, value, TypeError, wanted) for name, wanted in NUMBERS.items() for value in (True, None, "1", [1.0])),
+    *(
+        (name, value, TypeError, wanted)
+        for name, wanted in NUMBERS.items()
+        for value in (True, np.True_, None, "1", [1.0], np.ones(1))
+    ),
     *(
         (name, value, ValueError, wanted)
         for name, wanted in NUMBERS.items()
@@ -142,6 +146,8 @@ BAD = [
             (name, "12", TypeError, "a sequence of token ids or None"),
             (name, 3, TypeError, "a sequence of token ids or None"),
             (name, {3: 1}, TypeError, "a sequence of token ids or None"),
+            (name, bytearray(b"ab"), TypeError, "a sequence of token ids or None"),
+            (name, np.int32(3), TypeError, "a sequence of token ids or None"),
         )
     ),
     ("allowed_token_ids", [], ValueError, "at least one token id"),

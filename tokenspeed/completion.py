@@ -1,0 +1,82 @@
+"""What generation gives back: completions, their pieces as they come, and where the time went."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenLogprob:
+    """How likely one drawn token was.
+
+    Attributes:
+        token_id: of the token. logprob: its natural log-probability. rank: its place among all, from 1.
+        top: the log-probabilities of the most likely ids, best first.
+    """
+
+    token_id: int
+    logprob: float
+    rank: int
+    top: dict[int, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Timings:
+    """Where the time of a completion went; its three spans do not overlap.
+
+    Attributes:
+        compile_s: seconds in which programs were compiled, or read from jax's cache of them, during the call.
+        ttft_s: seconds from the call to the first token, the prefill of its whole batch and the turns of batches
+            before it included.
+        decode_s: seconds from there until the host had the sequence's last token.
+        decode_steps: steps of decode that ran in `decode_s`, and in nothing else: of the first token there is none. A
+            step is one token of the sequence, but for the last few: steps come several at a time, and those behind its
+            end are counted too, as they took their time.
+    """
+
+    compile_s: float
+    ttft_s: float
+    decode_s: float
+    decode_steps: int
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """The rate of this sequence after its first token: its steps by their time; None where it had none."""
+        return self.decode_steps / self.decode_s if self.decode_steps else None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Completion:
+    """What was generated for a prompt.
+
+    Attributes:
+        text: without the prompt; None where the folder has no tokenizer.
+        token_ids: as drawn, the id that ended the sequence left out.
+        finish_reason: 'stop' (an id or a string that ends it) or 'length'.
+        stop_reason: the stop string or the id, where that is not one of the model's own.
+        logprobs: of each token, where asked for.
+        prompt_token_ids: the prompt.
+        timings: where the time went.
+        samples: all n samples, this one first, where n > 1; else just this one.
+    """
+
+    text: str | None
+    token_ids: list[int]
+    finish_reason: str
+    stop_reason: str | int | None
+    logprobs: list[TokenLogprob] | None
+    prompt_token_ids: list[int]
+    timings: Timings
+    samples: list["Completion"] = dataclasses.field(default_factory=list, repr=False)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Delta:
+    """The next piece of a stream.
+
+    Attributes:
+        text: new text, or None where the folder has no tokenizer. token_ids: new ids.
+        completion: all of it, in the last piece; else None.
+    """
+
+    text: str | None
+    token_ids: list[int]
+    completion: Completion | None = None

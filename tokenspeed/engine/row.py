@@ -1,0 +1,124 @@
+"""A row of a batch as the host sees it: its tokens, its text, why it ended and when."""
+
+import dataclasses
+
+from tokenspeed.completion import Completion, Timings, TokenLogprob
+from tokenspeed.engine.generation import Drawn
+from tokenspeed.models.config import ModelConfig
+from tokenspeed.sampling.params import SamplingParams
+from tokenspeed.sampling.sample import LENGTH, RUNNING
+from tokenspeed.text.stream import TextStream
+from tokenspeed.text.tokenizer import Tokenizer
+
+
+class Row:
+    """One sample of one prompt, on the host.
+
+    Args:
+        number: of its prompt. prompt: token ids. params: how its tokens are drawn.
+        sample: which of the prompt's n. seed: of the request, where `params` has none.
+        tokenizer: or None. max_context: positions of a sequence. config: of the model.
+
+    Raises:
+        ValueError: the params cannot be run with this model; the message names the field.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        prompt: list[int],
+        params: SamplingParams,
+        sample: int,
+        seed: int,
+        *,
+        tokenizer: Tokenizer | None,
+        max_context: int,
+        config: ModelConfig,
+    ):
+        params.validate_for(config.vocab_size)
+        room = max_context - len(prompt)
+        self.number, self.prompt, self.params, self.sample, self.seed = number, prompt, params, sample, seed
+        self.max_tokens = room if params.max_tokens is None else min(room, params.max_tokens)
+        self.ids: list[int] = []
+        self.logprobs: list[TokenLogprob] | None = None if params.logprobs is None else []
+        self.reason: str | None = None
+        self.stop_reason: str | int | None = None
+        self.text = ""
+        self.first_s: float | None = None
+        self.last_s = self.compile_s = 0.0
+        self.decode_steps = 0
+        self.told = 0, 0
+        self.eos_ids = set() if params.ignore_eos else set(config.eos_ids)
+        if params.stop and tokenizer is None:
+            raise ValueError("stop: expected none, since the folder has no tokenizer (stop_token_ids work)")
+        self.stream = None
+        if tokenizer is not None:
+            self.stream = TextStream(
+                tokenizer,
+                params.stop,
+                include_in_output=params.include_stop_str_in_output,
+                skip_special_tokens=params.skip_special_tokens,
+            )
+
+    def take(self, drawn: Drawn, row: int, now: float) -> None:
+        """Takes the tokens of a few steps, which arrived `now`."""
+        ids = [int(i) for i in drawn.tokens[:, row] if i >= 0]
+        reason = int(drawn.reason[row])
+        ends = reason not in (RUNNING, LENGTH)
+        kept = ids[:-1] if ends else ids
+        if ends and ids[-1] not in self.eos_ids:
+            self.stop_reason = ids[-1]
+        stopped_by = None
+        if self.stream is not None:
+            delta = self.stream.add(kept)
+            self.text, kept, stopped_by = self.text + delta.text, kept[: delta.tokens_used], delta.stopped_by
+            if reason != RUNNING and stopped_by is None:
+                delta = self.stream.finish()
+                self.text, stopped_by = self.text + delta.text, delta.stopped_by
+        if self.logprobs is not None:
+            self.logprobs += [self._logprob(drawn, step, row) for step in range(len(kept))]
+        if self.first_s is None:
+            self.first_s = now
+        else:
+            self.decode_steps += len(drawn.tokens)
+        self.last_s = now
+        self.ids += kept
+        if stopped_by is not None:
+            self.reason, self.stop_reason = "stop", stopped_by
+        elif reason != RUNNING:
+            self.reason = "length" if reason == LENGTH else "stop"
+
+    def _logprob(self, drawn, step, row) -> TokenLogprob:
+        found, count = drawn.logprobs, self.params.logprobs
+        top = zip(found.top_ids[step, row, :count].tolist(), found.top[step, row, :count].tolist(), strict=True)
+        return TokenLogprob(
+            token_id=int(drawn.tokens[step, row]),
+            logprob=float(found.sampled[step, row]),
+            rank=int(found.rank[step, row]),
+            top=dict(top),
+        )
+
+    def news(self) -> tuple[str | None, list[int]]:
+        """What has come since the last call."""
+        text, ids = self.told
+        self.told = len(self.text), len(self.ids)
+        return (None if self.stream is None else self.text[text:]), self.ids[ids:]
+
+    def completion(self) -> Completion:
+        assert self.reason is not None and self.first_s is not None
+        timings = Timings(
+            compile_s=self.compile_s,
+            ttft_s=self.first_s,
+            decode_s=self.last_s - self.first_s,
+            decode_steps=self.decode_steps,
+        )
+        whole = Completion(
+            text=None if self.stream is None else self.text,
+            token_ids=self.ids,
+            finish_reason=self.reason,
+            stop_reason=self.stop_reason,
+            logprobs=self.logprobs,
+            prompt_token_ids=self.prompt,
+            timings=timings,
+        )
+        return dataclasses.replace(whole, samples=[whole])
