@@ -1,6 +1,5 @@
 """attention."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
