@@ -63,7 +63,11 @@ def parser() -> argparse.ArgumentParser:
     common = _Parser(add_help=False)
     common.add_argument("--model", metavar="DIR", help="a checkpoint folder in the Hugging Face layout ('tiny': ours)")
     common.add_argument("--random-weights", metavar="CONFIG.json", help="no checkpoint: random weights of that config")
-    common.add_argument("--dtype", choices=DTYPES, help="of weights and activations (default: the checkpoint's)")
+    common.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="of weights and activations (default: the checkpoint's; to generate on a CPU, float32)",
+    )
     common.add_argument(
         "--max-context", type=int, metavar="N", help="positions of a sequence (default: the model's limit)"
     )
@@ -248,6 +252,9 @@ def _generate(arguments) -> None:
         print(json.dumps(dict(samples=samples, prompt_token_ids=whole.prompt_token_ids, figures=found)))
     else:
         print(said(found), file=sys.stderr)
+        if arguments.dtype is None and llm.model.dtype != config.dtype:
+            note = f"the checkpoint's {config.dtype} takes half the memory and longer, with --dtype={config.dtype}"
+            print(f"Weights are held in {llm.model.dtype} on this CPU: {note}.", file=sys.stderr)
 
 
 def _plain(completion) -> dict:

@@ -29,6 +29,7 @@ from tokenspeed.sampling.sample import RUNNING
 from tokenspeed.sampling.state import SamplingState, make_plan, make_state
 from tokenspeed.text.tokenizer import Tokenizer
 from tokenspeed.weights import checkpoint
+from tokenspeed.weights.default_dtype import default_dtype
 from tokenspeed.weights.random import random_model
 from tokenspeed.weights.tiny import folder_of
 
@@ -101,7 +102,8 @@ class LLM:
 
         Args:
             folder: in the Hugging Face layout; 'tiny' is the one that ships with the project.
-            dtype: 'bfloat16', 'float16' or 'float32'; the checkpoint's if None.
+            dtype: 'bfloat16', 'float16' or 'float32'; None for the checkpoint's, or on a CPU for float32, which is
+                faster there, if there is memory for it.
             max_context, implementation, prefill_backend: as in `LLM`.
             progress: show a bar on standard error.
 
@@ -114,7 +116,8 @@ class LLM:
         boolean("progress", progress)
         path = folder_of(folder)
         config = hf_config.from_folder(path)
-        dtype = config.dtype if dtype is None else one_of("dtype", dtype, DTYPES)
+        implementation = resolve_implementation(implementation)
+        dtype = default_dtype(config, implementation) if dtype is None else one_of("dtype", dtype, DTYPES)
         options = _options(config, dtype, max_context, implementation, prefill_backend)  # before the weights
         tokenizer = Tokenizer.from_folder(path)
         return cls(checkpoint.load(path, config, dtype=dtype, progress=progress), tokenizer, **options)
@@ -139,7 +142,8 @@ class LLM:
         Raises:
             ValueError, TypeError: as `from_pretrained`.
         """
-        dtype = config.dtype if dtype is None else one_of("dtype", dtype, DTYPES)
+        implementation = resolve_implementation(implementation)
+        dtype = default_dtype(config, implementation) if dtype is None else one_of("dtype", dtype, DTYPES)
         options = _options(config, dtype, max_context, implementation, prefill_backend)
         return cls(random_model(config, dtype, integer("seed", seed, 0, 2**32 - 1)), **options)
 
