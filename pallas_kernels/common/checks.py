@@ -45,9 +45,11 @@ def shape(name: str, value: Any, expected: tuple, hint: str = "") -> None:
     """Raises unless `value` is an array of the expected shape; a string in `expected` stands for any size but 0."""
     array(name, value)
     got = tuple(value.shape)
-    if len(got) != len(expected) or any(e != g if isinstance(e, int) else g < 1 for e, g in zip(expected, got)):
-        wanted = ", ".join(str(e) for e in expected)
+    wanted = ", ".join(str(e) for e in expected)
+    if len(got) != len(expected) or any(isinstance(e, int) and e != g for e, g in zip(expected, got)):
         raise ValueError(f"{name}: expected shape [{wanted}]{hint}, got {list(got)}")
+    if 0 in got:
+        raise ValueError(f"{name}: expected shape [{wanted}]{hint} with nothing 0, got {list(got)}")
 
 
 def last_axis(name: str, value: Any, axis: str) -> None:
