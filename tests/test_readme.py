@@ -52,7 +52,7 @@ def test_the_commands_run(command, capsys):
 
 @pytest.mark.slow
 def test_the_answer_shown_is_the_answer(capsys):
-    (line,) = re.findall(r"^python -m tokenspeed (.*--chat)  # (An owl .*)$", README, re.MULTILINE)
+    (line,) = re.findall(r"^python -m tokenspeed (.*--chat --temperature 0)  # (An owl .*)$", README, re.MULTILINE)
     assert cli.main(shlex.split(line[0])) == 0
     assert capsys.readouterr().out.strip() == line[1]
 
