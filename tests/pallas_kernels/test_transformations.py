@@ -97,6 +97,7 @@ class TestShardMap:
         f = sharded(lambda x, norm, weight: run(x=x, norm=norm, weight=weight), (P(), P(), P("x")), P(None, "x"))
         close(f(arrays["x"], arrays["norm"], arrays["weight"]), call("xla"))
 
+    @pytest.mark.slow
     def test_head_logits(self, implementation):
         call = CALLS["head_logits"]
         arrays, run = call.arrays, call.bind(implementation)

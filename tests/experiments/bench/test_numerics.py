@@ -77,6 +77,7 @@ def test_a_cache_that_is_not_written_is_wrong():
     assert "wrong" in oracle.judge((q, state["cache"]), state, streamed).reason
 
 
+@pytest.mark.slow
 def test_a_token_of_another_row_is_wrong():
     oracle, state, streamed, (tokens, values) = drawn("head")
     assert tokens[0] != tokens[1]

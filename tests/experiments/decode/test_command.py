@@ -173,6 +173,7 @@ def test_an_interruption_loses_nothing(run, time_is, capsys):
     assert "Interrupted" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_gpu_that_stops_answering_ends_the_run(run, steady, monkeypatch, capsys):
     def lost():
         raise DeviceLost("RuntimeError: an illegal address")

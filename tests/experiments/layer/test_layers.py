@@ -92,6 +92,7 @@ def test_what_a_time_means(several, device, monkeypatch):
     assert plain["tiles"] is plain["launches"] is plain["beyond_bytes_us_per_launch"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [layer, choose_tiles], ids=["layer", "choose_tiles"])
 def test_a_model_leaves_before_the_next_is_made(command, device, make_record, monkeypatch, tmp_path):
     alive, seen = weakref.WeakSet(), []

@@ -103,6 +103,7 @@ def test_interruption_loses_nothing_and_a_second_start_resumes(when, kept, make_
     assert "Every tile has its record already." in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_half_written_record_is_measured_again(make_options, make_machine, device):
     options = make_options()
     swept(options, make_machine(), device)

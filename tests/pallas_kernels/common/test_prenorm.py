@@ -110,6 +110,7 @@ def test_float32_rows_are_rounded_once(implementation):
     assert same.mean() > 0.99  # float32 errors turn a rounding here and there
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", ["qkv", "gate_up", "head", "head_logits"])
 def test_vectors_need_no_launch_for_it(op):
     call = of_op(op, 3, draw=inputs.Shapes())

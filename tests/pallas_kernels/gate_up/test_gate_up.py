@@ -6,7 +6,6 @@ from pallas_kernels.common.arithmetic import ACTIVATIONS
 from pallas_kernels.common.stream_tiles import Tiles
 from tests.pallas_kernels import covering, inputs
 from tests.pallas_kernels.compare import assert_right, assert_same_bits
-from tests.pallas_kernels.marks import slow
 from tests.pallas_kernels.ragged import STREAM, stream_tiles
 
 CASES = covering.all_pairs(**STREAM, width=(45, 150), features=(21, 67), bias=(False, True), activation=ACTIVATIONS)
@@ -18,7 +17,8 @@ def test_ragged(seed, case):
     assert_right(inputs.gate_up(inputs.Values(seed), **options), tiles)
 
 
-@pytest.mark.parametrize("mma", [slow(False), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("mma", [False, True])
 def test_sizes_that_tiles_divide(mma):
     call = inputs.gate_up(inputs.Values(0), rows=5, width=64, features=32)
     assert_right(call, Tiles(block_n=16, block_k=32, mma=mma))

@@ -9,7 +9,6 @@ import pallas_kernels as pk
 from pallas_kernels.common.stream_tiles import Tiles
 from tests.pallas_kernels import covering, inputs
 from tests.pallas_kernels.compare import assert_right, assert_same_bits
-from tests.pallas_kernels.marks import slow
 from tests.pallas_kernels.ragged import STREAM, stream_tiles
 
 CASES = covering.all_pairs(
@@ -30,7 +29,8 @@ def test_ragged(seed, case):
     assert_right(inputs.projection(inputs.Values(seed), **options), tiles)
 
 
-@pytest.mark.parametrize("mma", [slow(False), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("mma", [False, True])
 def test_sizes_that_tiles_divide(mma):
     call = inputs.projection(inputs.Values(0), rows=16, outputs=32, inputs=64)
     assert_right(call, Tiles(block_n=16, block_k=32, mma=mma))

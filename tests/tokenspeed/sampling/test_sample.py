@@ -395,6 +395,7 @@ def test_chunks_change_nothing():
     assert (generate(CHUNKED, [12]) == generate(CHUNKED, [1] * 12)).all()
 
 
+@pytest.mark.slow
 def test_a_resumed_row_goes_on_as_it_would_have():
     whole = generate(CHUNKED, [1] * 12)
     state = state_of(CHUNKED, vocab_size=40, eos_ids=(), outputs=whole[:, :5])

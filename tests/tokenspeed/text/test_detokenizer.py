@@ -330,6 +330,7 @@ def test_bad_stop_strings(stops):
         StopStrings(stops)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["byte-level", "llama", "metaspace", "words", "wordpiece"])
 @pytest.mark.parametrize("include", [False, True])
 def test_a_stream_is_the_whole_up_to_the_stop(name, include):

@@ -22,6 +22,7 @@ def hasty():
     return Renderer(cpu_seconds=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "template, limit",
     [

@@ -161,6 +161,7 @@ def test_dtypes_that_are_no_weights(folder, stored):
     refused(folder, f"of another dtype than F32, BF16, F16, F64: {NORM} {stored} in model.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stored", [np.float64, np.float16, ml_dtypes.bfloat16])
 def test_dtypes_that_are_weights(model, folder, stored):
     tensors = {name: tensor.astype(stored) for name, tensor in load_file(folder / "model.safetensors").items()}
@@ -183,6 +184,7 @@ def test_a_config_of_another_size_names_some_tensors(folder):
     refused(folder, "missing: model.layers.10.", "and 6358 more")
 
 
+@pytest.mark.slow
 def test_the_host_holds_one_parameter_at_a_time(folder, monkeypatch):
     """So that its peak is far below twice a shard, whatever the size of the model."""
     alive, peak, read = [0], [0], Stored.read
