@@ -23,20 +23,27 @@ GENERATE = [
 ]
 
 
-def python(*arguments, **environment):
-    """A process that Control-C reaches, even where the tests run in the background and ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        return subprocess.Popen(
+@pytest.fixture
+def python():
+    """Starts processes, none of which outlives the test."""
+    started = []
+
+    def start(*arguments, **environment):
+        process = subprocess.Popen(
             [sys.executable, *arguments],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env=os.environ | environment,
         )  # fmt: skip
-    finally:
-        signal.signal(signal.SIGINT, before)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
 
 
-def test_an_interrupt_ends_a_process_that_does_not_come_back_to_python():
+def test_an_interrupt_ends_a_process_that_does_not_come_back_to_python(python):
     code = "import threading; from tokenspeed import process; process.end_at_interrupt(); print('on', flush=True); "
     running = python("-c", code + "threading.Lock().acquire(); lock = threading.Lock(); lock.acquire(); lock.acquire()")
     assert running.stdout.readline() == "on\n"
@@ -46,7 +53,7 @@ def test_an_interrupt_ends_a_process_that_does_not_come_back_to_python():
 
 
 @pytest.mark.slow
-def test_an_interrupt_keeps_what_was_said(tmp_path):
+def test_an_interrupt_keeps_what_was_said(python, tmp_path):
     running = python(*GENERATE, XDG_CACHE_HOME=str(tmp_path))
     said = running.stdout.read(1)
     running.send_signal(signal.SIGINT)
@@ -55,7 +62,7 @@ def test_an_interrupt_keeps_what_was_said(tmp_path):
 
 
 @pytest.mark.slow
-def test_programs_are_kept_and_a_reader_that_leaves_is_no_error(tmp_path):
+def test_programs_are_kept_and_a_reader_that_leaves_is_no_error(python, tmp_path):
     running = python(*GENERATE, XDG_CACHE_HOME=str(tmp_path), PYTHONUNBUFFERED="1")
     assert running.stdout.read(1)
     running.stdout.close()

@@ -43,9 +43,12 @@ def test_control_c_before_a_command_has_begun_says_nothing():
     process = subprocess.Popen(
         [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    assert process.stdout is not None and process.stdout.readline() == "importing\n"
-    process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=60) == ("", "") and process.returncode == 130
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60) == ("", "") and process.returncode == 130
+    finally:
+        process.kill()  # it would never end
 
 
 def test_an_interruption_is_a_status_and_says_what_is_kept(capsys):
