@@ -38,9 +38,9 @@ def python():
         return process
 
     yield start
-    for process in started:
-        process.kill()
-        process.wait()
+    for one in started:
+        one.kill()
+        one.wait()
 
 
 def test_an_interrupt_ends_a_process_that_does_not_come_back_to_python(python):
