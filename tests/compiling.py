@@ -12,8 +12,10 @@ def unoptimised():
     option = "jax_disable_most_optimizations"
     before = jax.config.read(option)
     jax.config.update(option, True)
-    yield
-    jax.config.update(option, before)
+    try:
+        yield
+    finally:
+        jax.config.update(option, before)
 
 
 @pytest.fixture(scope="package", autouse=True)
