@@ -5,13 +5,9 @@ import numbers
 import operator
 from collections.abc import Iterable, Mapping
 
+from tokenspeed.messages import shown
+
 MAX_INT = 2**31 - 1
-
-
-def shown(value) -> str:
-    """A value as a message shows it: in one line, and not all of a long one."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def integer(name: str, value, low: int, high: int, *, of: str = "") -> int:

@@ -13,8 +13,9 @@ import jax
 
 from pallas_kernels import DTYPES, IMPLEMENTATIONS
 from tokenspeed import inspection
-from tokenspeed.arguments import shown
+from tokenspeed.exit_status import INTERRUPTED, UNREAD
 from tokenspeed.figures import figures, said
+from tokenspeed.messages import one_line, shown
 from tokenspeed.models import hf_config, memory
 from tokenspeed.models.config import ConfigError, ModelConfig
 from tokenspeed.sampling.params import SamplingParams
@@ -39,8 +40,6 @@ SAMPLING = {
 }
 """Fields of SamplingParams that are flags as they are: their type, and what help says."""
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(SamplingParams)} | dict(max_tokens=MAX_TOKENS)
-BROKEN_PIPE = 128 + 13
-"""What a shell calls the end by SIGPIPE."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -107,17 +106,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return 0
     except BrokenPipeError:
-        return BROKEN_PIPE
+        return UNREAD
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
-        message = " ".join(str(error).split())
+        message = one_line(error)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        message = " ".join(str(error).split())
+        message = one_line(error)
         if not isinstance(error, MemoryError):
             if "RESOURCE_EXHAUSTED" not in message:
                 raise
             message = f"memory ran out; a smaller --max-context, --max-tokens or --n takes less ({message[:120]})"
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     print(f"error: {message}", file=sys.stderr)
     return 2
 

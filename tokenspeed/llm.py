@@ -13,12 +13,13 @@ import numpy as np
 from jax.experimental.pallas import next_power_of_2
 
 from pallas_kernels import DTYPES, resolve_implementation
-from tokenspeed.arguments import boolean, integer, integers, is_sequence, one_of, shown
+from tokenspeed.arguments import boolean, integer, integers, is_sequence, one_of
 from tokenspeed.completion import Completion, Delta
 from tokenspeed.engine import generation
 from tokenspeed.engine.compiling import Clock, Programs
 from tokenspeed.engine.generation import BROKEN, Drawn, Generation, Weights
 from tokenspeed.engine.row import Row
+from tokenspeed.messages import shown
 from tokenspeed.models import hf_config
 from tokenspeed.models.config import ModelConfig
 from tokenspeed.models.decoder import Llama

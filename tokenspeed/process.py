@@ -8,7 +8,8 @@ import threading
 import traceback
 from typing import NoReturn
 
-INTERRUPTED = 128 + signal.SIGINT
+from tokenspeed.exit_status import INTERRUPTED
+
 CACHE_BYTES = 2**31
 """Of compiled programs, at most; those that were not used for the longest time go first."""
 

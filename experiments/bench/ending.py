@@ -7,10 +7,9 @@ import sys
 from collections.abc import Callable
 
 import experiments
+from tokenspeed.exit_status import INTERRUPTED, UNREAD
 
 FAILED = 1
-INTERRUPTED, UNREAD = 128 + signal.SIGINT, 128 + signal.SIGPIPE
-"""What a shell says of a program that such a signal ends."""
 
 
 def ended(run: Callable[[], int]) -> int:

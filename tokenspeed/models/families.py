@@ -3,8 +3,9 @@
 import dataclasses
 from collections.abc import Callable
 
+from tokenspeed.messages import shown
 from tokenspeed.models.config import LayerConfig
-from tokenspeed.models.fields import Fields, shown
+from tokenspeed.models.fields import Fields
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 """The kinds of layers in `layer_types`."""

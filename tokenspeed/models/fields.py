@@ -1,28 +1,18 @@
 """Typed reading of a JSON object, which remembers what was asked for; every error names its field in one line."""
 
 import json
-import reprlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tokenspeed.messages import listed, shown
 from tokenspeed.models.config import ConfigError
 
 LARGEST_FILE = 64 << 20
 """Bytes of a JSON or text file; those of published checkpoints stay below."""
 LARGEST_INTEGER = 2**31 - 1
 """Of sizes, positions and token ids, which are int32 on the device."""
-
-shown = reprlib.Repr(maxlevel=3, maxstring=80, maxother=80, maxlong=40).repr
-"""A value for an error message: one line, and short whatever the value is."""
-
-
-def listed(names: Iterable[str], most: int = 10) -> str:
-    """Names for an error message, the first `most` of them; those that would break the line as literals."""
-    names = sorted(names)
-    texts = [name if name.isprintable() and len(name) <= 200 else shown(name) for name in names[:most]]
-    return ", ".join(texts) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def read_text(path: Path, error: type[ValueError] = ConfigError) -> str:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from pallas_kernels import DTYPES
+from tokenspeed.messages import listed, shown
 from tokenspeed.models.config import ConfigError, ModelConfig, Rope
 from tokenspeed.models.families import FAMILIES, Family
-from tokenspeed.models.fields import Fields, listed, read_json, shown
+from tokenspeed.models.fields import Fields, read_json
 
 ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
 """Names of `hidden_act`, and the kernels' names."""

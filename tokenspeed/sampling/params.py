@@ -4,7 +4,8 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from tokenspeed.arguments import MAX_INT, boolean, integer, integers, is_sequence, number, shown
+from tokenspeed.arguments import MAX_INT, boolean, integer, integers, is_sequence, number
+from tokenspeed.messages import shown
 
 MAX_LOGPROBS = 20
 MAX_STOPS = 16

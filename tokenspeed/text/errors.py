@@ -3,14 +3,11 @@
 import contextlib
 from collections.abc import Iterator
 
+from tokenspeed.messages import one_line
+
 
 class TokenizerError(ValueError):
     """A tokenizer file, text, id or chat that cannot be used; one line that says what was expected."""
-
-
-def one_line(error: BaseException) -> str:
-    """An error's message without line breaks and not too long, or its class where it has none."""
-    return " ".join(str(error).split())[:500] or type(error).__name__
 
 
 @contextlib.contextmanager

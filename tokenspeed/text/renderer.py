@@ -10,7 +10,8 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
-from tokenspeed.text.errors import TokenizerError, one_line
+from tokenspeed.messages import one_line
+from tokenspeed.text.errors import TokenizerError
 
 WORKER = Path(__file__).with_name("template_worker.py")
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import tokenizers
 
-from tokenspeed.models.fields import listed, read_json, read_text, shown
+from tokenspeed.messages import listed, one_line, shown
+from tokenspeed.models.fields import read_json, read_text
 from tokenspeed.text.chat_template import ChatTemplates, templates_of
-from tokenspeed.text.errors import TokenizerError, of_library, one_line
+from tokenspeed.text.errors import TokenizerError, of_library
 
 _TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 

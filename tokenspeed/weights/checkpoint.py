@@ -19,10 +19,10 @@ from tqdm import tqdm
 
 from pallas_kernels import DenseWeight, pack_gate_up, pack_qkv, unpack_gate_up, unpack_qkv
 from tokenspeed.measure.available_memory import needing
+from tokenspeed.messages import listed
 from tokenspeed.models import hf_config
 from tokenspeed.models.config import ModelConfig
 from tokenspeed.models.decoder import Llama
-from tokenspeed.models.fields import listed
 from tokenspeed.weights.shards import STALE, WEIGHTS, CheckpointError, Stored, opened
 
 DTYPES = ("F32", "BF16", "F16", "F64")

@@ -16,7 +16,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from tokenspeed.measure.available_memory import NotEnoughMemory, available_bytes
-from tokenspeed.models.fields import listed, read_json, shown
+from tokenspeed.messages import listed, one_line, shown
+from tokenspeed.models.fields import read_json
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
@@ -83,7 +84,7 @@ def opened(folder: str | Path) -> Iterator[dict[str, Stored]]:
                     f"{left / 1e9:,.1f} GB are left"
                 ) from error
             except (SafetensorError, OSError) as error:
-                broken.append(f"{file} ({' '.join(str(error).split())[:200]})")
+                broken.append(f"{file} ({one_line(error)})")
                 continue
             names = list(handle.keys())
             found |= {name: Stored(name, file, handle) for name in names if places is None or places.get(name) == file}
