@@ -25,8 +25,7 @@ from pallas_kernels.common.blocks import Span, load
 from pallas_kernels.common.launch import launch_dependents
 from pallas_kernels.common.prefetch import prefetch
 from pallas_kernels.common.prenorm import Norm
-from pallas_kernels.common.stream_tiles import StreamShape, Tiles
-from pallas_kernels.common.tile_space import MMA_ROWS
+from pallas_kernels.common.stream_tiles import StreamShape, Tiles, row_blocks_of
 
 LAST_PROGRAMS = 128
 """How many of a kernel's programs ask for the next weights: those that end last."""
@@ -46,9 +45,14 @@ class Block:
     limit: Any
 
 
-def programs_of(shape: StreamShape, tiles: Tiles, block_stride: int | None = None) -> int:
-    """How many programs the kernel has, one a block; blocks start `block_stride` outputs apart, block_n if None."""
+def blocks_of(shape: StreamShape, tiles: Tiles, block_stride: int | None = None) -> int:
+    """How many blocks of outputs there are; they start `block_stride` outputs apart, block_n if None."""
     return pl.cdiv(shape.outputs, block_stride or tiles.block_n)
+
+
+def programs_of(shape: StreamShape, tiles: Tiles, block_stride: int | None = None) -> int:
+    """How many programs the kernel has: one a block of outputs and of activation rows."""
+    return blocks_of(shape, tiles, block_stride) * row_blocks_of(shape, tiles)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,10 +84,10 @@ class Stream:
     def row_groups(self) -> list[tuple[jax.Array, jax.Array]]:
         """How the activation rows are grouped: (rows int32 [m], which of them are valid bool [m]).
 
-        One group of 16 in the tensor-core form, else M groups of one.
+        One group of block_m in the tensor-core form, else M groups of one.
         """
         if self.tiles.mma:
-            rows = jnp.arange(MMA_ROWS, dtype=jnp.int32)
+            rows = self.rows().indices()
             return [(rows, rows < self.shape.rows)]
         return [(jnp.full((1,), m, jnp.int32), jnp.full((1,), True)) for m in range(self.shape.rows)]
 
@@ -106,8 +110,15 @@ class Stream:
         for ready, sums in zip(prepared, form.sums(carry, parts), strict=True):
             finish(block, ready, sums)
 
+    def rows(self) -> Span:
+        """The program's own activation rows, in the tensor-core form."""
+        row_blocks, block_m = row_blocks_of(self.shape, self.tiles), self.tiles.block_m
+        first = 0 if row_blocks == 1 else pl.program_id(0) % row_blocks * block_m
+        return Span(first, block_m, self.shape.rows)
+
     def _block(self) -> Block:
-        index = pl.program_id(0)
+        row_blocks = row_blocks_of(self.shape, self.tiles)
+        index = pl.program_id(0) if row_blocks == 1 else pl.program_id(0) // row_blocks
         first = index * (self.block_stride or self.tiles.block_n)
         limit = None
         if self.block_stride not in (None, self.tiles.block_n):
@@ -213,7 +224,7 @@ class _Vectors:
 
 
 class _TensorCores:
-    """Products of the activation rows, padded to 16; the backend sees to the ring, as the loads feed a product."""
+    """Products of the activation rows, padded; the backend sees to the ring, as the loads feed a product."""
 
     pipelined = False
 
@@ -222,15 +233,16 @@ class _TensorCores:
         self.precision = lax.Precision.HIGHEST if stream.w_ref.dtype == jnp.float32 else None
 
     def parts(self):
-        return self.stream.parts(Span(0, MMA_ROWS, self.stream.shape.rows))
+        return self.stream.parts(self.stream.rows())
 
     def zeros(self):
-        return (jnp.zeros((MMA_ROWS, self.stream.tiles.block_n), jnp.float32),) * self.stream.shape.groups
+        tiles = self.stream.tiles
+        return (jnp.zeros((tiles.block_m, tiles.block_n), jnp.float32),) * self.stream.shape.groups
 
     def step(self, block: Block, k, ragged, sums):
         # x goes into the product as it is loaded: so it comes by the ring of asynchronous copies, as the weights do.
         stream = self.stream
-        weights, rows = stream.weights(block, k, ragged), Span(0, MMA_ROWS, stream.shape.rows)
+        weights, rows = stream.weights(block, k, ragged), stream.rows()
         x = load(stream.x_ref, rows, stream.span(k, ragged), interpret=stream.interpret)
         products = [plt.dot(x, w, trans_b=True, precision=self.precision) for w in weights]
         return tuple(s + p for s, p in zip(sums, products, strict=True))

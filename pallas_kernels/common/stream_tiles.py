@@ -67,7 +67,9 @@ class Tiles:
         block_k: elements of the reduction axis read at a time; a power of two.
         num_warps: warps (32 threads) of one program.
         num_stages: 1 loads weights into registers; more keep that many blocks in flight through shared memory.
-        mma: tensor cores (rows padded to 16) instead of multiply-and-add on vectors, one activation row at a time.
+        mma: tensor cores instead of multiply-and-add on vectors, one activation row at a time.
+        block_m: activation rows of one program with tensor cores, padded; a power of two. Programs of the same weights
+            are neighbours, so that all but one of them find those in L2.
     """
 
     block_n: int
@@ -75,6 +77,12 @@ class Tiles:
     num_warps: int = 4
     num_stages: int = 1
     mma: bool = False
+    block_m: int = MMA_ROWS
+
+
+def row_blocks_of(shape: StreamShape, tiles: Tiles) -> int:
+    """How many programs share a block of weights, each with activation rows of its own."""
+    return pl.cdiv(shape.rows, tiles.block_m) if tiles.mma else 1
 
 
 def shared_memory_bytes(tiles: Tiles, shape: StreamShape) -> int:
@@ -86,13 +94,13 @@ def shared_memory_bytes(tiles: Tiles, shape: StreamShape) -> int:
     """
     weights = shape.groups * tiles.block_n * tiles.block_k * shape.weight_itemsize
     norm = tiles.block_k * shape.itemsize if shape.norm and not tiles.mma else 0
-    x = (MMA_ROWS if tiles.mma else shape.rows) * tiles.block_k * shape.itemsize
+    x = (tiles.block_m if tiles.mma else shape.rows) * tiles.block_k * shape.itemsize
     loops = shape.inputs >= 2 * tiles.block_k
     ring = (tiles.num_stages - 1) * (weights + x + norm) if loops else 0
     if not tiles.mma:
         return max(ring, 4 * tiles.block_k)
     at_once = weights if shape.itemsize == 4 else weights // shape.groups
-    return max(ring or x + at_once, 4 * MMA_ROWS * tiles.block_n)
+    return max(ring or x + at_once, 4 * tiles.block_m * tiles.block_n)
 
 
 def registers_per_thread(tiles: Tiles, shape: StreamShape) -> float:
@@ -104,20 +112,23 @@ def registers_per_thread(tiles: Tiles, shape: StreamShape) -> float:
         return 0.0  # nothing is carried from block to block
     threads = 32 * tiles.num_warps
     if tiles.mma:
-        return MMA_ROWS * tiles.block_n * shape.groups / threads
+        return tiles.block_m * tiles.block_n * shape.groups / threads
     block = tiles.block_n * tiles.block_k * shape.groups / threads
     return block * shape.rows + (block * shape.weight_itemsize / 8 if tiles.num_stages == 1 else 0.0)
 
 
 def feasible(tiles: Tiles, shape: StreamShape, device: Device) -> Verdict:
     """Whether `tiles` compile for `shape` on `device`; the verdicts are tested against real compilations."""
-    verdict = launch_verdict(tiles, ("block_n", "block_k"))
+    verdict = launch_verdict(tiles, ("block_m", "block_n", "block_k"))
     if not verdict:
         return verdict
     if not isinstance(tiles.mma, bool):
         return Verdict(False, f"mma: expected True or False, got {checks.described(tiles.mma)}")
-    if tiles.mma and (tiles.block_k < 16 or tiles.block_n < 16):
-        return Verdict(False, f"mma: needs block_n and block_k >= 16, got {tiles.block_n} and {tiles.block_k}")
+    if tiles.mma and min(tiles.block_m, tiles.block_n, tiles.block_k) < MMA_ROWS:
+        sizes = f"{tiles.block_m}, {tiles.block_n} and {tiles.block_k}"
+        return Verdict(False, f"mma: needs block_m, block_n and block_k >= {MMA_ROWS}, got {sizes}")
+    if not tiles.mma and shape.rows > MMA_ROWS:
+        return Verdict(False, f"mma: more than {MMA_ROWS} rows need tensor cores, got {shape.rows}")
     if tiles.block_n * tiles.block_k > MAX_BLOCK_ELEMENTS:
         return Verdict(False, f"block_n * block_k: at most {MAX_BLOCK_ELEMENTS} elements in a block")
     return resource_verdict(shared_memory_bytes(tiles, shape), registers_per_thread(tiles, shape), device)
@@ -132,8 +143,20 @@ def search_space(shape: StreamShape) -> list[Tiles]:
 
     Vectors for few rows: with 16 to 64 weights a thread loaded in one go, or 16 to 32 in each block of a ring. Tensor
     cores from 2 rows on, and some of them for one row (few with a norm, which they need a launch for); the widest where
-    enough programs are left.
+    enough programs are left. Beyond 16 rows, products whose operands are alike in size.
     """
+    if shape.rows > MMA_ROWS:
+        most = padded_rows(shape.rows)
+        return [
+            Tiles(
+                block_m=block_m, block_n=block_n, block_k=block_k, num_warps=num_warps, num_stages=num_stages, mma=True
+            )
+            for block_m in sorted({min(most, 128), min(most, 64)}, reverse=True)
+            for block_n in (64, 32, 128)
+            for block_k in (64, 128)
+            for num_warps in (4, 8)
+            for num_stages in (4, 3)
+        ]
     spaces, widest = [], pl.next_power_of_2(shape.inputs)
     if shape.rows <= 4:
         spaces += [
@@ -158,6 +181,11 @@ def search_space(shape: StreamShape) -> list[Tiles]:
         for num_stages in ((3, 4) if few else (3, 4, 6))
     ]
     return spaces
+
+
+def padded_rows(rows: int) -> int:
+    """Activation rows as tensor cores take them."""
+    return max(MMA_ROWS, pl.next_power_of_2(rows))
 
 
 FEW_BYTES, MANY_BYTES = 128 << 10, 1 << 20
@@ -194,14 +222,26 @@ def _tensor_core_default(shape: StreamShape, device: Device) -> Tiles:
     return tiles
 
 
+def _many_rows_default(shape: StreamShape, device: Device) -> Tiles:
+    """All rows in one program up to 128 of them, 64 outputs of each kind, and three stages or four as there is room."""
+    block_m = min(128, padded_rows(shape.rows))
+    block_n = 64 if shape.outputs >= 64 * device.num_sms else 32
+    num_warps = 8 if block_m * block_n * shape.groups >= 128 * 64 else 4
+    block_k = min(64 if shape.itemsize == 2 else 32, max(MMA_ROWS, pl.next_power_of_2(shape.inputs)))
+    tiles = Tiles(block_m=block_m, block_n=block_n, block_k=block_k, num_warps=num_warps, num_stages=4, mma=True)
+    while not resource_verdict(shared_memory_bytes(tiles, shape), 0, device):
+        tiles = dataclasses.replace(tiles, num_stages=tiles.num_stages - 1)
+    return tiles
+
+
 def compatible(shape: StreamShape, entries: Sequence[tuple[StreamShape, Tiles]]) -> list[Tiles]:
     """Which tuned tiles may serve `shape` where it has none of its own, the best first.
 
-    Tensor cores take 2 rows or more as 16, and stream alike with a norm ahead and without; so do vectors, nearly. For
+    Tensor cores take 2 to 16 rows as 16, more as the next power of two, and stream alike with a norm ahead and without; so do vectors, nearly. For
     one row alone a norm's launch costs tensor cores more than they gain.
     """
     one = shape.rows == 1
-    same = shape if one else dataclasses.replace(shape, rows=MMA_ROWS)
+    same = shape if one else dataclasses.replace(shape, rows=padded_rows(shape.rows))
     flipped = dataclasses.replace(same, norm=not shape.norm)
     return [
         tiles
@@ -217,6 +257,8 @@ def default(shape: StreamShape, device: Device) -> Tiles:
     Weights that the register files can hold at once are loaded in one go, by many small programs; longer streams go
     through shared memory, a few blocks ahead; from 2 rows on, tensor cores.
     """
+    if shape.rows > MMA_ROWS:
+        return _many_rows_default(shape, device)
     if shape.rows > 1:
         return _tensor_core_default(shape, device)
     most, share = pl.next_power_of_2(shape.inputs), shape.weight_bytes / device.num_sms

@@ -9,7 +9,7 @@ from pallas_kernels.common.arithmetic import cap
 from pallas_kernels.common.blocks import Span, gather, load, scatter
 from pallas_kernels.common.launch import launch
 from pallas_kernels.common.prenorm import Norm, prenorm
-from pallas_kernels.common.stream import Stream, programs_of
+from pallas_kernels.common.stream import Stream, blocks_of, programs_of
 
 NO_TOKEN = 2**31 - 1
 LARGEST = float(jnp.finfo(jnp.float32).max)
@@ -31,7 +31,7 @@ def head_logits(options, *, x, norm, weight):
 def head(options, *, x, norm, weight):
     """As `api.head`."""
     shape = options.shape
-    blocks = programs_of(shape, options.tiles)
+    blocks = blocks_of(shape, options.tiles)
 
     def finish(block, rows, mask, columns, logits, value_ref, token_ref):
         token, value = _best(logits, columns[None, :], mask)

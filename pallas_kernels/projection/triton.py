@@ -7,7 +7,7 @@ from pallas_kernels.common.blocks import gather, scatter
 from pallas_kernels.common.deferred_norm import DeferredNorm
 from pallas_kernels.common.launch import launch
 from pallas_kernels.common.prefetch import flat_values
-from pallas_kernels.common.stream import Stream, programs_of
+from pallas_kernels.common.stream import Stream, blocks_of, programs_of
 
 
 def projection(options, *, x, weight, residual, norm, prefetch):
@@ -57,7 +57,7 @@ def projection(options, *, x, weight, residual, norm, prefetch):
 
     outputs = [jax.ShapeDtypeStruct((shape.rows, shape.outputs), dtype) for dtype in dtypes]
     if norm is not None:
-        outputs.append(jax.ShapeDtypeStruct((shape.rows, programs_of(shape, tiles)), jnp.float32))
+        outputs.append(jax.ShapeDtypeStruct((shape.rows, blocks_of(shape, tiles)), jnp.float32))
     results = launch(
         kernel,
         name=options.op,
