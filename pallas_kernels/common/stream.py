@@ -237,17 +237,21 @@ class _TensorCores:
 
     def zeros(self):
         tiles = self.stream.tiles
-        return (jnp.zeros((tiles.block_m, tiles.block_n), jnp.float32),) * self.stream.shape.groups
+        shape = (tiles.block_n, tiles.block_m) if tiles.swap_ab else (tiles.block_m, tiles.block_n)
+        return (jnp.zeros(shape, jnp.float32),) * self.stream.shape.groups
 
     def step(self, block: Block, k, ragged, sums):
         # x goes into the product as it is loaded: so it comes by the ring of asynchronous copies, as the weights do.
         stream = self.stream
         weights, rows = stream.weights(block, k, ragged), stream.rows()
         x = load(stream.x_ref, rows, stream.span(k, ragged), interpret=stream.interpret)
-        products = [plt.dot(x, w, trans_b=True, precision=self.precision) for w in weights]
+        pairs = [(w, x) if stream.tiles.swap_ab else (x, w) for w in weights]
+        products = [plt.dot(a, b, trans_b=True, precision=self.precision) for a, b in pairs]
         return tuple(s + p for s, p in zip(sums, products, strict=True))
 
     def sums(self, carry, parts):
+        if self.stream.tiles.swap_ab:
+            carry = tuple(s.T for s in carry)
         if parts is not None:
             factor = self.stream.factor(parts)[:, None]
             carry = tuple(s * factor for s in carry)

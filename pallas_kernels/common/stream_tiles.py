@@ -70,6 +70,7 @@ class Tiles:
         mma: tensor cores instead of multiply-and-add on vectors, one activation row at a time.
         block_m: activation rows of one program with tensor cores, padded; a power of two. Programs of the same weights
             are neighbours, so that all but one of them find those in L2.
+        swap_ab: the weights as the first operand of a tensor-core product, the activation rows as the second.
     """
 
     block_n: int
@@ -78,6 +79,7 @@ class Tiles:
     num_stages: int = 1
     mma: bool = False
     block_m: int = MMA_ROWS
+    swap_ab: bool = False
 
 
 def row_blocks_of(shape: StreamShape, tiles: Tiles) -> int:
