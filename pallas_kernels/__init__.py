@@ -1,7 +1,7 @@
 """Fused kernels of a LLaMA decode step, for any JAX model. Everything public is here; `help()` on each says the rest.
 
 The ops, each one launch, and what they take and return:
-    qkv, attention, out, gate_up, down, head, head_logits
+    qkv, attention, out, gate_up, down, head, head_logits, and rope_and_cache for a QKV product from elsewhere
     DenseWeight, pack_* and unpack_*, KVCache, DeferredNorm, attention_counters, Weight
 How an op runs:
     resolve_implementation, IMPLEMENTATIONS, DTYPES
@@ -52,6 +52,7 @@ from pallas_kernels.head.api import head, head_logits
 from pallas_kernels.ops import OPS, Op
 from pallas_kernels.projection.api import down, out
 from pallas_kernels.qkv.api import qkv
+from pallas_kernels.rope_and_cache.api import rope_and_cache
 
 __all__ = [
     "ACTIVATIONS",
@@ -96,6 +97,7 @@ __all__ = [
     "qkv",
     "resolve_implementation",
     "rms_norm",
+    "rope_and_cache",
     "rotate",
     "unpack_gate_up",
     "unpack_linear",

@@ -9,7 +9,7 @@ from pallas_kernels.attention.tiles import ATTENTION, AttentionShape, AttentionT
 from pallas_kernels.common import checks, choose_tiles
 from pallas_kernels.common.cost import Cost
 from pallas_kernels.common.devices import Device
-from pallas_kernels.common.stream_tiles import STREAM, StreamShape, Tiles
+from pallas_kernels.common.stream_tiles import SPLIT_STREAM, STREAM, StreamShape, Tiles
 from pallas_kernels.common.tile_space import TileSpace, Verdict
 from pallas_kernels.gate_up import api as gate_up
 from pallas_kernels.gate_up import cost as gate_up_cost
@@ -72,11 +72,11 @@ class Op:
 OPS = {
     op.name: op
     for op in (
-        Op(name="qkv", tuned="qkv", shape=qkv.shape_of, cost=qkv_cost.cost, space=STREAM),
+        Op(name="qkv", tuned="qkv", shape=qkv.shape_of, cost=qkv_cost.cost, space=SPLIT_STREAM),
         Op(name="attention", tuned="attention", shape=attention.shape_of, cost=attention_cost.cost, space=ATTENTION),
-        Op(name="out", tuned="out", shape=projection.shape_of, cost=projection_cost.cost, space=STREAM),
+        Op(name="out", tuned="out", shape=projection.shape_of, cost=projection_cost.cost, space=SPLIT_STREAM),
         Op(name="gate_up", tuned="gate_up", shape=gate_up.shape_of, cost=gate_up_cost.cost, space=STREAM),
-        Op(name="down", tuned="down", shape=projection.shape_of, cost=projection_cost.cost, space=STREAM),
+        Op(name="down", tuned="down", shape=projection.shape_of, cost=projection_cost.cost, space=SPLIT_STREAM),
         Op(name="head", tuned="head", shape=head.shape_of, cost=head_cost.head, space=STREAM),
         Op(name="head_logits", tuned="head", shape=head.shape_of, cost=head_cost.head_logits, space=STREAM),
     )

@@ -6,6 +6,9 @@ factor, one number an activation row, is applied to the finished sums (the norm'
 the tensor-core form x comes normed, from a small launch ahead (`prenorm`). A deferred norm (`deferred_norm`) leaves
 only the factor, in either form.
 
+With `splits` several programs share a block, each with a part of the reduction axis. What they have are partial sums,
+which a launch of its own adds up (`partial_sums`).
+
 Letters: M activation rows, O outputs of the weight, C outputs packed together (2 for the two halves of a rotation, or
 gate and up), I the reduction axis.
 """
@@ -94,6 +97,8 @@ class Stream:
     def run(self, finish: Callable, before: Callable | None = None) -> None:
         """Streams the program's block past x, and calls finish(block, prepared, sums) for each group of rows.
 
+        With splits the sums are partial ones.
+
         Args:
             finish: sums are a tuple of C float32 [m, block_n].
             before: before(block) gives a list of what the finish of each group needs, loaded while the weights are on
@@ -127,28 +132,38 @@ class Stream:
             limit = self.shape.outputs
         return Block(index=index, first=first, limit=limit)
 
+    def split(self) -> Any:
+        """Which part of the reduction axis is the program's."""
+        return 0 if self.tiles.splits == 1 else pl.program_id(1)
+
     def _loaded(self):
         """All loads are done: the last programs to start ask for what the next kernel reads first."""
         if self.prefetch_ref is not None and not self.interpret:
-            programs = programs_of(self.shape, self.tiles, self.block_stride)
+            each = programs_of(self.shape, self.tiles, self.block_stride)
+            programs = each * self.tiles.splits
             last = min(programs, LAST_PROGRAMS)
-            program = pl.program_id(0) - (programs - last)
+            program = self.split() * each + pl.program_id(0) - (programs - last)
             prefetch(self.prefetch_ref, program, programs=last, limit_bytes=self.prefetch_bytes)
         if not self.early:
             launch_dependents(self.interpret)
 
     def _steps(self, body, carry, pipelined: bool) -> Any:
-        """Runs body(k, ragged, carry) over the reduction axis; only a last step that hangs over is masked."""
+        """Runs body(k, ragged, carry) over the program's part of the reduction axis.
+
+        Only a last step that hangs over the axis is masked; there is none where the axis is split.
+        """
         block_k = self.tiles.block_k
-        full, rest = divmod(self.shape.inputs, block_k)
+        share = self.shape.inputs // self.tiles.splits
+        begin = self.split() * share
+        full, rest = divmod(share, block_k)
 
         def step(j, carry):
             if pipelined and not self.interpret:
                 hooks.pipeline_loop(self.tiles.num_stages)
-            return body(j * block_k, False, carry)
+            return body(begin + j * block_k, False, carry)
 
         if full == 1:
-            carry = body(0, False, carry)
+            carry = body(begin, False, carry)
         elif full:
             carry = lax.fori_loop(0, full, step, carry)
         return body(full * block_k, True, carry) if rest else carry

@@ -71,6 +71,8 @@ class Tiles:
         block_m: activation rows of one program with tensor cores, padded; a power of two. Programs of the same weights
             are neighbours, so that all but one of them find those in L2.
         swap_ab: the weights as the first operand of a tensor-core product, the activation rows as the second.
+        splits: programs that share the reduction axis of a block; a power of two. More than one leave partial sums to a
+            second launch, and read less of the activation rows for as many programs.
     """
 
     block_n: int
@@ -80,6 +82,7 @@ class Tiles:
     mma: bool = False
     block_m: int = MMA_ROWS
     swap_ab: bool = False
+    splits: int = 1
 
 
 def row_blocks_of(shape: StreamShape, tiles: Tiles) -> int:
@@ -121,16 +124,23 @@ def registers_per_thread(tiles: Tiles, shape: StreamShape) -> float:
 
 def feasible(tiles: Tiles, shape: StreamShape, device: Device) -> Verdict:
     """Whether `tiles` compile for `shape` on `device`; the verdicts are tested against real compilations."""
-    verdict = launch_verdict(tiles, ("block_m", "block_n", "block_k"))
+    verdict = launch_verdict(tiles, ("block_m", "block_n", "block_k", "splits"))
     if not verdict:
         return verdict
-    if not isinstance(tiles.mma, bool):
-        return Verdict(False, f"mma: expected True or False, got {checks.described(tiles.mma)}")
+    for field in ("mma", "swap_ab"):
+        if not isinstance(getattr(tiles, field), bool):
+            return Verdict(False, f"{field}: expected True or False, got {checks.described(getattr(tiles, field))}")
+    if not tiles.mma:
+        for field, only in (("block_m", MMA_ROWS), ("swap_ab", False), ("splits", 1)):
+            if getattr(tiles, field) != only:
+                return Verdict(False, f"{field}: without tensor cores only {only}, got {getattr(tiles, field)}")
     if tiles.mma and min(tiles.block_m, tiles.block_n, tiles.block_k) < MMA_ROWS:
         sizes = f"{tiles.block_m}, {tiles.block_n} and {tiles.block_k}"
         return Verdict(False, f"mma: needs block_m, block_n and block_k >= {MMA_ROWS}, got {sizes}")
     if not tiles.mma and shape.rows > MMA_ROWS:
         return Verdict(False, f"mma: more than {MMA_ROWS} rows need tensor cores, got {shape.rows}")
+    if shape.inputs % (tiles.splits * (tiles.block_k if tiles.splits > 1 else 1)):
+        return Verdict(False, f"splits: {tiles.splits} parts of whole blocks of {tiles.block_k} are not {shape.inputs}")
     if tiles.block_n * tiles.block_k > MAX_BLOCK_ELEMENTS:
         return Verdict(False, f"block_n * block_k: at most {MAX_BLOCK_ELEMENTS} elements in a block")
     return resource_verdict(shared_memory_bytes(tiles, shape), registers_per_thread(tiles, shape), device)
@@ -273,6 +283,15 @@ def default(shape: StreamShape, device: Device) -> Tiles:
     return Tiles(block_n=4, block_k=min(256, most), num_warps=2, num_stages=4)
 
 
-STREAM = TileSpace(
+def feasible_whole(tiles: Tiles, shape: StreamShape, device: Device) -> Verdict:
+    """As `feasible`, for an op that needs whole sums where it streams."""
+    if tiles.splits != 1:
+        return Verdict(False, f"splits: expected 1 for this op, got {checks.described(tiles.splits)}")
+    return feasible(tiles, shape, device)
+
+
+SPLIT_STREAM = TileSpace(
     tiles=Tiles, shape=StreamShape, search=search_space, feasible=feasible, default=default, compatible=compatible
 )
+"""Of ops that have a second launch for partial sums."""
+STREAM = dataclasses.replace(SPLIT_STREAM, feasible=feasible_whole)

@@ -224,9 +224,9 @@ def pack_qkv(
     return DenseWeight(values=values, bias=bias, rotary_dim=None if rotary_dim == head_dim else rotary_dim)
 
 
-def unpacked_order(weight: Weight, head_dim: int) -> jax.Array:
+def unpacked_order(head_dim: int, rotary_dim: int | None) -> jax.Array:
     """Of each dimension of a head, its place in a packed one: int32 [H]."""
-    return jnp.argsort(jnp.array(rotary_pairs(head_dim, weight.rotary_dim)).reshape(-1))
+    return jnp.argsort(jnp.array(rotary_pairs(head_dim, rotary_dim)).reshape(-1))
 
 
 def unpack_qkv(weight: DenseWeight, num_heads: int, num_kv_heads: int) -> tuple[jax.Array, ...]:
@@ -242,7 +242,7 @@ def unpack_qkv(weight: DenseWeight, num_heads: int, num_kv_heads: int) -> tuple[
     if 2 * weight.values.shape[0] % total:
         raise ValueError(f"num_heads, num_kv_heads: {weight.values.shape[0]} packed pairs do not hold {total} heads")
     head_dim = 2 * weight.values.shape[0] // total
-    place = unpacked_order(weight, head_dim)
+    place = unpacked_order(head_dim, weight.rotary_dim)
     cuts = (num_heads, num_heads + num_kv_heads)
     heads = weight.values.transpose(2, 0, 1).reshape(-1, total, head_dim)[:, :, place]
     biases: tuple = (None, None, None)

@@ -11,7 +11,7 @@ from pallas_kernels.common import implementation as impl
 from pallas_kernels.common.calls import StreamOptions, in_launches, joined, stream_shape
 from pallas_kernels.common.deferred_norm import DeferredNorm
 from pallas_kernels.common.prefetch import PREFETCH_BYTES, check_prefetch
-from pallas_kernels.common.stream_tiles import STREAM, StreamShape, Tiles
+from pallas_kernels.common.stream_tiles import SPLIT_STREAM, StreamShape, Tiles
 from pallas_kernels.common.weights import DenseWeight
 from pallas_kernels.projection import reference, triton
 
@@ -132,7 +132,7 @@ def _projection(
         shape = shape_of(x, weight)
         options = Options(
             shape=shape,
-            tiles=choose_tiles.resolve(op, tiles, shape, STREAM),
+            tiles=choose_tiles.resolve(op, tiles, shape, SPLIT_STREAM),
             interpret=chosen == "interpret",
             prefetch_bytes=prefetch_bytes,
             op=op,

@@ -1,4 +1,7 @@
-"""The Triton kernel of out and down: stream the weight, add bias and residual, store, with the next norm deferred."""
+"""The Triton kernel of out and down: stream the weight, add bias and residual, store, with the next norm deferred.
+
+With splits it stores partial sums alone, and `combine` does the rest.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +11,7 @@ from pallas_kernels.common.deferred_norm import DeferredNorm
 from pallas_kernels.common.launch import launch
 from pallas_kernels.common.prefetch import flat_values
 from pallas_kernels.common.stream import Stream, blocks_of, programs_of
+from pallas_kernels.projection.combine import combine
 
 
 def projection(options, *, x, weight, residual, norm, prefetch):
@@ -17,6 +21,12 @@ def projection(options, *, x, weight, residual, norm, prefetch):
     # longer, presumably as they settle unevenly, where there is room.
     early = not tiles.mma
     dtypes = [options.out_dtype] if norm is None else [x.dtype, jnp.float32]
+    if tiles.splits > 1:
+        results = combine(
+            _partial_sums(options, x, weight, prefetch), bias=weight.bias, residual=residual, norm=norm,
+            norm_offset=options.norm_offset, dtypes=dtypes, interpret=options.interpret,
+        )  # fmt: skip
+        return _result(results, norm)
 
     def kernel(refs, *out_refs):
         y_refs, squares_ref = out_refs[: len(dtypes)], out_refs[-1]
@@ -70,7 +80,43 @@ def projection(options, *, x, weight, residual, norm, prefetch):
         num_stages=tiles.num_stages,
         interpret=options.interpret,
     )
-    if norm is not None:
-        y, total, squares = results
-        return DeferredNorm(x=y, squares=squares), total
-    return results[0]
+    return _result(results, norm)
+
+
+def _partial_sums(options, x, weight, prefetch):
+    """float32 [splits, M, O]."""
+    shape, tiles = options.shape, options.tiles
+
+    def kernel(refs, partial_ref):
+        stream = Stream(
+            x_ref=refs.x, norm_ref=None, w_ref=refs.w, shape=shape, tiles=tiles, norm=None,
+            interpret=options.interpret, prefetch_ref=refs.prefetch, prefetch_bytes=options.prefetch_bytes,
+        )  # fmt: skip
+
+        def finish(block, group, sums):
+            (rows, valid), (y,) = group, sums
+            columns = block.first + jnp.arange(tiles.block_n, dtype=jnp.int32)
+            mask = valid[:, None] & (columns < shape.outputs)[None, :]
+            index = stream.split(), rows[:, None], columns[None, :]
+            scatter(partial_ref, *index, value=y, mask=mask, interpret=options.interpret)
+
+        stream.run(finish)
+
+    (partial,) = launch(
+        kernel,
+        name=options.op,
+        grid=(programs_of(shape, tiles), tiles.splits),
+        inputs=dict(x=x, w=weight.values, prefetch=flat_values(prefetch)),
+        outputs=[jax.ShapeDtypeStruct((tiles.splits, shape.rows, shape.outputs), jnp.float32)],
+        num_warps=tiles.num_warps,
+        num_stages=tiles.num_stages,
+        interpret=options.interpret,
+    )
+    return partial
+
+
+def _result(results, norm):
+    if norm is None:
+        return results[0]
+    y, total, squares = results
+    return DeferredNorm(x=y, squares=squares), total

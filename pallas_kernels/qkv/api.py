@@ -7,7 +7,6 @@ import jax.numpy as jnp
 
 from pallas_kernels.common import checks, deferred_norm, weights
 from pallas_kernels.common import implementation as impl
-from pallas_kernels.common.arithmetic import check_rope
 from pallas_kernels.common.calls import StreamOptions, launches, rows_in, stream_shape
 from pallas_kernels.common.deferred_norm import DeferredNorm
 from pallas_kernels.common.kv_cache import KVCache, check_places
@@ -16,6 +15,7 @@ from pallas_kernels.common.stream_tiles import StreamShape, Tiles
 from pallas_kernels.common.weights import DenseWeight
 from pallas_kernels.qkv import reference, triton
 from pallas_kernels.qkv import tiles as qkv_tiles
+from pallas_kernels.rope_and_cache.api import check_heads, check_qk_norm, check_rotation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,21 +99,10 @@ def qkv(
     deferred_norm.weight_dtype(weight, x)
     checks.instance("cache", cache, KVCache)
     cache.check()
-    num_heads, head_dim = _check_heads(weight, cache), cache.k.shape[3]
+    num_heads, head_dim = check_heads("weight", weight.shape[0], cache), cache.k.shape[3]
     check_places(cache, positions, sequence, page_table, batch)
-    rotary_dim = weights.checked_rotary_dim(head_dim, weight.rotary_dim)
-    if rope is not None:
-        check_rope(rope, positions, batch, head_dim)
-        if 2 * rope[0].shape[1] != rotary_dim:
-            raise ValueError(
-                f"rope: expected {rotary_dim // 2} columns, half the rotary_dim of the packed weight, got "
-                f"{rope[0].shape[1]}"
-            )
-    if (q_norm is None) != (k_norm is None):
-        raise ValueError("q_norm, k_norm: expected both or neither")
-    for name, array in (("q_norm", q_norm), ("k_norm", k_norm)):
-        if array is not None:
-            checks.norm_weight(name, array, head_dim)
+    check_rotation(rope, positions, batch, head_dim, weights.checked_rotary_dim(head_dim, weight.rotary_dim))
+    check_qk_norm(q_norm, k_norm, head_dim)
     eps, norm_offset = checks.positive("eps", eps), checks.number("norm_offset", norm_offset)
     prefetch_bytes = check_prefetch(prefetch, prefetch_bytes)
     chosen = impl.resolve(implementation)
@@ -147,17 +136,3 @@ def qkv(
         q, cache = launch(part_x, part_positions, part_sequence, cache)
         queries.append(q)
     return jnp.concatenate(queries), cache
-
-
-def _check_heads(weight, cache) -> int:
-    """N; raises unless weight and cache go together."""
-    _, kv_heads, _, head_dim = cache.k.shape
-    outputs = weight.shape[0]
-    if head_dim % 2 or 2 * outputs % head_dim or 2 * outputs // head_dim <= 2 * kv_heads:
-        raise ValueError(
-            f"weight: expected (N + 2K) * H / 2 pairs for K={kv_heads} and an even H={head_dim}, got {outputs}"
-        )
-    num_heads = 2 * outputs // head_dim - 2 * kv_heads
-    if num_heads % kv_heads:
-        raise ValueError(f"weight: {num_heads} query heads are no multiple of {kv_heads} kv heads")
-    return num_heads

@@ -1,0 +1,87 @@
+"""The Triton kernel of rope_and_cache: a program has one head of a few rows."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+from pallas_kernels.common.blocks import gather
+from pallas_kernels.common.kv_cache import KVCache
+from pallas_kernels.common.launch import launch, launch_dependents
+from pallas_kernels.rope_and_cache.heads import Heads
+
+FEW_ROWS, MANY_ROWS, WARPS = 16, 32, 4
+"""Rows of a program, where there are as few as a decode step's and where there are more."""
+
+
+def rope_and_cache(options, *, pairs, cache, positions, sequence, page_table, rope, q_norm, k_norm):
+    """As `api.rope_and_cache`, with every optional array present or None."""
+    heads = Heads.of(
+        cache, page_table, rope, heads=options.num_heads, rotary_dim=options.rotary_dim, eps=options.eps,
+        norm_offset=options.norm_offset, interpret=options.interpret,
+    )  # fmt: skip
+    return store(
+        heads, pairs[None], False, cache=cache, positions=positions, sequence=sequence, page_table=page_table,
+        rope=rope, q_norm=q_norm, k_norm=k_norm, bias=None, dtype=options.dtype,
+    )  # fmt: skip
+
+
+def store(
+    heads: Heads,
+    parts: jax.Array,
+    planes: bool,
+    *,
+    cache: KVCache,
+    positions: jax.Array,
+    rope: tuple[jax.Array, jax.Array] | None,
+    dtype: Any,
+    **operands: jax.Array | None,
+) -> tuple[jax.Array, KVCache]:
+    """Adds partial sums of pairs up, and stores what they make.
+
+    Args:
+        parts: [splits, M, O, 2], any float dtype; with `planes` [splits, 2, M, O].
+        positions: int32 [M]. dtype: of q. operands: sequence, page_table, q_norm, k_norm and bias, or None.
+
+    Returns:
+        (q [M, N, H], the cache).
+    """
+    splits, rows = parts.shape[0], positions.shape[0]
+    block = max(16, pl.next_power_of_2(heads.half))
+    block_m = FEW_ROWS if rows <= 256 else MANY_ROWS
+
+    def kernel(refs, *out_refs):
+        launch_dependents(heads.interpret)
+        pairs = heads.pairs_of_head(pl.program_id(0), block)
+        row = pl.program_id(1) * block_m + jnp.arange(block_m, dtype=jnp.int32)
+        valid = row < rows
+        mask = valid[:, None] & pairs.inside[None, :]
+        prepared = heads.prepare(refs, pairs, row, valid)
+
+        def part(split, c):
+            index = pairs.index[None, :]
+            where = (split, c, row[:, None], index) if planes else (split, row[:, None], index, c)
+            return gather(refs.parts, *where, mask=mask)
+
+        sums = tuple(sum((part(split, c) for split in range(1, splits)), start=part(0, c)) for c in (0, 1))
+        heads.finish(refs, out_refs, prepared, sums)
+
+    cos, sin = (None, None) if rope is None else rope
+    q, k, v = launch(
+        kernel,
+        name="rope_and_cache",
+        grid=(heads.count, pl.cdiv(rows, block_m)),
+        inputs=dict(parts=parts, cos=cos, sin=sin, k=cache.k, v=cache.v, positions=positions) | operands,
+        outputs=[
+            jax.ShapeDtypeStruct((rows, heads.heads, heads.head_dim), dtype),
+            jax.ShapeDtypeStruct(cache.k.shape, cache.k.dtype),
+            jax.ShapeDtypeStruct(cache.v.shape, cache.v.dtype),
+        ],
+        aliases=dict(k=1, v=2),
+        num_warps=WARPS,
+        num_stages=1,
+        interpret=heads.interpret,
+    )
+    return q, KVCache(k=k, v=v)
+
