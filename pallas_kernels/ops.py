@@ -9,7 +9,8 @@ from pallas_kernels.attention.tiles import ATTENTION, AttentionShape, AttentionT
 from pallas_kernels.common import checks, choose_tiles
 from pallas_kernels.common.cost import Cost
 from pallas_kernels.common.devices import Device
-from pallas_kernels.common.stream_tiles import SPLIT_STREAM, STREAM, StreamShape, Tiles
+from pallas_kernels.common.stream_space import SPLIT_STREAM, STREAM
+from pallas_kernels.common.stream_tiles import StreamShape, Tiles
 from pallas_kernels.common.tile_space import TileSpace, Verdict
 from pallas_kernels.gate_up import api as gate_up
 from pallas_kernels.gate_up import cost as gate_up_cost

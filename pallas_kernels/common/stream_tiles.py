@@ -1,14 +1,13 @@
-"""Tiles of the kernels that stream a weight, the search space of them, and which a device can run."""
+"""Tiles of the kernels that stream a weight, and which of them a device can run."""
 
 import dataclasses
-from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from pallas_kernels.common import checks
 from pallas_kernels.common.devices import Device
-from pallas_kernels.common.tile_space import MMA_ROWS, TileSpace, Verdict, launch_verdict, resource_verdict
+from pallas_kernels.common.tile_space import MMA_ROWS, Verdict, launch_verdict, resource_verdict
 
 MAX_BLOCK_ELEMENTS = 2**20
 """The backend's limit on the elements of one block."""
@@ -146,143 +145,6 @@ def feasible(tiles: Tiles, shape: StreamShape, device: Device) -> Verdict:
     return resource_verdict(shared_memory_bytes(tiles, shape), registers_per_thread(tiles, shape), device)
 
 
-MANY_PROGRAMS = 256
-"""About two for each multiprocessor of any GPU."""
-
-
-def search_space(shape: StreamShape) -> list[Tiles]:
-    """The tiles worth trying for `shape` on any device, before `feasible`.
-
-    Vectors for few rows: with 16 to 64 weights a thread loaded in one go, or 16 to 32 in each block of a ring. Tensor
-    cores from 2 rows on, and some of them for one row (few with a norm, which they need a launch for); the widest where
-    enough programs are left. Beyond 16 rows, products whose operands are alike in size.
-    """
-    if shape.rows > MMA_ROWS:
-        most = padded_rows(shape.rows)
-        return [
-            Tiles(
-                block_m=block_m, block_n=block_n, block_k=block_k, num_warps=num_warps, num_stages=num_stages, mma=True
-            )
-            for block_m in sorted({min(most, 128), min(most, 64)}, reverse=True)
-            for block_n in (64, 32, 128)
-            for block_k in (64, 128)
-            for num_warps in (4, 8)
-            for num_stages in (4, 3)
-        ]
-    spaces, widest = [], pl.next_power_of_2(shape.inputs)
-    if shape.rows <= 4:
-        spaces += [
-            Tiles(block_n=block_n, block_k=block_k, num_warps=num_warps, num_stages=num_stages)
-            for block_n in (1, 2, 4, 8, 16)
-            for block_k in (256, 512, 1024, 2048)
-            for num_warps in (2, 4, 8)
-            for num_stages in (1, 3, 4, 6)
-            if 16 <= shape.groups * block_n * block_k // (32 * num_warps) <= (64 if num_stages == 1 else 32)
-            and block_k <= widest
-            and (num_stages == 1 or block_k <= 1024)
-        ]
-    few = shape.rows == 1
-    wide = (16, 32, 64, 128) if shape.outputs >= 128 * MANY_PROGRAMS else (16, 32, 64)
-    if few:
-        wide = (16,) if shape.norm else (16, 32, 64)
-    spaces += [
-        Tiles(block_n=block_n, block_k=block_k, num_warps=num_warps, num_stages=num_stages, mma=True)
-        for block_n in wide
-        for block_k in ((128, 256) if few else (64, 128, 256, 512))
-        for num_warps in (sorted({4 // shape.groups, 4}) if few else (2, 4, 8))
-        for num_stages in ((3, 4) if few else (3, 4, 6))
-    ]
-    return spaces
-
-
-def padded_rows(rows: int) -> int:
-    """Activation rows as tensor cores take them."""
-    return max(MMA_ROWS, pl.next_power_of_2(rows))
-
-
-FEW_BYTES, MANY_BYTES = 128 << 10, 1 << 20
-"""Of weights for each multiprocessor: what its registers can hold at once, and where programs that take more at a time
-pay."""
-STAGE_BYTES = 32 << 10
-"""Of weights in one stage of a tensor-core ring, at most: a barrier for each costs little then."""
-
-
-def _tensor_core_default(shape: StreamShape, device: Device) -> Tiles:
-    """Wide programs, since each reads all of x again: 16 outputs cost L2 as much of x as of weights, 64 a quarter.
-
-    But about two programs for each multiprocessor, with room there for both: one fills its ring while another drains.
-    """
-    block_n = 64
-    while block_n > 16 and round(shape.outputs / (block_n * device.num_sms)) < 2:
-        block_n //= 2
-    at_once = 2 if shape.outputs > block_n * device.num_sms else 1
-    most = STAGE_BYTES // (shape.groups * block_n * shape.weight_itemsize)
-    block_k = max(16, min(most, pl.next_power_of_2(shape.inputs)))
-    # A tensor-core instruction is 8 columns wide: warps beyond that only read the same from shared memory again. With
-    # block_n=16 and 4 warps 8 times the weights' bytes pass through it, all that it can at memory's rate. Pairs
-    # of outputs take two products of the same x: two warps, and three stages for 128 outputs a stage, were the fastest.
-    num_warps = 4 if shape.itemsize == 4 else min(4 // shape.groups, block_n // 8)
-    num_stages = 4 if shape.groups * block_n <= 64 else 3
-    tiles = Tiles(block_n=block_n, block_k=block_k, num_warps=num_warps, num_stages=num_stages, mma=True)
-
-    def have_room(tiles):
-        need, limit = shared_memory_bytes(tiles, shape), device.shared_memory_bytes
-        return at_once * (need + RESERVED_BYTES) <= limit + RESERVED_BYTES
-
-    while not have_room(tiles):
-        tiles = dataclasses.replace(tiles, block_k=tiles.block_k // 2)
-    return tiles
-
-
-def _many_rows_default(shape: StreamShape, device: Device) -> Tiles:
-    """All rows in one program up to 128 of them, 64 outputs of each kind, and three stages or four as there is room."""
-    block_m = min(128, padded_rows(shape.rows))
-    block_n = 64 if shape.outputs >= 64 * device.num_sms else 32
-    num_warps = 8 if block_m * block_n * shape.groups >= 128 * 64 else 4
-    block_k = min(64 if shape.itemsize == 2 else 32, max(MMA_ROWS, pl.next_power_of_2(shape.inputs)))
-    tiles = Tiles(block_m=block_m, block_n=block_n, block_k=block_k, num_warps=num_warps, num_stages=4, mma=True)
-    while not resource_verdict(shared_memory_bytes(tiles, shape), 0, device):
-        tiles = dataclasses.replace(tiles, num_stages=tiles.num_stages - 1)
-    return tiles
-
-
-def compatible(shape: StreamShape, entries: Sequence[tuple[StreamShape, Tiles]]) -> list[Tiles]:
-    """Which tuned tiles may serve `shape` where it has none of its own, the best first.
-
-    Tensor cores take 2 to 16 rows as 16, more as the next power of two, and stream alike with a norm ahead and without; so do vectors, nearly. For
-    one row alone a norm's launch costs tensor cores more than they gain.
-    """
-    one = shape.rows == 1
-    same = shape if one else dataclasses.replace(shape, rows=padded_rows(shape.rows))
-    flipped = dataclasses.replace(same, norm=not shape.norm)
-    return [
-        tiles
-        for alike in (same, flipped)
-        for other, tiles in entries
-        if other == alike and (not (tiles.mma and shape.norm) if one else tiles.mma)
-    ]
-
-
-def default(shape: StreamShape, device: Device) -> Tiles:
-    """The heuristic.
-
-    Weights that the register files can hold at once are loaded in one go, by many small programs; longer streams go
-    through shared memory, a few blocks ahead; from 2 rows on, tensor cores.
-    """
-    if shape.rows > MMA_ROWS:
-        return _many_rows_default(shape, device)
-    if shape.rows > 1:
-        return _tensor_core_default(shape, device)
-    most, share = pl.next_power_of_2(shape.inputs), shape.weight_bytes / device.num_sms
-    if share < FEW_BYTES:
-        return Tiles(block_n=2, block_k=min(2048 // shape.groups, most), num_warps=4)
-    if share > MANY_BYTES:
-        return Tiles(block_n=8 // shape.groups, block_k=min(512, most), num_warps=4, num_stages=4)
-    if shape.groups == 2 and shape.inputs > 2048:
-        return Tiles(block_n=8, block_k=256, num_warps=4, num_stages=4)
-    return Tiles(block_n=4, block_k=min(256, most), num_warps=2, num_stages=4)
-
-
 def feasible_whole(tiles: Tiles, shape: StreamShape, device: Device) -> Verdict:
     """As `feasible`, for an op that needs whole sums where it streams."""
     if tiles.splits != 1:
@@ -290,8 +152,6 @@ def feasible_whole(tiles: Tiles, shape: StreamShape, device: Device) -> Verdict:
     return feasible(tiles, shape, device)
 
 
-SPLIT_STREAM = TileSpace(
-    tiles=Tiles, shape=StreamShape, search=search_space, feasible=feasible, default=default, compatible=compatible
-)
-"""Of ops that have a second launch for partial sums."""
-STREAM = dataclasses.replace(SPLIT_STREAM, feasible=feasible_whole)
+def padded_rows(rows: int) -> int:
+    """Activation rows as tensor cores take them."""
+    return max(MMA_ROWS, pl.next_power_of_2(rows))

@@ -10,7 +10,8 @@ from pallas_kernels.common.arithmetic import ACTIVATIONS
 from pallas_kernels.common.calls import StreamOptions, in_launches, stream_shape
 from pallas_kernels.common.deferred_norm import DeferredNorm
 from pallas_kernels.common.prefetch import PREFETCH_BYTES, check_prefetch
-from pallas_kernels.common.stream_tiles import STREAM, StreamShape, Tiles
+from pallas_kernels.common.stream_space import STREAM
+from pallas_kernels.common.stream_tiles import StreamShape, Tiles
 from pallas_kernels.common.weights import DenseWeight
 from pallas_kernels.gate_up import reference, triton
 

@@ -8,7 +8,8 @@ from pallas_kernels.common import checks, choose_tiles, deferred_norm, weights
 from pallas_kernels.common import implementation as impl
 from pallas_kernels.common.calls import StreamOptions, in_launches, stream_shape
 from pallas_kernels.common.deferred_norm import DeferredNorm
-from pallas_kernels.common.stream_tiles import STREAM, StreamShape, Tiles
+from pallas_kernels.common.stream_space import STREAM
+from pallas_kernels.common.stream_tiles import StreamShape, Tiles
 from pallas_kernels.common.weights import DenseWeight
 from pallas_kernels.head import reference, triton
 

@@ -11,7 +11,8 @@ from pallas_kernels.common import implementation as impl
 from pallas_kernels.common.calls import StreamOptions, in_launches, joined, stream_shape
 from pallas_kernels.common.deferred_norm import DeferredNorm
 from pallas_kernels.common.prefetch import PREFETCH_BYTES, check_prefetch
-from pallas_kernels.common.stream_tiles import SPLIT_STREAM, StreamShape, Tiles
+from pallas_kernels.common.stream_space import SPLIT_STREAM
+from pallas_kernels.common.stream_tiles import StreamShape, Tiles
 from pallas_kernels.common.weights import DenseWeight
 from pallas_kernels.projection import reference, triton
 

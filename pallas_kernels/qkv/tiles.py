@@ -6,7 +6,8 @@ from jax.experimental import pallas as pl
 
 from pallas_kernels.common import choose_tiles
 from pallas_kernels.common.devices import Device
-from pallas_kernels.common.stream_tiles import SPLIT_STREAM, StreamShape, Tiles, feasible, padded_rows
+from pallas_kernels.common.stream_space import SPLIT_STREAM
+from pallas_kernels.common.stream_tiles import StreamShape, Tiles, feasible, padded_rows
 from pallas_kernels.common.tile_space import Verdict
 
 

@@ -11,7 +11,8 @@ import pytest
 import pallas_kernels as pk
 from pallas_kernels.attention.tiles import ATTENTION, AttentionShape, AttentionTiles
 from pallas_kernels.common import choose_tiles, devices, implementation
-from pallas_kernels.common.stream_tiles import STREAM, StreamShape, Tiles, default
+from pallas_kernels.common.stream_space import STREAM, default
+from pallas_kernels.common.stream_tiles import StreamShape, Tiles
 from tests.pallas_kernels.lowering import for_gpu
 
 no_gpu = pytest.mark.skipif(jax.default_backend() == "gpu", reason="a GPU is here")

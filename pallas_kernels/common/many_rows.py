@@ -1,0 +1,108 @@
+"""Tiles of the kernels that stream a weight past more than 16 activation rows.
+
+There are some thousands; they are tried in the order of an estimate, the first of which is the heuristic's. With so
+many rows a program reads as much of the activations, from L2, as of its weights: few outputs a program cost that, many
+leave multiprocessors idle, and splitting the reduction axis is the way between.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from jax.experimental import pallas as pl
+
+from pallas_kernels.common.devices import DEVICES, Device
+from pallas_kernels.common.stream_tiles import (
+    RESERVED_BYTES,
+    StreamShape,
+    Tiles,
+    feasible,
+    padded_rows,
+    row_blocks_of,
+    shared_memory_bytes,
+)
+
+MEASURED_ON = DEVICES["h200"]
+"""The GPU whose rates the estimate has, measured there; the order is hardly another elsewhere."""
+MEMORY_RATE, L2_RATE, SHARE_RATE, PRODUCT_RATE = 4.4e6, 8.5e6, 85e3, 550e6
+"""Bytes a microsecond of memory, of L2 and into one multiprocessor; operations a microsecond of the tensor cores."""
+IN_FLIGHT = 32 << 10
+"""Bytes of weights that a multiprocessor must have under way for memory's rate: the rate times its latency."""
+COMBINE_US = 3.0
+"""Of the launch that adds partial sums up."""
+LEAST_MMA = 64
+"""The first operand's rows of a warp group's product, which reads both operands from shared memory."""
+STEP_US = 1.1e-3
+"""Of a sum's next addition, for each element of the reduction axis; twice that with the products of single warps."""
+
+
+def estimate_us(tiles: Tiles, shape: StreamShape, device: Device = MEASURED_ON) -> float:
+    """About how long a launch takes: the slowest of what moves and computes, at how much of the device is at work."""
+    row_blocks = row_blocks_of(shape, tiles)
+    programs = pl.cdiv(shape.outputs, tiles.block_n) * row_blocks * tiles.splits
+    fit = (device.shared_memory_bytes + RESERVED_BYTES) // (shared_memory_bytes(tiles, shape) + RESERVED_BYTES)
+    at_once = min(max(1, fit), pl.cdiv(programs, device.num_sms))
+    waves = pl.cdiv(programs, device.num_sms * at_once)
+    busy = programs / (waves * at_once * device.num_sms)
+    block = shape.groups * tiles.block_n * tiles.block_k * shape.weight_itemsize
+    in_flight = at_once * (tiles.num_stages - 1) * block
+    activations = programs * tiles.block_m * (shape.inputs // tiles.splits) * shape.itemsize
+    moved = shape.weight_bytes * row_blocks + activations
+    operations = 2 * row_blocks * tiles.block_m * shape.outputs * shape.groups * shape.inputs
+    # Products of fewer rows than a warp group takes are those of single warps, whose operands pass through registers.
+    slow = 1 if (tiles.block_n if tiles.swap_ab else tiles.block_m) >= LEAST_MMA else 2
+    least = max(
+        shape.weight_bytes / MEMORY_RATE / min(1.0, busy * in_flight / IN_FLIGHT),
+        moved / min(L2_RATE, busy * device.num_sms * SHARE_RATE),
+        operations / (PRODUCT_RATE * busy) * slow,
+        waves * shape.inputs / tiles.splits * STEP_US * slow,
+    )
+    if tiles.splits == 1:
+        return least
+    return least + COMBINE_US + 2 * tiles.splits * 4 * shape.rows * shape.outputs * shape.groups / MEMORY_RATE
+
+
+@functools.lru_cache(maxsize=64)
+def _ordered(shape: StreamShape) -> tuple[Tiles, ...]:
+    most = padded_rows(shape.rows)
+    found = []
+    for block_m, block_n, block_k, num_warps, num_stages, swap_ab, splits in itertools.product(
+        sorted({min(most, 128), min(most, 64)}, reverse=True),
+        (32, 64, 128),
+        (64, 128, 256) if shape.itemsize == 2 else (32, 64),
+        (4, 8),
+        (3, 4, 6),
+        (False, True),
+        (1, 2, 4, 8),
+    ):
+        wide = shape.groups * block_m * block_n
+        if num_warps == 8 and wide < 64 * 128 or num_warps == 4 and wide > 128 * 128:
+            continue  # warps without work, or more sums than registers
+        if swap_ab and (block_n < LEAST_MMA or block_m > block_n):
+            continue  # then the rows are the better first operand
+        if shape.inputs % (splits * block_k) and (splits > 1 or block_k > shape.inputs):
+            continue
+        found.append(
+            Tiles(
+                block_m=block_m, block_n=block_n, block_k=block_k, num_warps=num_warps, num_stages=num_stages,
+                mma=True, swap_ab=swap_ab, splits=splits,
+            )
+        )  # fmt: skip
+    return tuple(sorted(found, key=lambda tiles: estimate_us(tiles, shape)))
+
+
+def search_space(shape: StreamShape) -> list[Tiles]:
+    """The tiles worth trying for `shape` on any device, before `feasible`, in the order of the estimate."""
+    return list(_ordered(shape))
+
+
+def default(shape: StreamShape, device: Device, runs: Callable[..., Any] = feasible) -> Tiles:
+    """The first by the estimate that the device can run, as `runs` says."""
+    return next((tiles for tiles in _ordered(shape) if runs(tiles, shape, device)), _least(shape))
+
+
+def _least(shape: StreamShape) -> Tiles:
+    """Where the reduction axis is shorter than any block."""
+    block_k = max(16, min(32, pl.next_power_of_2(shape.inputs)))
+    return Tiles(block_m=16, block_n=16, block_k=block_k, num_warps=4, num_stages=3, mma=True)

@@ -1,0 +1,57 @@
+"""The space of tiles of the kernels that stream a weight, for any number of activation rows."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from pallas_kernels.common import few_rows, many_rows
+from pallas_kernels.common.devices import Device
+from pallas_kernels.common.stream_tiles import StreamShape, Tiles, feasible, feasible_whole, padded_rows
+from pallas_kernels.common.tile_space import MMA_ROWS, TileSpace
+
+
+def search_space(shape: StreamShape) -> list[Tiles]:
+    """The tiles worth trying for `shape` on any device, before `feasible`; of many rows the most promising first."""
+    return many_rows.search_space(shape) if shape.rows > MMA_ROWS else few_rows.search_space(shape)
+
+
+def default(shape: StreamShape, device: Device) -> Tiles:
+    """The heuristic, of an op with a second launch for partial sums."""
+    return many_rows.default(shape, device) if shape.rows > MMA_ROWS else few_rows.default(shape, device)
+
+
+def search_space_whole(shape: StreamShape) -> list[Tiles]:
+    """As `search_space`, for an op that needs whole sums where it streams."""
+    return [tiles for tiles in search_space(shape) if tiles.splits == 1]
+
+
+def default_whole(shape: StreamShape, device: Device) -> Tiles:
+    """As `default`, for an op that needs whole sums where it streams."""
+    if shape.rows > MMA_ROWS:
+        return many_rows.default(shape, device, feasible_whole)
+    return few_rows.default(shape, device)
+
+
+def compatible(shape: StreamShape, entries: Sequence[tuple[StreamShape, Tiles]]) -> list[Tiles]:
+    """Which tuned tiles may serve `shape` where it has none of its own, the best first.
+
+    Tensor cores take 2 to 16 rows as 16, more as the next power of two, and stream alike with a norm ahead and without; so do vectors, nearly. For
+    one row alone a norm's launch costs tensor cores more than they gain.
+    """
+    one = shape.rows == 1
+    same = shape if one else dataclasses.replace(shape, rows=padded_rows(shape.rows))
+    flipped = dataclasses.replace(same, norm=not shape.norm)
+    return [
+        tiles
+        for alike in (same, flipped)
+        for other, tiles in entries
+        if other == alike and (not (tiles.mma and shape.norm) if one else tiles.mma)
+    ]
+
+
+SPLIT_STREAM = TileSpace(
+    tiles=Tiles, shape=StreamShape, search=search_space, feasible=feasible, default=default, compatible=compatible
+)
+"""Of ops that have a second launch for partial sums."""
+STREAM = dataclasses.replace(
+    SPLIT_STREAM, search=search_space_whole, feasible=feasible_whole, default=default_whole
+)
