@@ -15,10 +15,10 @@ Any field is overridden on the command line, tuples with commas:
     python -m experiments.sweep --config=tiles.py --ops=attention --page_sizes=0,16,64,256
     python -m experiments.sweep --config=tiles.py --rows=32,64,128,256
 
-Of more than 16 rows a weight's kernels can be cut in many more ways, since each program may take fewer rows than there
-are: some 5,000 tiles can run, which would take an hour a case, as each of them compiles for longer too. Their search
-space has the most promising ones first, so the first `max_tiles_many_rows` of it that can run are tried, and not a
-sample of all. Attention's space is small and in no such order: of that it is an even sample.
+For more than 16 rows a weight's kernels can be cut in many more ways, since a program may take fewer rows than there
+are: all that can run, some 5,000 tiles, would take an hour. Their search space has the most promising ones first, so of
+each case the first `max_tiles_many_rows` that can run are tried, and not a sample of all. Attention's space is in no
+such order: of that it is an even sample.
 """
 
 import ml_collections

@@ -218,9 +218,13 @@ def test_a_lost_device_stops_the_sweep_after_the_record(make_options, make_machi
 
 @pytest.mark.slow
 def test_kernels_in_interpret_mode_take_the_same_path(make_options, make_machine, device):
-    options = make_options(ops=("attention", "out", "head"), contexts=(32,), max_tiles=1, calls=1)
+    options = make_options(ops=("attention", "out", "head"), contexts=(32,), page_sizes=(0, 16), max_tiles=1, calls=1)
     _, records = swept(options, make_machine(implementation="interpret"), device)
-    assert [(found["op"], found["status"]) for found in records] == [(op, "ok") for op in options.ops]
+    assert [(found["op"], found["page_size"], found["status"]) for found in records] == [
+        ("attention", 0, "ok"), ("attention", 16, "ok"), ("out", None, "ok"), ("head", None, "ok"),
+    ]  # fmt: skip
+    bytes_ = [found["bytes"] for found in records[:2]]
+    assert bytes_[0] == bytes_[1], "pages hold the same keys"
 
 
 def test_results_and_pictures_are_named_after_the_device(make_options, make_machine, device, tmp_path, capsys):
