@@ -74,6 +74,21 @@ def test_records(make_options, make_machine, device, capsys):
 
 
 @pytest.mark.slow
+def test_many_rows_are_swept_as_far_as_their_cap(make_options, make_machine, device):
+    options = make_options(ops=("out", "attention"), rows=(2, 32), page_sizes=(16,), max_tiles=2, max_tiles_many_rows=3)
+    _, records = swept(dataclasses.replace(options, max_tiles=0, rows=(32,)), make_machine(), device)
+    assert [(found["op"], found["rows"], found["status"]) for found in records] == [
+        (op, 32, "ok") for op in options.ops for _ in range(3)
+    ]
+    tried = [found["tiles"] for found in records[:3]]
+    case = cases.make("out", "ragged", rows=32)
+    first = [dataclasses.asdict(tiles) for tiles in case.incumbents(device)]
+    assert tried[: len(first)] == first
+    _, records = swept(options, make_machine(), device)
+    assert [found["rows"] for found in records[6:]] == [2] * 4, "what is there is not measured again"
+
+
+@pytest.mark.slow
 def test_samples_are_spent_on_tiles_near_the_best(make_options, make_machine, device):
     # XLA; first tile: quick then full; second: quick only; third: near, full; fourth: quick only.
     machine = make_machine(times=(50.0, 10.0, 10.0, 12.0, 11.0, 11.0, 11.6))
