@@ -4,15 +4,19 @@
 
 Two minutes on an H200, most of it the larger model's, as on 2 cores without a GPU.
 
-Expected: a record for each model, dtype, batch, context and implementation in out/decode-<device>.jsonl, a table, and a
-picture of percent of the ceiling, the fused kernels and XLA beside each other. Every record names the read ceiling that
-was measured in the same run, and its status is 'ok', or says why it is void or failed. Without a GPU XLA alone is
-timed, on a small model, against this processor's own ceiling.
+Expected: a record for each model, dtype, batch, context, page size and implementation in out/decode-<device>.jsonl, a
+table, and a picture of percent of the ceiling, the fused kernels and XLA beside each other. Every record names the read
+ceiling that was measured in the same run, and its status is 'ok', or says why it is void or failed. Without a GPU XLA
+alone is timed, on a small model, against this processor's own ceiling.
 
 Any field is overridden on the command line, tuples with commas:
 
     python -m experiments.decode --config=decode.py --models=llama-3.2-1b --contexts=128,1024,8192,32768
     python -m experiments.decode --config=decode.py --models=DIR/config.json --batches=1,8
+    python -m experiments.decode --config=decode.py --page_sizes=0,16,64,256
+
+Many sequences need memory for their caches, of which those of one batch are there at a time: of the larger model 19 GB
+for 128 sequences at this context and 38 GB for 256, beside 16 GB of weights.
 """
 
 import ml_collections
@@ -27,6 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.dtypes = ()  # bf16 | f32
     config.batches = (1,)  # sequences at a time
     config.contexts = (1024,)  # positions in the cache before the first step
+    config.page_sizes = (0,)  # positions of a page of the cache, whose pages lie in no order; 0: it is contiguous
 
     # A sample is one call of `steps` steps.
     config.steps = 127

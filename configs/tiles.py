@@ -12,6 +12,13 @@ tiles are counted for four GPUs, and XLA's own implementation is timed on this p
 Any field is overridden on the command line, tuples with commas:
 
     python -m experiments.sweep --config=tiles.py --ops=qkv,out --rows=1,8 --max_tiles=40
+    python -m experiments.sweep --config=tiles.py --ops=attention --page_sizes=0,16,64,256
+    python -m experiments.sweep --config=tiles.py --rows=32,64,128,256
+
+For more than 16 rows a weight's kernels can be cut in many more ways, since a program may take fewer rows than there
+are: all that can run, some 5,000 tiles, would take an hour. Their search space has the most promising ones first, so of
+each case the first `max_tiles_many_rows` that can run are tried, and not a sample of all. Attention's space is in no
+such order: of that it is an even sample.
 """
 
 import ml_collections
@@ -20,22 +27,27 @@ import ml_collections
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
 
-    # The cases: every combination, as a decode step of so many sequences calls them. Contexts are attention's alone.
+    # The cases: every combination, as a decode step of so many sequences calls them. Contexts and page sizes are
+    # attention's alone.
     config.ops = ("qkv", "attention", "out", "gate_up", "down", "head")
     config.models = ("llama-3.1-8b", "llama-3.2-1b")
     config.rows = (1,)
     config.dtypes = ("bf16",)
     config.contexts = (1024, 8192)
+    config.page_sizes = (0,)  # positions of a page of the KV cache, whose pages lie in no order; 0: it is contiguous
 
     # The tiles: values that each field may have; () leaves it as the op's search space has it.
+    config.block_m = ()
     config.block_n = ()
     config.block_k = ()
+    config.block_t = ()
     config.block_s = ()
     config.splits = ()
     config.num_warps = ()
     config.num_stages = ()
     config.mma = ()
     config.max_tiles = 0  # of each case, spread evenly, the tuned and the default tile among them; 0: all
+    config.max_tiles_many_rows = 16  # of each case of more than 16 rows, those two and the first of the space; 0: all
 
     # Timing on a GPU.
     config.samples = 9  # of a tile within 15% of the best so far

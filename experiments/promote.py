@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pallas_kernels as pk
-from experiments.bench import cases, log, select
+from experiments.bench import cases, log, select, tables
 from experiments.bench import options as command_line
 from experiments.bench.cases import Case
 from experiments.bench.errors import ResultsError, UsageError
@@ -56,7 +56,8 @@ def decide(
         return None, "no tile has a time"
     best = ok[0]
     heuristic = dataclasses.asdict(case.known.default_tiles(case.shape, device))
-    used = [entry["tiles"]] if entry else [dataclasses.asdict(case.known.chosen_tiles(case.shape, device))]
+    tuned = case.tiles(entry["tiles"]) if entry else case.known.chosen_tiles(case.shape, device)
+    used = [dataclasses.asdict(tuned)]
     rivals = [one for tiles in (*used, heuristic) for one in ok if one["tiles"] == tiles]
     if not rivals:
         if any(one["tiles"] == heuristic for one in records):
@@ -101,7 +102,7 @@ def promote(records: Sequence[Record], device: Device, root: Path = TUNED) -> in
         else:
             winner, why = decide(case, members, entries[at] if at < len(entries) else None, device)
         where = f"{case.op} {case.model} rows={case.rows}"
-        where += f" context={case.context}" if case.record_context else ""
+        where += f" context={tables.in_pages(case.context, case.page_size)}" if case.record_context else ""
         print(f"{'promoted' if winner else 'kept    '}  {where}: {why}")
         if winner is not None:
             evidence = {

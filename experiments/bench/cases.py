@@ -22,6 +22,7 @@ class Case:
 
     Attributes:
         op: one of `recorded.OPS`. model, rows, context, dtype: as records have them.
+        page_size: of the KV cache; 0 where it is contiguous.
         call: as the step by the kernels makes it. xla: as XLA's step makes it.
     """
 
@@ -29,6 +30,7 @@ class Case:
     model: str
     rows: int
     context: int
+    page_size: int
     dtype: str
     call: Recorded
     xla: Recorded
@@ -52,6 +54,11 @@ class Case:
         """The context as records have it: null where it has no part in the case."""
         return self.context if self.op == "attention" else None
 
+    @property
+    def record_page_size(self) -> int | None:
+        """The page size as records have it: null where it has no part in the case."""
+        return self.page_size if self.op == "attention" else None
+
     def incumbents(self, device: Device) -> list[Any]:
         """The tiles that a call runs with today, and the heuristic's."""
         return list(
@@ -67,14 +74,20 @@ class Case:
 
     def fields(self) -> dict[str, Any]:
         """The case as records have it."""
-        return dict(op=self.op, model=self.model, rows=self.rows, context=self.record_context, dtype=self.dtype)
+        return dict(
+            op=self.op, model=self.model, rows=self.rows, context=self.record_context,
+            page_size=self.record_page_size, dtype=self.dtype,
+        )  # fmt: skip
 
 
-def make(op: str, model: str, *, rows: int = 1, context: int = 1024, dtype: str = "bf16") -> Case:
-    """The case of an op in a decode step of a model, a row each of `rows` sequences; dtype as records have it."""
-    size = dict(batch=rows, context=context, dtype=DTYPES[dtype])
+def make(op: str, model: str, *, rows: int = 1, context: int = 1024, dtype: str = "bf16", page_size: int = 0) -> Case:
+    """The case of an op in a decode step of a model, a row each of `rows` sequences; dtype as records have it.
+
+    With a page size the caches are pools of pages of so many positions, in no order; with 0 they are contiguous.
+    """
+    size = dict(batch=rows, context=context, dtype=DTYPES[dtype], page_size=page_size)
     return Case(
-        op=op, model=model, rows=rows, context=context, dtype=dtype,
+        op=op, model=model, rows=rows, context=context, page_size=page_size, dtype=dtype,
         call=recorded.call_of(op, model, **size, implementation=BY_THE_KERNELS),
         xla=recorded.call_of(op, model, **size, implementation="xla"),
     )  # fmt: skip
@@ -82,7 +95,10 @@ def make(op: str, model: str, *, rows: int = 1, context: int = 1024, dtype: str 
 
 def of_record(found: dict[str, Any]) -> Case:
     """The case of a record of a tile."""
-    return make(found["op"], found["model"], rows=found["rows"], context=found["context"] or 1024, dtype=found["dtype"])
+    return make(
+        found["op"], found["model"], rows=found["rows"], context=found["context"] or 1024, dtype=found["dtype"],
+        page_size=found["page_size"] or 0,
+    )  # fmt: skip
 
 
 def run(call: Recorded, state: dict[str, Tree], streamed: Tree, tiles: Any, implementation: str) -> Any:

@@ -131,7 +131,8 @@ class Log:
 
     def append(self, found: Record) -> None:
         """Adds a record and waits until it is on the disk."""
-        self._write(json.dumps(record.check(found, "a new record")).encode() + b"\n")
+        found = record.check(found, "a new record")
+        self._write(json.dumps(found).encode() + b"\n")
         self.records.append(found)
         self._keys.add(record.key(found))
         if self._interrupted:

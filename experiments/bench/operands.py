@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 import pallas_kernels as pk
+from experiments.bench.pages import shuffled_table
 from experiments.bench.recorded import Recorded
 
 Tree = Any
@@ -32,11 +33,10 @@ def state(call: Recorded, key: jax.Array) -> dict[str, Tree]:
     names = [name for name, value in call.arguments.items() if name != streamed_name(call) and _has_arrays(value)]
     keys = jax.random.split(key, len(names))
     found = {name: _drawn(name, call.arguments[name], one) for name, one in zip(names, keys, strict=True)}
-    capacity = call.arguments["cache"].k.shape[2] if "cache" in call.arguments else 0
     if "positions" in found:
-        found["positions"] = jnp.full_like(found["positions"], capacity - 1)
+        found["positions"] = jnp.full_like(found["positions"], call.context - 1)
     if "lengths" in found:
-        found["lengths"] = jnp.full_like(found["lengths"], capacity)
+        found["lengths"] = jnp.full_like(found["lengths"], call.context)
     return found
 
 
@@ -74,6 +74,8 @@ def _drawn(name: str, described: Any, key: jax.Array) -> Any:
         return _deferred(described, key)
     if name in NORMS:
         return (1.0 + 0.1 * jax.random.normal(key, described.shape)).astype(described.dtype)
+    if name == "page_table":
+        return shuffled_table(key, *described.shape)
     if name == "rope":
         angles = jax.random.uniform(key, described[0].shape, maxval=6.3)
         return jnp.cos(angles), jnp.sin(angles)

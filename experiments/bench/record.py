@@ -45,11 +45,13 @@ ORIGIN = dict(
     command=(TEXT, "that made the record"),
     date=(TEXT, "when the record was made, UTC"),
 )
+PAGE_SIZE = COUNT, "positions of a page of the KV cache, 0 where that is contiguous; null where it has no part"
 CASE = dict(
     op=(TEXT, "the function of pallas_kernels"),
     model=(TEXT, "a name of configs/models"),
     rows=(SIZE, "activation rows of a call"),
     context=(SIZE, "positions of the KV cache; null where it has no part in the case"),
+    page_size=PAGE_SIZE,
     dtype=(DTYPE, "bf16, f16 or f32, of weights, activations and cache"),
     tiles=(TILES, "as the op's dataclass of tiles"),
 )
@@ -186,19 +188,21 @@ KINDS = {
         "the launches of a decoder layer, chained over all layers of a model",
         STEP | STATUS | CALL_US | RATE
         | dict(
+            page_size=PAGE_SIZE,
             prefetch_bytes=(COUNT, "of the next weight that each kernel asks for early"),
             tiles=(table(TILES), "by op"),
             launches=(COUNT, "of a layer"),
             beyond_bytes_us_per_launch=(NUMBER, "time less that of the bytes at the ceiling, by the launches"),
             difference_from_xla=(NUMBER, "RMS of the difference of the results, over their RMS"),
         ),
-        ("device", "model", "dtype", "batch", "context", "implementation", "prefetch_bytes"),
-        needed=(*_STEP_NEEDS, "median_us", "p10_us", "p90_us", "percent_of_ceiling"),
+        (*_STEP_KEY, "page_size", "implementation", "prefetch_bytes"),
+        needed=(*_STEP_NEEDS, "page_size", "median_us", "p10_us", "p90_us", "percent_of_ceiling"),
     ),
     "decode": Kind(
         "a whole greedy decode step, chained on the device",
         STEP | STATUS | STEP_MS | RATE
         | dict(
+            page_size=PAGE_SIZE,
             xla_ms_per_token=(POSITIVE, "XLA's, of the same run, where that counts"),
             tokens_per_s=(AMOUNT, "of all sequences together"),
             percent_of_datasheet=(AMOUNT, "achieved_gbps of the datasheet's bandwidth"),
@@ -207,8 +211,8 @@ KINDS = {
             ms_by_compilation=(a_list(POSITIVE), "the median of each"),
             tokens_agree_with_xla=(COUNT, "of tokens_checked, those that XLA draws too"),
         ),
-        (*_STEP_KEY, "implementation"),
-        needed=(*_STEP_NEEDS, "bytes", "ceiling_gbps", "floor_ms"),
+        (*_STEP_KEY, "page_size", "implementation"),
+        needed=(*_STEP_NEEDS, "page_size", "bytes", "ceiling_gbps", "floor_ms"),
         figures=("ms_per_token", "ms_p5", "ms_p95", "tokens_per_s", "percent_of_ceiling", "steps"),
     ),
     "generate": Kind(
@@ -314,16 +318,22 @@ def new(kind: str, **values: Any) -> Record:
 
 
 def check(record: Any, where: str) -> Record:
-    """The record, if it is one; else a ResultsError that says at `where` which field is wrong."""
+    """The record, if it is one; else a ResultsError that says at `where` which field is wrong.
+
+    What was written before a field was there has it all the same: its cache was contiguous, and of its tiles a field
+    that they lack had its default.
+    """
     if not isinstance(record, dict):
         raise ResultsError(f"{where}: expected a record, got {_shown(record)}")
     kind = record.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         raise ResultsError(f"{where}: kind: expected one of {', '.join(KINDS)}, got {_shown(kind)}")
+    if "page_size" not in record and _fields(kind).get("page_size") == PAGE_SIZE:
+        record = record | dict(page_size=0 if record.get("op", "attention") == "attention" else None)
     problem = _problem(record, needed_fields(kind, str(record.get("status")))) or _tiles_problem(record)
     if problem:
         raise ResultsError(f"{where}: {problem}")
-    return record
+    return record | dict(tiles=_whole_tiles(record)) if "tiles" in record else record
 
 
 def needed_fields(kind: str, status: str) -> tuple[str, ...]:
@@ -381,8 +391,17 @@ def _tiles_problem(record: Record) -> str:
     op, tiles = pk.OPS.get(record.get("op", "")), record.get("tiles")
     if op is None or tiles is None:
         return ""
-    names = [field.name for field in dataclasses.fields(op.space.tiles)]
-    return "" if set(tiles) == set(names) else f"tiles: expected {', '.join(names)}, got {_shown(tiles)}"
+    fields = dataclasses.fields(op.space.tiles)
+    names, needed = [field.name for field in fields], {f.name for f in fields if f.default is dataclasses.MISSING}
+    if needed <= set(tiles) <= set(names):
+        return ""
+    return f"tiles: expected {', '.join(names)}, got {_shown(tiles)}"
+
+
+def _whole_tiles(record: Record) -> Any:
+    """A record's tiles, of an op that is known with every field of them, in order."""
+    op, tiles = pk.OPS.get(record.get("op", "")), record["tiles"]
+    return tiles if op is None or tiles is None else dataclasses.asdict(op.space.tiles(**tiles))
 
 
 def _shown(value: Any) -> str:

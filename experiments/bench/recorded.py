@@ -12,10 +12,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 import pallas_kernels as pk
 from experiments.bench.models import config_of
+from experiments.bench.pages import pages_of
 from pallas_kernels import KVCache, attention_counters
 from tokenspeed.engine import decode
 from tokenspeed.models.decoder import Llama
@@ -37,10 +39,12 @@ class Recorded:
         op: the function of pallas_kernels.
         arguments: by name, arrays as `jax.ShapeDtypeStruct`; without implementation, tiles and prefetch, which say how
             the call runs.
+        context: positions of each sequence, those of the cache; its pages may have room for more.
     """
 
     op: str
     arguments: dict[str, Any]
+    context: int
 
     @property
     def shape(self) -> Any:
@@ -49,15 +53,19 @@ class Recorded:
 
     @property
     def cost(self) -> pk.Cost:
-        """The least that it must do; attention over as many keys as the cache holds."""
-        return pk.OPS[self.op].cost(**self.arguments)
+        """The least that it must do; attention over as many keys as the context has."""
+        arguments = self.arguments
+        if "lengths" in arguments:
+            arguments = arguments | dict(lengths=np.full(arguments["lengths"].shape, self.context))
+        return pk.OPS[self.op].cost(**arguments)
 
 
 class Recorder:
-    """Stands in for pallas_kernels."""
+    """Stands in for pallas_kernels, in a step at the end of a context."""
 
-    def __init__(self):
+    def __init__(self, context: int):
         self.calls: list[Recorded] = []
+        self._context = context
 
     def __getattr__(self, op: str) -> Any:
         function = getattr(pk, op)
@@ -67,7 +75,7 @@ class Recorder:
             arguments = signature.bind(*positional, **named).arguments
             aside = ("implementation", "tiles", "prefetch", "prefetch_bytes")
             kept = {name: value for name, value in arguments.items() if name not in aside}
-            self.calls.append(Recorded(op, jax.tree.map(_described, kept)))
+            self.calls.append(Recorded(op, jax.tree.map(_described, kept), self._context))
             return function(**kept, implementation="xla")
 
         return call
@@ -79,37 +87,45 @@ def _described(leaf: Any) -> Any:
 
 
 @functools.cache
-def calls_of_step(model: str, *, batch: int, context: int, dtype: str, implementation: str) -> tuple[Recorded, ...]:
+def calls_of_step(
+    model: str, *, batch: int, context: int, dtype: str, implementation: str, page_size: int = 0
+) -> tuple[Recorded, ...]:
     """All calls of a greedy decode step of a few layers of a model, in order.
 
     Args:
         model: a name of `models.MODELS`. dtype: as jax has it.
-        context: the capacity of the caches, which are contiguous. implementation: that the step is made for.
+        context: positions that the caches hold of each sequence. implementation: that the step is made for.
+        page_size: positions of a page of the caches, of which a page table says whose it is; 0 for contiguous caches.
     """
     config = config_of(model)
     config = dataclasses.replace(config, layers=config.layers[:LAYERS])
     decoder = nnx.eval_shape(lambda: Llama(config, jnp.dtype(dtype), rngs=nnx.Rngs(0)))
-    recorder = Recorder()
+    recorder = Recorder(context)
+    pages = pages_of(context, page_size)
 
-    def step(decoder, tokens, positions, counters, rope):
-        caches = [
-            KVCache.zeros(batch, config.num_kv_heads, context, config.head_dim, dtype) for _ in range(config.num_layers)
-        ]
+    def step(decoder, tokens, positions, counters, rope, page_table):
+        sizes = batch * pages, config.num_kv_heads, page_size or context, config.head_dim
         x, _, _ = decode.decode_step(
-            decoder, caches, tokens, positions, rope, counters=counters, implementation=implementation, kernels=recorder
-        )
+            decoder, [KVCache.zeros(*sizes, dtype) for _ in config.layers], tokens, positions, rope,
+            page_table=page_table, counters=counters, implementation=implementation, kernels=recorder,
+        )  # fmt: skip
         return decode.greedy(decoder, x, implementation, recorder)
 
     where = jax.ShapeDtypeStruct((batch, 1), jnp.int32)
     counters = jax.eval_shape(functools.partial(attention_counters, batch, config.num_kv_heads))
     table = jax.ShapeDtypeStruct((context, config.head_dim // 2), jnp.float32)
-    jax.eval_shape(step, decoder, where, where, counters, (table, table))
+    page_table = jax.ShapeDtypeStruct((batch, pages), jnp.int32) if page_size else None
+    jax.eval_shape(step, decoder, where, where, counters, (table, table), page_table)
     return tuple(recorder.calls)
 
 
-def call_of(op: str, model: str, *, batch: int, context: int, dtype: str, implementation: str) -> Recorded:
-    """The call of an op that a step makes most often; of equals the last."""
-    calls = calls_of_step(model, batch=batch, context=context, dtype=dtype, implementation=implementation)
+def call_of(
+    op: str, model: str, *, batch: int, context: int, dtype: str, implementation: str, page_size: int = 0
+) -> Recorded:
+    """The call of an op that a step makes most often; of equals the last. Arguments as in `calls_of_step`."""
+    calls = calls_of_step(
+        model, batch=batch, context=context, dtype=dtype, implementation=implementation, page_size=page_size
+    )
     mine = [call for call in calls if call.op == op]
     counts = collections.Counter(map(repr, mine))
     return max(reversed(mine), key=lambda call: counts[repr(call)])

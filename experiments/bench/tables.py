@@ -1,8 +1,13 @@
 """Plain-text and Markdown tables."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import pallas_kernels as pk
+
+BY_DEFAULT = ("block_m", "block_t")
+"""Fields of tiles that are told only where they differ from their default: what few rows do not use."""
 Table = tuple[Sequence[str], list[list[Any]]]
 """Header and lines."""
 
@@ -48,8 +53,21 @@ def spread(middle: float | None, low: float | None, high: float | None, form: st
     return f"{middle:{form}}" if low is None or high is None else f"{middle:{form}} ({low:{form}} to {high:{form}})"
 
 
+def in_pages(context: Any, page_size: int | None) -> Any:
+    """A context as it is shown, for a paged cache '8192 pages of 64'."""
+    return f"{context!s} pages of {page_size}" if page_size else context
+
+
 def tiles_text(tiles: dict[str, Any] | None) -> str:
     """'block_n=2 block_k=1024 num_warps=4', flags by name alone, and nothing of what is not used."""
     if tiles is None:
         return "-"
-    return " ".join(name if value is True else f"{name}={value}" for name, value in tiles.items() if value)
+    told = {name: value for name, value in tiles.items() if value and not _is_default(name, value)}
+    return " ".join(name if value is True else f"{name}={value}" for name, value in told.items())
+
+
+def _is_default(name: str, value: Any) -> bool:
+    if name not in BY_DEFAULT:
+        return False
+    fields = (*dataclasses.fields(pk.Tiles), *dataclasses.fields(pk.AttentionTiles))
+    return any(field.name == name and field.default == value for field in fields)

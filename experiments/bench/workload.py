@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.bench.compiling import compile_all
+from experiments.bench.pages import pages_of, shuffled_table
 from pallas_kernels import KVCache, attention_counters
 from tokenspeed.engine import generation
 from tokenspeed.engine.generation import Generation, Weights
@@ -43,21 +44,38 @@ class Decoder:
 
 
 class Workload:
-    """Batches of sequences of a decoder that all start at the same position, and the programs that decode them."""
+    """Batches of sequences of a decoder that all start at the same position, and the programs that decode them.
 
-    def __init__(self, decoder: Decoder, *, batch: int, context: int, steps: int):
+    Attributes:
+        capacity: positions that the cache holds of a sequence.
+        page_table: int32 [B, pages of a sequence], whose pages lie in no order; None for contiguous caches.
+    """
+
+    def __init__(self, decoder: Decoder, *, batch: int, context: int, steps: int, page_size: int = 0):
         self.decoder, self.batch, self.context, self.steps = decoder, batch, context, steps
-        self.capacity = -(-(context + steps) // SLOTS) * SLOTS
+        self._slots = -(-(context + steps) // SLOTS) * SLOTS
+        pages = pages_of(self._slots, page_size)
+        self.capacity = pages * (page_size or self._slots)
+        self.page_table = None
+        if page_size:
+            self.page_table = shuffled_table(jax.random.key(np.uint32(decoder.seed)), batch, pages)
         self.rope = decoder.weights.model.rope_tables(self.capacity)
         self._sampling = make_state([GREEDY] * batch, [[0]] * batch, decoder.config.vocab_size, ())
 
     def fresh(self, sequence: int) -> Generation:
-        """The `sequence`-th batch: a random cache and a random token to go on from. The same for the same number."""
+        """The `sequence`-th batch: a random cache and a random token to go on from.
+
+        The same for the same number, whatever the size of a page. One of them is on the device at a time where a
+        program took the last: states are donated.
+        """
         c, context = self.decoder.config, np.int32(self.context)
         key = functools.partial(_key, np.uint32(self.decoder.seed), np.uint32(sequence))
-        shape = self.batch, c.num_kv_heads, self.capacity, c.head_dim
+        shape, dtype = (self.batch, c.num_kv_heads, self._slots, c.head_dim), self.decoder.dtype
         return Generation(
-            caches=[_random_cache(key(layer), context, shape, self.decoder.dtype) for layer in range(c.num_layers)],
+            caches=[
+                _random_cache(key(layer), context, self.page_table, shape, self.capacity, dtype)
+                for layer in range(c.num_layers)
+            ],
             hidden=jnp.zeros((self.batch, c.d_model), self.decoder.dtype),
             sampling=jax.tree.map(jnp.copy, self._sampling),
             **_random_start(key(c.num_layers), context, self.batch, c.num_kv_heads, c.vocab_size),
@@ -77,16 +95,21 @@ class Workload:
 
     def compiled(self, implementation: str, options: dict[str, Any] | None = None) -> Callable:
         """The program (weights, state, rope) -> (state, Drawn), by XLA with options; the state is donated."""
-        return self.lowered(steps=self.steps, implementation=implementation).compile(compiler_options=options)
+        program = self.lowered(steps=self.steps, implementation=implementation).compile(compiler_options=options)
+        return functools.partial(program, **self._paged) if self._paged else program
 
     def lowered(self, **how: Any) -> jax.stages.Lowered:
-        """The program of `generation.decode_steps`, to which `how` goes."""
+        """The program of `generation.decode_steps`, to which `how` goes; it takes the page table where there is one."""
 
-        def run(weights, state, rope):
-            return generation.decode_steps(weights, state, rope, logprobs=None, **how)
+        def run(weights, state, rope, **paged):
+            return generation.decode_steps(weights, state, rope, logprobs=None, **paged, **how)
 
         state = jax.eval_shape(functools.partial(self.fresh, 0))
-        return jax.jit(run, donate_argnums=1).lower(self.decoder.weights, state, self.rope)
+        return jax.jit(run, donate_argnums=1).lower(self.decoder.weights, state, self.rope, **self._paged)
+
+    @property
+    def _paged(self) -> dict[str, jax.Array]:
+        return {} if self.page_table is None else dict(page_table=self.page_table)
 
 
 @jax.jit
@@ -94,13 +117,27 @@ def _key(seed, sequence, number) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), sequence), number)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _random_cache(key, context, shape: tuple[int, ...], dtype: Any) -> KVCache:
-    """Normal keys and values of unit scale, as RMSNorm and random weights give them."""
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def _random_cache(key, context, page_table, shape: tuple[int, ...], capacity: int, dtype: Any) -> KVCache:
+    """Normal keys and values of unit scale, as RMSNorm and random weights give them: [B, K, S, H], or cut into pages.
+
+    Of as many positions as a contiguous cache has, so that they are the same in pages of any size.
+    """
     filled = jnp.arange(shape[2])[:, None] < context
     # What no step may see is NaN: it would end in the logits, and those that are not finite are told.
     k, v = (jnp.where(filled, jax.random.normal(one, shape, dtype), jnp.nan) for one in jax.random.split(key))
+    if page_table is not None:
+        k, v = (_in_pages(whole, page_table, capacity) for whole in (k, v))
     return KVCache(k=k, v=v)
+
+
+def _in_pages(whole: jax.Array, page_table: jax.Array, capacity: int) -> jax.Array:
+    """[B, K, S, H] as a pool [P, K, Z, H] of pages that lie where the table, which has every page, says."""
+    batch, kv_heads, slots, head_dim = whole.shape
+    pages = page_table.shape[1]
+    whole = jnp.pad(whole, ((0, 0), (0, 0), (0, capacity - slots), (0, 0)), constant_values=jnp.nan)
+    cut = jnp.moveaxis(whole.reshape(batch, kv_heads, pages, capacity // pages, head_dim), 2, 1)
+    return cut.reshape(-1, *cut.shape[2:])[jnp.argsort(page_table.reshape(-1))]
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))

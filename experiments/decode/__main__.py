@@ -17,6 +17,7 @@ those of kind 'decode' in experiments/bench/record.py.
 """
 
 import gc
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -73,27 +74,29 @@ def measured(
     options: Options, models: dict[str, ModelConfig], implementations: Sequence[str], ceiling_gbps: float
 ) -> Iterator[Record]:
     """The fields of each case and implementation, as they come; a model at a time is on the device."""
-    cases = [(batch, context) for batch in options.batches for context in options.contexts]
+    cases = list(itertools.product(options.batches, options.contexts, options.page_sizes))
     for model, config in models.items():
         for dtype in decode_options.dtypes(options):
             try:
                 decoder = Decoder(config, DTYPES[dtype], options.seed)
             except Exception as error:
                 decoder, failure = None, f"making the model failed: {reason_of(error)}"
-            for batch, context in cases:
-                lead = blank(options, config, ceiling_gbps, model=model, dtype=dtype, batch=batch, context=context)
+            for batch, context, page_size in cases:
+                size = dict(batch=batch, context=context, page_size=page_size)
+                lead = blank(options, config, ceiling_gbps, model=model, dtype=dtype, **size)
                 if decoder is None:
                     yield from (lead | dict(implementation=name, status=failure) for name in implementations)
                     probe_device()
                     continue
-                workload = Workload(decoder, batch=batch, context=context, steps=options.steps)
+                workload = Workload(decoder, steps=options.steps, **size)
                 case = Case(workload, implementations, decode_options.compilations(options))
                 found = case.measure(options.sequences, options.repeats)
                 yield from (lead | figures(lead, name, found) for name in implementations)
                 if any(one.failure for one in found.values()):
                     probe_device()
                 if options.profile:
-                    trace(case, Path(options.profile) / f"{model}-{dtype}-batch{batch}-context{context}")
+                    pages = f"-pages{page_size}" if page_size else ""
+                    trace(case, Path(options.profile) / f"{model}-{dtype}-batch{batch}-context{context}{pages}")
                 del case, workload
                 gc.collect()  # a cycle would keep a cache, or the model, while the next is made
             decoder = None
@@ -110,7 +113,15 @@ def trace(case: Case, folder: Path) -> None:
 
 
 def blank(
-    options: Options, config: ModelConfig, ceiling_gbps: float, *, model: str, dtype: str, batch: int, context: int
+    options: Options,
+    config: ModelConfig,
+    ceiling_gbps: float,
+    *,
+    model: str,
+    dtype: str,
+    batch: int,
+    context: int,
+    page_size: int,
 ) -> Record:
     """The fields of a case with nothing found yet."""
     moved = mean_bytes(config, DTYPES[dtype], batch=batch, context=context, steps=options.steps)
@@ -119,6 +130,7 @@ def blank(
         dtype=dtype,
         batch=batch,
         context=context,
+        page_size=page_size,
         bytes=round(moved),
         ceiling_gbps=round(ceiling_gbps, 3),
         floor_ms=round(moved / ceiling_gbps / 1e6, 6),
@@ -156,10 +168,8 @@ def figures(lead: Record, implementation: str, found: dict[str, Found]) -> Recor
 
 def said(found: Record) -> str:
     """A line about a record."""
-    case = (
-        f"{found['model']} {found['dtype']}, batch {found['batch']}, context {found['context']}, "
-        f"{found['implementation']}"
-    )
+    context = tables.in_pages(found["context"], found["page_size"])
+    case = f"{found['model']} {found['dtype']}, batch {found['batch']}, context {context}, {found['implementation']}"
     if found["ms_per_token"] is None:
         return f"{case}: {found['status']}"
     agree = found["tokens_agree_with_xla"]

@@ -28,6 +28,7 @@ class Options:
     dtypes: tuple[str, ...]
     batches: tuple[int, ...]
     contexts: tuple[int, ...]
+    page_sizes: tuple[int, ...]
     implementations: tuple[str, ...]
     steps: int
     sequences: int
@@ -39,11 +40,13 @@ class Options:
     profile: str
 
     def __post_init__(self):
-        check_some(self, "batches", "contexts")
+        check_some(self, "batches", "contexts", "page_sizes")
         for field, names in (("dtypes", DTYPES), ("implementations", TIMED)):
             for name in getattr(self, field):
                 check_name(field, name, names)
-        check_least(self, batches=1, contexts=1, steps=1, sequences=1, repeats=2, compilations=0, seed=0)
+        check_least(
+            self, batches=1, contexts=1, page_sizes=0, steps=1, sequences=1, repeats=2, compilations=0, seed=0
+        )  # fmt: skip
         if self.seed >= 2**32:
             raise UsageError(f"seed: expected at most {2**32 - 1}, got {self.seed}")
         if self.picture and not self.picture.endswith(".png"):

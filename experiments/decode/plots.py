@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.bench import tables
 from experiments.bench.pictures import save
 from experiments.bench.record import Record
 
@@ -37,10 +38,10 @@ def peer_shares(found: Record, peers: Sequence[Record]) -> dict[str, list[float]
 
 
 def _bars(plt: Any, records: Sequence[Record], peers: Sequence[Record]) -> Any:
-    """A panel a model, in it a group of bars a context, a bar a batch; others' shares are marks across the bar."""
+    """A panel a model, in it a group of bars a context, a bar a batch and page size; others' shares are marks on it."""
     panels = list(dict.fromkeys((one["model"], one["dtype"]) for one in records))
     fused = [one for one in records if one["implementation"] != "xla"]
-    bars = sorted({(one["implementation"], one["batch"]) for one in fused or records})
+    bars = sorted({(one["implementation"], one["batch"], one["page_size"]) for one in fused or records})
     contexts = sorted({one["context"] for one in records})
     figure, axes = plt.subplots(
         len(panels), 1, figsize=(max(6.0, 0.42 * len(contexts) * len(bars) + 2), 3.3 * len(panels)), squeeze=False,
@@ -58,12 +59,19 @@ def _bars(plt: Any, records: Sequence[Record], peers: Sequence[Record]) -> Any:
 
     for axis, (model, dtype) in zip(axes[:, 0], panels):
         here = [one for one in records if (one["model"], one["dtype"]) == (model, dtype)]
-        for i, (name, batch) in enumerate(bars):
-            own = [one for one in here if (one["implementation"], one["batch"]) == (name, batch)]
-            at = [place(one, (name, batch)) for one in own]
+        for i, (name, batch, page_size) in enumerate(bars):
+
+            def by(implementation, batch=batch, page_size=page_size):
+                return [
+                    one for one in here
+                    if (one["implementation"], one["batch"], one["page_size"]) == (implementation, batch, page_size)
+                ]  # fmt: skip
+
+            own = by(name)
+            at = [place(one, bars[i]) for one in own]
             drawn = axis.bar(
                 at, [one["percent_of_ceiling"] for one in own], width, color=plt.cm.viridis(i / len(bars)),
-                label=label(f"{name}, batch {batch}"),
+                label=label(tables.in_pages(f"{name}, batch {batch}", page_size)),
             )  # fmt: skip
             axis.bar_label(
                 drawn, [f"{one['ms_per_token']:.3g} ms" for one in own], fontsize=6.5, rotation=90, padding=3,
@@ -76,8 +84,8 @@ def _bars(plt: Any, records: Sequence[Record], peers: Sequence[Record]) -> Any:
                         [x] * len(shares), shares, marker, color=colour, ms=4, mec="k", mew=0.4, label=label(shown)
                     )
             if fused:
-                plain = [one for one in here if (one["implementation"], one["batch"]) == ("xla", batch)]
-                xs, shares = [place(one, (name, batch)) for one in plain], [one["percent_of_ceiling"] for one in plain]
+                plain = by("xla")
+                xs, shares = [place(one, bars[i]) for one in plain], [one["percent_of_ceiling"] for one in plain]
                 if plain:
                     left, right = [x - width / 2 for x in xs], [x + width / 2 for x in xs]
                     axis.hlines(shares, left, right, color="r", label=label("plain XLA"))

@@ -7,7 +7,7 @@ from experiments.bench import record, tables
 from experiments.bench.record import Record
 from experiments.bench.tables import Table, number
 
-CASE = ("device", "model", "dtype", "batch", "context")
+CASE = ("device", "model", "dtype", "batch", "context", "page_size")
 HEADER = (
     "model", "dtype", "batch", "context", "floor ms", "ms/token (p5 to p95)", "tokens/s", "% of ceiling", "XLA ms",
     "times XLA",
@@ -31,7 +31,7 @@ def decode_table(records: Sequence[Record]) -> Table:
     records = newest(records)
     beside = {case_of(one) for one in records if one["implementation"] != "xla" and one["status"] == "ok"}
     records = [one for one in records if one["implementation"] != "xla" or case_of(one) not in beside]
-    return with_extras(HEADER, [_line(one) for one in records], records)
+    return with_extras(*with_pages(HEADER, [_line(one) for one in records], records), records)
 
 
 def _line(found: Record) -> list[Any]:
@@ -45,6 +45,13 @@ def _line(found: Record) -> list[Any]:
         tables.spread(ms, found["ms_p5"], found["ms_p95"], ".3f"), number(rate, ".1f"), number(percent, ".1f"),
         number(xla, ".3f"), number(xla and ms and xla / ms),
     ]  # fmt: skip
+
+
+def with_pages(header: Sequence[str], lines: list[list[Any]], records: Sequence[Record]) -> Table:
+    """The table, with a column of page sizes where a cache is paged."""
+    if not any(one["page_size"] for one in records):
+        return header, lines
+    return (*header, "page size"), [[*line, one["page_size"] or "-"] for line, one in zip(lines, records)]
 
 
 def with_extras(header: Sequence[str], lines: list[list[Any]], records: Sequence[Record]) -> Table:

@@ -1,6 +1,6 @@
 """The launches of a decoder layer, chained over all layers of a model: what an op costs among its neighbours.
 
-    python -m experiments.layer [--models=llama-3.1-8b,llama-3.2-1b] [--context=1024] [--batch=1] [--prefetch_kib=0]
+    python -m experiments.layer [--models=llama-3.1-8b,llama-3.2-1b] [--context=1024] [--batch=1] [--page_size=0]
 
 needs an NVIDIA GPU and takes about 20 seconds a model. What is timed is the decode step without its head, with random
 weights that are cold (each layer has its own), the tiles that the kernels choose by themselves, dependent calls in
@@ -39,6 +39,7 @@ def measured(layers: Layers, implementation: str, prefetch: int, ceiling_gbps: f
         model=layers.model,
         batch=layers.batch,
         context=layers.context,
+        page_size=layers.page_size,
         dtype=layers.dtype,
         implementation=implementation,
         prefetch_bytes=prefetch,
@@ -59,7 +60,9 @@ def measured(layers: Layers, implementation: str, prefetch: int, ceiling_gbps: f
 
 def of_model(model: str, options: Options, ceiling_gbps: float, device: Device) -> Iterator[Record]:
     """The fields of each implementation's record; the model is on the device while they come."""
-    layers = Layers(model, dtype=options.dtype, context=options.context, batch=options.batch)
+    layers = Layers(
+        model, dtype=options.dtype, context=options.context, batch=options.batch, page_size=options.page_size
+    )  # fmt: skip
     plain = layers.result("xla")
     for implementation, kib in [("triton", kib) for kib in options.prefetch_kib] + [("xla", 0)]:
         # XLA's stream is not normed, that of a deferred norm carries a weight of one: both are the stream.

@@ -1,6 +1,6 @@
 """Chooses tiles where they run: among the other launches of a decoder layer.
 
-    python -m experiments.layer.choose_tiles experiments/results/sweep-h200.jsonl [--batch=1] [--results=FILE]
+    python -m experiments.layer.choose_tiles experiments/results/sweep-h200.jsonl [--batch=1] [--page_size=0]
 
 needs an NVIDIA GPU and takes about a minute a model. A tile that is the fastest in a chain of its own op need not be in
 a layer, where the kernel before it ends and the one after it begins. So, op after op, the fastest tiles of a sweep and
@@ -110,7 +110,10 @@ def run(options: Options, command: str) -> None:
     with Log(in_path(options.results)) as log:
         for model in options.models:
             choose(
-                Layers(model, dtype=options.dtype, context=options.context, batch=options.batch),
+                Layers(
+                    model, dtype=options.dtype, context=options.context, batch=options.batch,
+                    page_size=options.page_size,
+                ),
                 select.of_device(records, device), device, 1024 * max(options.prefetch_kib), ceiling, log, origin,
             )  # fmt: skip
             gc.collect()  # a cycle would keep the model while the next is made

@@ -30,14 +30,15 @@ class Layers:
     Every pass is a decode step at the last position of the context; what it adds to a layer's time is an embedding.
     """
 
-    def __init__(self, model: str, *, dtype: str = "bf16", context: int = 1024, batch: int = 1):
-        self.model, self.dtype, self.context, self.batch = model, dtype, context, batch
+    def __init__(self, model: str, *, dtype: str = "bf16", context: int = 1024, batch: int = 1, page_size: int = 0):
+        self.model, self.dtype, self.context, self.batch, self.page_size = model, dtype, context, batch, page_size
         decoder = Decoder(config_of(model), DTYPES[dtype], 0)
         self.weights = decoder.weights
-        workload = Workload(decoder, batch=batch, context=context - 1, steps=1)
-        self.rope, self.state = workload.rope, workload.fresh(0)
+        workload = Workload(decoder, batch=batch, context=context - 1, steps=1, page_size=page_size)
+        self.rope, self.page_table, self.state = workload.rope, workload.page_table, workload.fresh(0)
         self.cases = {
-            op: cases.make(op, model, rows=batch, context=context, dtype=dtype) for op in LAYER_OPS
+            op: cases.make(op, model, rows=batch, context=context, dtype=dtype, page_size=page_size)
+            for op in LAYER_OPS
         }  # fmt: skip
 
     @property
@@ -62,22 +63,23 @@ class Layers:
         """The residual stream after one pass, before the last norm's factor; the state is left as it is."""
 
         @jax.jit
-        def once(weights, state, rope):
-            return _rows(_step(weights, state, rope, implementation, kernels.with_tiles(tiles or {}, prefetch))[0])
+        def once(weights, state, rope, page_table):
+            namespace = kernels.with_tiles(tiles or {}, prefetch)
+            return _rows(_step(weights, state, rope, page_table, implementation, namespace)[0])
 
-        return once(self.weights, self.state, self.rope)
+        return once(self.weights, self.state, self.rope, self.page_table)
 
     def compiled(self, implementation: str, tiles: Mapping[str, Any] | None = None, prefetch: int = 0) -> Callable:
         """The program that `time` takes; several may be compiled at once."""
         namespace = kernels.with_tiles(tiles or {}, prefetch)
         run = functools.partial(_passes, implementation=implementation, namespace=namespace)
-        return jax.jit(run, donate_argnums=1).lower(self.weights, self.state, self.rope).compile()
+        return jax.jit(run, donate_argnums=1).lower(self.weights, self.state, self.rope, self.page_table).compile()
 
     def time(self, program: Callable, samples: int = 7) -> Timing:
         """Of one layer."""
 
         def call():
-            self.state = program(self.weights, self.state, self.rope)
+            self.state = program(self.weights, self.state, self.rope, self.page_table)
             return self.state.token
 
         return time_calls(call, calls=STEPS * self.count, samples=samples)
@@ -87,10 +89,10 @@ def _normed_ahead(case: Case, tile: Any) -> bool:
     return case.call.arguments.get("norm") is not None and case.op in ("qkv", "gate_up") and tile.mma
 
 
-def _step(weights: Weights, state: Generation, rope, implementation, namespace):
+def _step(weights: Weights, state: Generation, rope, page_table, implementation, namespace):
     return decode.decode_step(
-        weights.model, state.caches, state.token[:, None], state.position[:, None], rope, counters=state.counters,
-        implementation=implementation, kernels=namespace,
+        weights.model, state.caches, state.token[:, None], state.position[:, None], rope, page_table=page_table,
+        counters=state.counters, implementation=implementation, kernels=namespace,
     )  # fmt: skip
 
 
@@ -98,11 +100,11 @@ def _rows(x: jax.Array | pk.DeferredNorm) -> jax.Array:
     return x.x if isinstance(x, pk.DeferredNorm) else x
 
 
-def _passes(weights: Weights, state: Generation, rope, *, implementation: str, namespace: Any) -> Generation:
+def _passes(weights: Weights, state: Generation, rope, page_table, *, implementation, namespace) -> Generation:
     """`STEPS` passes, each of which needs the one before: its token is the same, but only if that came to an end."""
 
     def step(_, state):
-        x, caches, counters = _step(weights, state, rope, implementation, namespace)
+        x, caches, counters = _step(weights, state, rope, page_table, implementation, namespace)
         token = jnp.where(jnp.isfinite(_rows(x)[:, 0]), state.token, 0)
         return dataclasses.replace(state, caches=caches, counters=counters, token=token)
 

@@ -33,7 +33,7 @@ def claim(records: Sequence[Record], device: str) -> str:
         found
         for found in newest(mine)
         if found["batch"] in BATCHES and found["context"] == CONTEXT and found["dtype"] == "bf16"
-        and found["status"] == "ok" and found["implementation"] != "xla"
+        and found["status"] == "ok" and found["implementation"] != "xla" and not found["page_size"]
     ]  # fmt: skip
     if not steps:
         return ""

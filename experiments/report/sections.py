@@ -74,7 +74,7 @@ def layer_section(records: Sequence[Record]) -> Section:
         for one in found
     ]  # fmt: skip
     what = "The decode step without its head, by its layers, at context 1024: launches, ramps and gaps included."
-    return "Layers", what, (header, body), found, "python -m experiments.layer"
+    return "Layers", what, decode.with_pages(header, body, found), found, "python -m experiments.layer"
 
 
 def tiles_section(records: Sequence[Record]) -> Section:
@@ -88,7 +88,7 @@ def tiles_section(records: Sequence[Record]) -> Section:
     header = ("op", "model", "rows", "context", "us (p10 to p90)", "% of ceiling", "XLA us", "error (XLA's)", "tile")
     body = [
         [
-            one["op"], one["model"], one["rows"], one["context"] or "",
+            one["op"], one["model"], one["rows"], tables.in_pages(one["context"] or "", one["page_size"]),
             tables.spread(one["median_us"], one["p10_us"], one["p90_us"]), number(one["percent_of_ceiling"], ".1f"),
             number(one["xla_us"]), f"{one['error']:.1e} ({one['error_xla']:.1e})", tables.tiles_text(one["tiles"]),
         ]

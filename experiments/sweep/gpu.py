@@ -48,7 +48,7 @@ class Job:
 
 def jobs_of(case: Case, options: Options, device: Device, log: Log, origin: Record) -> list[Job]:
     """What is still to be done for a case: nothing, or XLA's call and the tiles without a record."""
-    tiles = grid.tiles_of(case, options, device, options.max_tiles)
+    tiles = grid.timed_tiles(case, options, device)
     jobs = [Job(case, i, tile) for i, tile in enumerate(tiles)]
     left = [job for job in jobs if job.record(origin) not in log]
     return [Job(case, -1, None), *left] if left else []

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.bench import cases, select
+from experiments.bench import cases, select, tables
+from experiments.bench.cases import Case
 from experiments.bench.pictures import save
 from experiments.bench.record import Record
 from experiments.bench.recorded import OPS
@@ -34,10 +35,9 @@ def best_cells(records: Sequence[Record], op: str) -> Cells:
     return cells
 
 
-def feasible_cells(op: str, model: str, rows: int, context: int, dtype: str, options: Options, device: Device) -> Cells:
-    """Share of the tiles in each cell that a GPU can run, in percent; None where it is none."""
-    case = cases.make(op, model, rows=rows, context=context, dtype=dtype)
-    first, second = axes_of(op)
+def feasible_cells(case: Case, options: Options, device: Device) -> Cells:
+    """Share of a case's tiles in each cell that a GPU can run, in percent; None where it is none."""
+    first, second = axes_of(case.op)
     found: dict[tuple[int, int], list[bool]] = {}
     for tiles in grid.space_of(case, options):
         fields = dataclasses.asdict(tiles)
@@ -74,12 +74,10 @@ def draw_cpu(records: Sequence[Record], folder: str | Path, options: Options, de
     """The pictures of a sweep without a GPU, which show no time of a kernel; returns a line about each."""
     lines = []
     for op in options.ops:
-        panels = {}
-        for model in options.models:
-            for context in options.contexts if op == "attention" else options.contexts[:1]:
-                count, dtype = options.rows[0], options.dtypes[0]
-                one = dict(model=model, rows=count, context=context if op == "attention" else None, dtype=dtype)
-                panels[_case_title(one)] = feasible_cells(op, model, count, context, dtype, options, device)
+        shown = grid.all_cases(
+            (op,), options.models, options.rows[:1], options.dtypes[:1], options.contexts, options.page_sizes
+        )  # fmt: skip
+        panels = {_case_title(case.fields()): feasible_cells(case, options, device) for case in shown}
         title = f"{op}: % of the tiles that {device.name} can run, by the rules of feasible(); nothing was run"
         draw = lambda plt, p=panels, t=title, o=op: heat_maps(plt, p, t, axes_of(o))
         lines.append(save(draw, folder, f"{op}-feasible"))
@@ -93,7 +91,7 @@ def draw_cpu(records: Sequence[Record], folder: str | Path, options: Options, de
 
 
 def _case_title(one: Record) -> str:
-    context = f", context {one['context']}" if one["context"] else ""
+    context = f", context {tables.in_pages(one['context'], one['page_size'])}" if one["context"] else ""
     return f"{one['model']}, {one['rows']} row{'s' if one['rows'] > 1 else ''}{context}, {one['dtype']}"
 
 

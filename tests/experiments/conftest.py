@@ -68,14 +68,14 @@ def make_machine():
 
 VALUES = dict(
     op="out", model="ragged", rows=1, batch=1, context=None, dtype="bf16",
-    tiles=dict(block_n=4, block_k=256, num_warps=4, num_stages=1, mma=False),
+    tiles=dataclasses.asdict(pk.Tiles(block_n=4, block_k=256, num_warps=4, num_stages=1, mma=False)),
     status="ok", error=0.001, error_xla=0.001, median_us=10.0, p10_us=9.5, p90_us=10.5, samples=15, calls=64,
     bytes=10_000_000, achieved_gbps=1000.0, ceiling_gbps=4000.0, percent_of_ceiling=25.0, xla_us=20.0,
     compile_s=1.0, device="NVIDIA H200", driver="580.1", clocks=None, jax="0.11.2", sources="0123456789ab",
     commit="c" * 40, dirty=False, command="python -m experiments.sweep", date="2026-01-02T03:04:05Z",
 )  # fmt: skip
 STEP = dict(
-    implementation="triton", context=1024, ms_per_token=2.0, ms_p5=1.9, ms_p95=2.1, ms_min=1.9, ms_max=2.1,
+    implementation="triton", context=1024, page_size=0, ms_per_token=2.0, ms_p5=1.9, ms_p95=2.1, ms_min=1.9, ms_max=2.1,
     floor_ms=1.5, tokens_per_s=500.0, ttft_ms=10.0, steps=127, engine="torch", engine_version="2.0", how="compiled",
     ablation="", tried=False, kernel="out", read_bytes=100, written_bytes=10, step_bytes=100, step_read_bytes=110,
 )  # fmt: skip
@@ -98,6 +98,8 @@ def make_record():
     def make(kind="tile", **fields) -> record.Record:
         names = record.KINDS[kind].fields | record.ORIGIN
         known = VALUES | (STEP if "batch" in names else {}) | OF_KIND.get(kind, {})
+        if fields.get("op") == "attention":
+            known |= dict(page_size=0)
         return record.new(kind, **{name: value for name, value in known.items() if name in names} | fields)
 
     return make

@@ -237,3 +237,29 @@ def test_committed_records_name_tiles_as_new_ones_do(name):
     for found in records:
         tiles = pk.OPS[found["op"]].space.tiles(**found["tiles"])
         assert dataclasses.asdict(tiles) == found["tiles"]
+
+
+def test_pages_have_entries_of_their_own(tmp_path, make_record, device, capsys):
+    records = []
+    for page_size, warps in ((0, 2), (64, 8)):
+        case = cases.make("attention", "ragged", context=1024, page_size=page_size)
+        heuristic = dataclasses.asdict(case.known.default_tiles(case.shape, device))
+        for tiles, us in ((heuristic, 10.0), (heuristic | dict(num_warps=warps), 5.0)):
+            records.append(make_record(**case.fields() | dict(tiles=tiles), median_us=us))
+    assert promote.promote(records, device, tmp_path) == 2
+    entries = json.loads((tmp_path / device.key / "attention.json").read_text())["entries"]
+    found = [(entry["shape"]["context"], entry["shape"]["page_size"], entry["tiles"]["num_warps"]) for entry in entries]
+    assert found == [(1024, 1024, 2), (1024, 64, 8)]
+    assert "attention ragged rows=1 context=1024 pages of 64: 5.00 us" in capsys.readouterr().out
+
+
+def test_a_tuned_tile_that_lacks_a_field_with_a_default_is_the_one_to_beat(tmp_path, promoted, make_record, device):
+    """As one that was promoted before there was such a field."""
+    path = tmp_path / device.key / "out.json"
+    path.parent.mkdir()
+    old = {name: FAST[name] for name in ("block_n", "block_k", "num_warps")}
+    assert CASE.tiles(old) == dataclasses.replace(CASE.tiles(HEURISTIC), num_warps=8)
+    path.write_text(json.dumps(dict(entries=[dict(shape=dataclasses.asdict(CASE.shape), tiles=old, evidence={})])))
+    times = {4: 10.0, 8: 8.0, 16: 7.8}
+    records = [make_record(tiles=dict(HEURISTIC, num_warps=warps), median_us=us) for warps, us in times.items()]
+    assert [entry["tiles"] for entry in promoted(records)] == [old], "within the noise of the tuned tile"

@@ -48,7 +48,7 @@ class Generation:
     """B sequences under way; a pytree, donated from call to call.
 
     Attributes:
-        caches: of each layer, contiguous: page i belongs to sequence i.
+        caches: of each layer, contiguous: page i belongs to sequence i. (Or pools of pages, where steps get a table.)
         counters: of attention, int32 [B, K].
         hidden: [B, D], the residual stream of the last token of each prompt.
         token: int32 [B], drawn last, not yet in the cache; of no meaning once the sequence has ended.
@@ -181,6 +181,7 @@ def decode_steps(
     steps: int,
     logprobs: int | None,
     implementation: str | None,
+    page_table: jax.Array | None = None,
     deferred_norm: bool | None = None,
     kernels: Any = pk,
 ) -> tuple[Generation, Drawn]:
@@ -192,6 +193,7 @@ def decode_steps(
     Args:
         weights: of the model. state: as `first` or this left it. rope: from `Llama.rope_tables`.
         steps: how many. logprobs: as in `first`.
+        page_table: int32 [B, pages of a sequence], where the caches are pools of pages; None for contiguous ones.
         implementation, deferred_norm, kernels: as in `decode.decode_step`.
     """
     model = weights.model
@@ -204,7 +206,7 @@ def decode_steps(
         position = jnp.where((last >= 0) & ~ended, state.position + i, -1)
         with jax.named_scope("decode_step"):
             x, caches, counters = decode.decode_step(
-                model, caches, last[:, None], position[:, None], rope, counters=counters,
+                model, caches, last[:, None], position[:, None], rope, page_table=page_table, counters=counters,
                 implementation=implementation, deferred_norm=deferred_norm, kernels=kernels,
             )  # fmt: skip
         token, found, sampling = _draw(model, sampling, x, drawn, position >= 0, logprobs, implementation, kernels)

@@ -1,15 +1,19 @@
 """The schema of records: what each kind holds, and when two records are the same measurement."""
 
+import dataclasses
 import json
 
 import pytest
 
+import pallas_kernels as pk
 from experiments.bench import log as logs
 from experiments.bench import record
 from experiments.bench.errors import ResultsError
 
 OTHERS = ("another", "f32", "vllm", 7, 7.5, True, dict(another=1), [1, 2])
 KEYED = [pytest.param(kind, name, id=f"{kind}-{name}") for kind, what in record.KINDS.items() for name in what.key]
+
+ATTENTION = dataclasses.asdict(pk.AttentionTiles(block_s=16, splits=4))
 
 
 @pytest.mark.parametrize("kind", record.KINDS)
@@ -90,3 +94,44 @@ def test_committed_records_are_of_this_schema():
 
 def test_rounded():
     assert record.rounded(1.23456) == 1.2346 and record.rounded(1.23456, 2) == 1.23 and record.rounded(None) is None
+
+
+@pytest.mark.parametrize(
+    "kind, fields, page_size",
+    [
+        ("tile", dict(op="attention", tiles=ATTENTION), 0), ("tile", dict(), None), ("xla_on_cpu", dict(), None),
+        ("xla_on_cpu", dict(op="attention", tiles=None), 0), ("decode", dict(), 0), ("layer", dict(), 0),
+    ],
+)  # fmt: skip
+def test_a_record_from_before_there_were_pages_is_of_a_contiguous_cache(kind, fields, page_size, make_record):
+    found = make_record(kind, **fields)
+    old = {name: value for name, value in found.items() if name != "page_size"}
+    read = record.check(old, "here")
+    assert read == found | dict(page_size=page_size) and "page_size" not in old
+    assert record.key(read) == record.key(found)
+    assert record.key(found | dict(page_size=16)) != record.key(found)
+
+
+def test_a_kind_that_always_had_pages_needs_them(make_record):
+    found = make_record("cache_layout")
+    del found["page_size"]
+    with pytest.raises(ResultsError, match="here: page_size: missing in a record of kind cache_layout"):
+        record.check(found, "here")
+
+
+def test_a_field_that_tiles_lack_had_its_default(make_record):
+    """As of tiles that were measured before there was such a field; they are the same tiles."""
+    whole = make_record()
+    few = {name: whole["tiles"][name] for name in ("num_warps", "block_k", "block_n")}
+    read = record.check(whole | dict(tiles=few), "here")
+    assert read == whole and list(read["tiles"]) == list(whole["tiles"])
+    for bad in ({name: value for name, value in few.items() if name != "block_k"}, few | dict(block_x=2)):
+        with pytest.raises(ResultsError, match="here: tiles: expected block_n, block_k, "):
+            record.check(whole | dict(tiles=bad), "here")
+
+
+def test_what_is_appended_is_what_is_read(make_record, tmp_path):
+    few = dict(block_n=4, block_k=256)
+    with logs.Log(tmp_path / "records.jsonl") as log:
+        log.append(make_record(tiles=few))
+        assert log.records == logs.read(tmp_path / "records.jsonl")

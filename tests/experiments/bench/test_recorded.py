@@ -41,8 +41,10 @@ def spying():
     return types.SimpleNamespace(**{op: spy(op) for op in (*recorded.OPS, "head_logits")}), calls
 
 
-def calls_of(model, batch, implementation, dtype="bfloat16", context=CONTEXT):
-    return recorded.calls_of_step(model, batch=batch, context=context, dtype=dtype, implementation=implementation)
+def calls_of(model, batch, implementation, dtype="bfloat16", context=CONTEXT, page_size=0):
+    return recorded.calls_of_step(
+        model, batch=batch, context=context, dtype=dtype, implementation=implementation, page_size=page_size
+    )
 
 
 @pytest.mark.slow
@@ -65,17 +67,18 @@ def test_recorded_calls_are_those_of_a_step_that_runs(batch, dtype):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("batch, page_size", [(1, 0), (2, 0), (2, 16)])
 @pytest.mark.parametrize("implementation", ["interpret", "xla"])
-def test_recorded_calls_are_those_of_the_engines_loop(implementation, batch):
+def test_recorded_calls_are_those_of_the_engines_loop(implementation, batch, page_size):
     """As `experiments.decode` times it."""
     config = config_of("ragged")
     kernels, calls = spying()
-    work = Workload(Decoder(config, "bfloat16", 0), batch=batch, context=CONTEXT - 1, steps=1)
+    work = Workload(Decoder(config, "bfloat16", 0), batch=batch, context=CONTEXT - 1, steps=1, page_size=page_size)
     assert work.capacity == CONTEXT
     work.lowered(steps=1, implementation=implementation, kernels=kernels)
     step = calls[: 5 * len(config.layers) + 1]
-    expected = [shown(call.op, call.arguments) for call in calls_of("ragged", batch, implementation)]
+    recorded_calls = calls_of("ragged", batch, implementation, page_size=page_size)
+    expected = [shown(call.op, call.arguments) for call in recorded_calls]
     assert [shown(*call) for call in step] == expected
     assert {how["implementation"] for _, how in step} == {implementation}
 
@@ -128,6 +131,19 @@ def test_arguments_are_what_the_op_takes_and_say_nothing_of_how_it_runs(op):
     leaves = jax.tree.leaves(call.arguments)
     assert any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
     assert not any(isinstance(leaf, jax.Array) for leaf in leaves)
+
+
+def test_pages_are_in_the_calls_that_read_and_write_the_cache():
+    """Of 80 positions in pages of 32, three a sequence; all other calls are as without pages."""
+    whole, paged = (calls_of("ragged", 2, recorded.BY_THE_KERNELS, context=80, page_size=size) for size in (0, 32))
+    for one, other in zip(whole, paged, strict=True):
+        if one.op not in ("qkv", "attention"):
+            assert shown(one.op, one.arguments) == shown(other.op, other.arguments)
+            continue
+        assert one.arguments["page_table"] is None and one.arguments["cache"].k.shape[::2] == (2, 80)
+        table = other.arguments["page_table"]
+        assert (table.shape, table.dtype) == ((2, 3), jnp.int32)
+        assert other.arguments["cache"].k.shape[::2] == (6, 32)
 
 
 def zeros(call):

@@ -38,8 +38,8 @@ def test_cases_in_the_order_of_their_first_record(make_record):
     ]  # fmt: skip
     found = select.by_case(records)
     assert list(found) == [
-        ("out", "ragged", 2, None, "bf16"), ("out", "ragged", 1, None, "bf16"), ("out", "ragged", 1, 80, "bf16"),
-        ("out", "ragged", 1, None, "f16"),
+        ("out", "ragged", 2, None, None, "bf16"), ("out", "ragged", 1, None, None, "bf16"),
+        ("out", "ragged", 1, 80, None, "bf16"), ("out", "ragged", 1, None, None, "f16"),
     ]  # fmt: skip
     assert list(found.values()) == [[records[0], records[2]], [records[1], records[5]], [records[3]], [records[4]]]
 
@@ -76,3 +76,8 @@ def test_of_a_tile_measured_again_the_last_counts(make_record):
     again = [make_record(median_us=5.0), make_record(median_us=6.0)]
     assert select.timed(again) == again[1:]
     assert select.timed([make_record(median_us=5.0), make_record(status="wrong: x")]) == []
+
+
+def test_pages_make_another_case(make_record):
+    records = [make_record(op="attention", context=80, page_size=size) for size in (0, 16, 0)]
+    assert list(select.by_case(records).values()) == [[records[0], records[2]], [records[1]]]

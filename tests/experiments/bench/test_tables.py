@@ -1,7 +1,10 @@
 """Tables as they are printed."""
 
+import dataclasses
+
 import pytest
 
+import pallas_kernels as pk
 from experiments.bench import tables
 
 BODY = [("a", tables.number(1.0)), ("bcd", tables.number(None))]
@@ -42,3 +45,16 @@ def test_tiles_as_text():
     assert tables.tiles_text(dict(block_n=2, mma=True)) == "block_n=2 mma"
     assert tables.tiles_text(dict(block_s=64, splits=0)) == "block_s=64"
     assert tables.tiles_text(None) == "-"
+
+
+def test_a_context_names_the_size_of_its_pages():
+    assert tables.in_pages(8192, 64) == "8192 pages of 64"
+    assert tables.in_pages(tables.number(8192, ".0f"), 64) == "8192 pages of 64"
+    assert tables.in_pages(8192, 0) == 8192 and tables.in_pages("", None) == ""
+
+
+def test_fields_of_many_rows_are_told_where_they_are_not_the_default(monkeypatch):
+    tiles = dataclasses.make_dataclass("Tiles", [("block_n", int), ("block_m", int, dataclasses.field(default=16))])
+    monkeypatch.setattr(pk, "Tiles", tiles)
+    assert tables.tiles_text(dict(block_n=2, block_m=16)) == "block_n=2"
+    assert tables.tiles_text(dict(block_n=16, block_m=64)) == "block_n=16 block_m=64"

@@ -37,10 +37,10 @@ def test_a_call_that_does_not_compile_has_its_reason():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("op", ["qkv", "attention", "out", "head"])
-def test_a_call_alone_and_in_a_chain(op, make_machine):
+@pytest.mark.parametrize("op, page_size", [("qkv", 0), ("attention", 0), ("attention", 32), ("out", 0), ("head", 0)])
+def test_a_call_alone_and_in_a_chain(op, page_size, make_machine):
     """In a chain every call is made, over the copies in turn: two passes over two copies end where four calls do."""
-    case = cases.make(op, "ragged", context=80, dtype="f32")
+    case = cases.make(op, "ragged", context=80, dtype="f32", page_size=page_size)
     how, starts = Plan(calls=2, copies=2, passes=2), []
     bench = Bench(case.call, how, make_machine(times=(7.0,), before=starts.append), seed=3)
     program = tile_bench.compile_call(case.call, None, "xla", how)
@@ -70,3 +70,17 @@ def test_draws_are_others_and_the_same_again(make_machine):
 
     assert same(one.state(0), again.state(0)) and same(one.copies, again.copies)
     assert not same(one.state(0), one.state(1)) and not same(one.copies[0], one.copies[1])
+
+
+@pytest.mark.slow
+def test_operands_of_a_paged_call(make_machine):
+    """A shuffled table, the same for the same draw, and a context that ends inside the last page."""
+    call = cases.make("attention", "ragged", rows=3, context=80, page_size=32).call
+    bench = Bench(call, Plan(1, 1, 1), make_machine(), seed=3)
+    one, again, other = (bench.state(draw) for draw in (0, 0, 1))
+    flat = one["page_table"].reshape(-1)
+    assert sorted(flat.tolist()) == list(range(9)) and (flat != jnp.arange(9)).all()
+    assert (one["page_table"] == again["page_table"]).all() and (one["page_table"] != other["page_table"]).any()
+    assert one["lengths"].tolist() == [80] * 3
+    qkv = cases.make("qkv", "ragged", rows=3, context=80, page_size=32).call
+    assert operands.state(qkv, jax.random.key(0))["positions"].tolist() == [79] * 3

@@ -48,6 +48,53 @@ def test_the_program_draws_the_tokens_of_teacher_forcing(decoder, implementation
     assert state.position.tolist() == [LENGTH + STEPS] * batch and not state.counters.any()
 
 
+# --- pages
+
+
+def contiguous(cache, page_table):
+    """A pool [P, K, Z, H] as [B, K, pages of a sequence * Z, H], for keys and for values."""
+    table = np.asarray(page_table)
+    for pool in (cache.k, cache.v):
+        cut = np.moveaxis(np.asarray(pool.astype(jnp.float32))[table], 1, 2)  # [B, K, pages, Z, H]
+        yield cut.reshape(*cut.shape[:2], -1, cut.shape[-1])
+
+
+@pytest.mark.parametrize("page_size, capacity", [(16, 128), (48, 144), (256, 256)])
+def test_a_sequence_has_the_same_cache_in_pages_of_any_size(page_size, capacity):
+    whole, paged = (
+        Workload(decoder_of(CONFIG, jnp.bfloat16, 0), batch=3, context=20, steps=4, page_size=size)
+        for size in (0, page_size)
+    )
+    assert whole.page_table is None and (whole.capacity, paged.capacity) == (128, capacity)
+    pages = paged.page_table.size
+    assert sorted(paged.page_table.reshape(-1).tolist()) == list(range(pages)) and pages == 3 * capacity // page_size
+    one, other = whole.fresh(1), paged.fresh(1)
+    np.testing.assert_array_equal(one.token, other.token)
+    for cache, pool in zip(one.caches, other.caches, strict=True):
+        assert pool.k.shape == (pages, 2, page_size, 8)
+        for expected, found in zip((cache.k, cache.v), contiguous(pool, paged.page_table)):
+            np.testing.assert_array_equal(found[:, :, :128], expected.astype(jnp.float32))
+            assert np.isfinite(found[:, :, :20]).all() and np.isnan(found[:, :, 20:]).all()
+
+
+# Kernels for the sake of the table alone: a step that crosses from one page into the next, and one row.
+@pytest.mark.slow
+@pytest.mark.parametrize("implementation, batch, sizes", [("xla", 3, (16, 256)), ("interpret", 1, (16,))])
+def test_the_tokens_are_those_of_a_contiguous_cache(decoder, implementation, batch, sizes):
+    def drawn(page_size):
+        workload = Workload(decoder, batch=batch, context=30, steps=4, page_size=page_size)
+        state = workload.fresh(0)
+        after, drawn = workload.compiled(implementation)(decoder.weights, state, workload.rope)
+        assert state.caches[0].k.is_deleted(), "the pages are donated"
+        assert after.position.tolist() == [34] * batch and (drawn.tokens >= 0).all(), "no step saw what is NaN"
+        return np.asarray(drawn.tokens)
+
+    whole = drawn(0)
+    assert len(np.unique(whole)) > batch, "the check is worth little where a token repeats"
+    for size in sizes:
+        np.testing.assert_array_equal(drawn(size), whole)
+
+
 # --- how it begins
 
 

@@ -8,6 +8,7 @@ import re
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -75,6 +76,43 @@ def test_records(run, steady, capsys):
         assert one["percent_of_datasheet"] is None and one["device"].startswith("cpu")
         assert one["command"].startswith("python -m experiments.decode --models=small.json")
         assert one["sources"] and one["date"]
+
+
+@pytest.mark.slow
+def test_pages_are_cases_whose_tokens_are_those_of_a_contiguous_cache(run, steady, monkeypatch, capsys):
+    drawn = {}
+    add = Found.add
+
+    def noted(self, sequence, step_ms, tokens, **how):
+        drawn.setdefault(id(self), {})[sequence] = tokens
+        add(self, sequence, step_ms, tokens, **how)
+
+    monkeypatch.setattr(Found, "add", noted)
+    status, records = run(page_sizes="0,16")
+    assert status == 0 and [(one["page_size"], one["status"]) for one in records] == [(0, "ok"), (16, "ok")]
+    assert records[0]["bytes"] == records[1]["bytes"]
+    whole, paged = drawn.values()
+    assert len(whole) == 2
+    for sequence in whole:
+        np.testing.assert_array_equal(whole[sequence], paged[sequence])
+    out = capsys.readouterr().out
+    assert "batch 2, context 20 pages of 16, xla" in out and "page size" in out
+
+
+@pytest.mark.slow
+def test_the_caches_of_one_batch_are_on_the_device_at_a_time(run, steady, monkeypatch):
+    """With many sequences two of them would not fit."""
+    fresh, live = Workload.fresh, []
+
+    def looking(self, sequence):
+        if not isinstance(jnp.zeros(()), jax.core.Tracer):
+            live.append(sum(array.nbytes for array in jax.live_arrays()))
+        return fresh(self, sequence)
+
+    monkeypatch.setattr(Workload, "fresh", looking)
+    run(sequences=3, page_sizes="0,16")
+    cache = 2 * 2 * (2 * 2 * 128 * 8) * 4  # keys and values of two layers: rows, heads, slots, width, in float32
+    assert len(live) > 12 and max(live) - min(live) < cache / 4
 
 
 def test_two_implementations_are_compared():
@@ -202,6 +240,8 @@ def test_a_gpu_that_stops_answering_ends_the_run(run, steady, monkeypatch, capsy
         (dict(implementations="interpret"), "implementations: unknown 'interpret'; "),
         (dict(contexts=510), "contexts: 510 and 3 steps more are not in the 512 positions"),
         (dict(contexts=0), "contexts: expected 1 or more, got 0"),
+        (dict(page_sizes=-16), "page_sizes: expected 0 or more, got -16"),
+        (dict(page_sizes=""), "page_sizes: expected at least one"),
         (dict(batches=0), "batches: expected 1 or more, got 0"),
         (dict(batches=""), "batches: expected at least one"),
         (dict(steps=0), "steps: expected 1 or more, got 0"),

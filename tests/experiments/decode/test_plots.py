@@ -122,3 +122,14 @@ def test_without_matplotlib(make_steps, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert "matplotlib is not installed" in plots.draw_decode(make_steps(), tmp_path / "decode.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pages_have_bars_of_their_own(drawn, make_steps):
+    figure = drawn([*make_steps(page_size=0), *make_steps(page_size=64)])
+    panel = figure.axes[0]
+    middles = sorted(bar.get_x() + bar.get_width() / 2 for bar in panel.patches)
+    assert len(middles) == 12 and all(b - a > 0.1 for a, b in itertools.pairwise(middles)), "no bar hides another"
+    names = [text.get_text() for text in panel.get_legend().get_texts()]
+    assert "triton, batch 1" in names and "triton, batch 1 pages of 64" in names
+    lines = [line for lines in panel.collections for line in lines.get_segments()]
+    assert len(lines) == 12

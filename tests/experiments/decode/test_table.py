@@ -70,3 +70,12 @@ def test_no_figures_of_what_is_void(decoded):
     assert void["status"] == records[0]["status"] and failed["status"] == "compiling failed: x"
     assert xla["by"] == "xla" and xla["ms/token (p5 to p95)"].startswith("5.000"), "nothing hides it"
     assert "compiling failed: x" in tables.text(*decode_table(records))
+
+
+def test_the_size_of_pages_is_a_column_where_a_cache_has_them(decoded):
+    whole, paged = decoded(), decoded(page_size=64, ms_per_token=4.2)
+    assert "page size" not in lines([whole])[0]
+    shown = lines([paged, whole])
+    assert [(one["page size"], one["ms/token (p5 to p95)"][:5]) for one in shown] == [("-", "4.000"), ("64", "4.200")]
+    xla = decoded(page_size=64, implementation="xla", ms_per_token=5.0)
+    assert len(lines([whole, paged, xla])) == 2, "a column beside the kernels' of the same pages"

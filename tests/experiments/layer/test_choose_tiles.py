@@ -20,9 +20,10 @@ class Layers:
 
     model, context, dtype = "ragged", CONTEXT, "bf16"
 
-    def __init__(self, slower, batch):
+    def __init__(self, slower, batch, page_size):
         self.slower, self.batch = slower, batch
-        self.cases = {op: cases.make(op, self.model, rows=batch, context=CONTEXT) for op in LAYER_OPS}
+        how = dict(rows=batch, context=CONTEXT, page_size=page_size)
+        self.cases = {op: cases.make(op, self.model, **how) for op in LAYER_OPS}
 
     def compiled(self, implementation, tiles, prefetch):
         assert implementation == "triton" and set(tiles) == set(LAYER_OPS) and prefetch == PREFETCH
@@ -57,10 +58,10 @@ def swept(sweep_of):
 
 @pytest.fixture
 def choose(tmp_path, swept, device):
-    def run(slower, batch=1, records=swept):
+    def run(slower, batch=1, records=swept, page_size=0):
         origin = {name: records[0][name] for name in ("device", "jax", "sources")}
         with Log(tmp_path / "records.jsonl") as results:
-            layers = Layers(slower, batch)
+            layers = Layers(slower, batch, page_size)
             chosen = choose_tiles.choose(layers, records, device, PREFETCH, 4000.0, results, origin)
         return chosen, log.read(tmp_path / "records.jsonl")
 
@@ -110,6 +111,26 @@ def test_of_several_rows_the_tiles_are_of_their_own_cases(choose, device):
         expected = [dataclasses.asdict(tiles) for tiles in case.incumbents(device)]
         assert [one["tiles"] for one in records if one["op"] == op] == expected
         assert [one["context"] for one in records if one["op"] == op] == [case.record_context] * len(expected)
+
+
+def test_tiles_of_paged_attention_are_those_of_its_own_sweep(choose, make_record, tmp_path, device):
+    """The sweep of a contiguous cache has nothing to say of pages."""
+
+    def sweep_of(page_size, warps):
+        case = cases.make("attention", "ragged", context=CONTEXT, page_size=page_size)
+        heuristic = dataclasses.asdict(case.known.default_tiles(case.shape, device))
+        tiles = {10.0: heuristic, 8.0: heuristic | dict(num_warps=warps)}
+        return [make_record(**case.fields() | dict(tiles=tile), median_us=us) for us, tile in tiles.items()]
+
+    records = [*sweep_of(0, 2), *sweep_of(64, 8)]
+    chosen, tried = choose(of_warps("attention", 8, -1.0), records=records, page_size=64)
+    assert chosen["attention"].num_warps == 8
+    tried = [one for one in tried if one["op"] == "attention"]
+    assert [(one["page_size"], one["tiles"]["num_warps"]) for one in tried] == [(64, 4), (64, 8)]
+    promote.promote([*records, *tried], device, tmp_path)
+    entries = json.loads((tmp_path / device.key / "attention.json").read_text())["entries"]
+    warps = {entry["shape"]["page_size"]: entry["tiles"]["num_warps"] for entry in entries}
+    assert warps == {CONTEXT: 2, 64: 8}, "each has an entry of its own"
 
 
 def test_a_later_choice_is_made_among_the_earlier_ones(choose, sweep_of):

@@ -38,6 +38,19 @@ def test_layers_are_those_of_xla(single):
 
 
 @pytest.mark.slow
+def test_paged_layers_compute_what_contiguous_ones_do(several):
+    """The last page is partly filled: of 96 positions in pages of 40."""
+    paged = Layers("ragged", dtype="f32", context=CONTEXT, batch=3, page_size=40)
+    assert paged.cases["attention"].shape.page_size == 40 and paged.cases["qkv"].page_size == 40
+    assert paged.bytes == several.bytes
+    for implementation in ("xla", "interpret"):
+        found, expected = paged.result(implementation), several.result("xla")
+        assert relative_difference(found, expected) < 1e-5, implementation  # float32 sums in another order
+    before = np.asarray(paged.state.position)
+    assert paged.time(paged.compiled("xla"), samples=1).median_us > 0 and (paged.state.position == before).all()
+
+
+@pytest.mark.slow
 def test_a_time_is_that_of_one_layer_and_leaves_the_state_where_it_was(single):
     """Programs pass the state on: it is at the same place after any number of them, so each times the same."""
     token, position = np.asarray(single.state.token), np.asarray(single.state.position)
@@ -84,6 +97,7 @@ def test_what_a_time_means(several, device, monkeypatch):
     assert programs == [("triton", 4096)]
     assert (found["median_us"], found["p10_us"], found["p90_us"], found["samples"]) == (10.0, 9.0, 11.0, 7)
     assert found["percent_of_ceiling"] == 50.0 and found["batch"] == 3 and found["prefetch_bytes"] == 4096
+    assert found["page_size"] == 0
     assert set(found["tiles"]) == set(several.cases) and found["launches"] == several.launches(
         several.chosen_tiles(device)
     )
@@ -128,6 +142,8 @@ def test_a_model_leaves_before_the_next_is_made(command, device, make_record, mo
         (["--models=gpt-2"], "models: unknown 'gpt-2'"),
         (["--context=999999"], "context: 999999 is more than the positions of llama-3.1-8b"),
         (["--prefetch_kib="], "prefetch_kib: expected at least one"),
+        (["--page_size=1024"], "page_size: expected less than the context, 1024, got 1024"),
+        (["--page_size=-1"], "page_size: expected 0 or more, got -1"),
         (["results.jsonl"], "unexpected argument 'results.jsonl'"),
         ([], "the layer benchmark needs an NVIDIA GPU"),
     ],

@@ -130,7 +130,7 @@ def test_the_claim(make_step, make_peer):
     "fields",
     [
         dict(device="NVIDIA H100"), dict(status="void: tokens differ"), dict(implementation="xla"), dict(batch=16),
-        dict(context=128), dict(dtype="f32"),
+        dict(context=128), dict(dtype="f32"), dict(page_size=64),
     ],
 )  # fmt: skip
 def test_what_is_not_claimed(make_step, fields):
@@ -191,6 +191,24 @@ def test_a_section_a_kind(files, make_step, make_peer, make_record, capsys):
     assert "| weight | ragged | qkv |  | packed | 8.00 (9.50 to 10.50) |" in page
     for part in ("driver 580.1", "jax 0.11.2", "commit cccccccccccc", "2026-01-02", "`python -m experiments.sweep"):
         assert part in page
+
+
+def test_pages_are_named_where_a_cache_has_them(files, make_step, make_record):
+    """And records from before there were any are shown as they were."""
+    case = dict(op="attention", context=1024, tiles=dict(block_s=32, splits=8))
+    layer = make_record("layer", median_us=110.0)
+    old = {name: value for name, value in make_step().items() if name != "page_size"}
+    assert files.run(records=[old, layer, make_record(**case)]) == 0
+    before = files.page.read_text()
+    assert "page" not in before.split("## NVIDIA H200")[1]
+    paged = [make_step(page_size=64, ms_per_token=0.75), layer | dict(page_size=64, median_us=115.0)]
+    assert files.run(records=[old, layer, make_record(**case), *paged, make_record(**case, page_size=64)]) == 0
+    page = files.page.read_text()
+    assert "| 1 | 1024 | 0.600 | 0.700 (0.690 to 0.720) | 1428.6 | 85.7 | 1.200 | 1.71 | - |" in page
+    assert "| 1 | 1024 | 0.600 | 0.750 (0.690 to 0.720) | 1428.6 | 85.7 | 1.200 | 1.60 | 64 |" in page
+    assert "| 110.00 (9.50 to 10.50) | 25.0 |  | - | - |" in page
+    assert "| 115.00 (9.50 to 10.50) | 25.0 |  | - | 64 |" in page
+    assert "| attention | ragged | 1 | 1024 |" in page and "| attention | ragged | 1 | 1024 pages of 64 |" in page
 
 
 @pytest.mark.parametrize("commit", [None, "c" * 40])

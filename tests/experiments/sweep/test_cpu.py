@@ -166,3 +166,16 @@ def test_control_c(tmp_path):
     assert process.returncode == 130, err
     assert "Interrupted" in out and "feasible" in out and "Traceback" not in err
     assert len(logs.read(path)) >= 3
+
+
+@pytest.mark.slow
+def test_pages_go_through_every_stage(make_options, capsys):
+    """A context of 40 ends inside the third page of 16."""
+    options = make_options(
+        ops=("attention",), page_sizes=(16,), lower_tiles=1, interpret_tiles=2, interpret_context=40
+    )  # fmt: skip
+    assert sweep.run(options, COMMAND) == 0
+    records = logs.read(options.results)
+    assert {found["kind"] for found in records} == set(KINDS) and {found["page_size"] for found in records} == {16}
+    assert all(found["status"].startswith("ok (") for found in records)
+    assert "40 pages of 16" in capsys.readouterr().out

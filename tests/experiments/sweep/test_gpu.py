@@ -74,6 +74,21 @@ def test_records(make_options, make_machine, device, capsys):
 
 
 @pytest.mark.slow
+def test_many_rows_are_swept_as_far_as_their_cap(make_options, make_machine, device):
+    options = make_options(ops=("out", "attention"), rows=(2, 32), page_sizes=(16,), max_tiles=2, max_tiles_many_rows=3)
+    _, records = swept(dataclasses.replace(options, max_tiles=0, rows=(32,)), make_machine(), device)
+    assert [(found["op"], found["rows"], found["status"]) for found in records] == [
+        (op, 32, "ok") for op in options.ops for _ in range(3)
+    ]
+    tried = [found["tiles"] for found in records[:3]]
+    case = cases.make("out", "ragged", rows=32)
+    first = [dataclasses.asdict(tiles) for tiles in case.incumbents(device)]
+    assert tried[: len(first)] == first
+    _, records = swept(options, make_machine(), device)
+    assert [found["rows"] for found in records[6:]] == [2] * 4, "what is there is not measured again"
+
+
+@pytest.mark.slow
 def test_samples_are_spent_on_tiles_near_the_best(make_options, make_machine, device):
     # XLA; first tile: quick then full; second: quick only; third: near, full; fourth: quick only.
     machine = make_machine(times=(50.0, 10.0, 10.0, 12.0, 11.0, 11.0, 11.6))
@@ -218,9 +233,13 @@ def test_a_lost_device_stops_the_sweep_after_the_record(make_options, make_machi
 
 @pytest.mark.slow
 def test_kernels_in_interpret_mode_take_the_same_path(make_options, make_machine, device):
-    options = make_options(ops=("attention", "out", "head"), contexts=(32,), max_tiles=1, calls=1)
+    options = make_options(ops=("attention", "out", "head"), contexts=(32,), page_sizes=(0, 16), max_tiles=1, calls=1)
     _, records = swept(options, make_machine(implementation="interpret"), device)
-    assert [(found["op"], found["status"]) for found in records] == [(op, "ok") for op in options.ops]
+    assert [(found["op"], found["page_size"], found["status"]) for found in records] == [
+        ("attention", 0, "ok"), ("attention", 16, "ok"), ("out", None, "ok"), ("head", None, "ok"),
+    ]  # fmt: skip
+    bytes_ = [found["bytes"] for found in records[:2]]
+    assert bytes_[0] == bytes_[1], "pages hold the same keys"
 
 
 def test_results_and_pictures_are_named_after_the_device(make_options, make_machine, device, tmp_path, capsys):

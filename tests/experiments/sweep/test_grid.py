@@ -16,6 +16,16 @@ def test_cases_are_every_combination_and_only_attention_has_contexts():
     assert {case.record_context for case in found if case.op == "attention"} == {80, 160}
 
 
+def test_only_attention_has_page_sizes(make_options):
+    asked = make_options(ops=("qkv", "attention"), contexts=(80, 160), page_sizes=(0, 16))
+    found = [(case.op, case.context, case.record_page_size) for case in grid.of_options(asked)]
+    assert found == [
+        ("qkv", 80, None), ("attention", 80, 0), ("attention", 80, 16), ("attention", 160, 0), ("attention", 160, 16),
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match="page_sizes: expected less than the context, 80, got 80"):
+        make_options(contexts=(160, 80), page_sizes=(80,))
+
+
 @pytest.mark.parametrize("op", cases.OPS)
 def test_incumbents_come_first_and_nothing_twice(op, make_options, device):
     case = cases.make(op, "llama-3.1-8b")
@@ -59,3 +69,35 @@ def test_even_sample():
     assert grid.even_sample(list(range(9)), 3) == [1, 4, 7]
     assert grid.even_sample([1, 2], 5) == [1, 2]
     assert grid.even_sample([1, 2], -1) == []
+
+
+def feasible_of(case, device):
+    first = case.incumbents(device)
+    space = case.known.search_space(case.shape)
+    return first, [t for t in space if t not in first and case.known.feasible(t, case.shape, device)]
+
+
+def test_of_many_rows_the_first_of_the_search_space_are_timed(make_options, device):
+    case = cases.make("out", "llama-3.1-8b", rows=32)
+    first, space = feasible_of(case, device)
+    options = make_options(max_tiles=0, max_tiles_many_rows=10)
+    assert grid.timed_tiles(case, options, device) == first + space[: 10 - len(first)]
+    few = make_options(max_tiles=4, max_tiles_many_rows=10)
+    sample = grid.even_sample(space[: 10 - len(first)], 4 - len(first))
+    assert grid.timed_tiles(case, few, device) == first + sample, "of those, an even sample"
+    assert grid.timed_tiles(case, make_options(max_tiles=0, max_tiles_many_rows=1), device) == first
+    without = make_options(max_tiles=0, max_tiles_many_rows=0)
+    assert grid.timed_tiles(case, without, device) == grid.tiles_of(case, without, device, 0), "0 is all"
+
+
+def test_of_attention_of_many_rows_an_even_sample_is_timed(make_options, device):
+    case = cases.make("attention", "llama-3.1-8b", rows=32)
+    options = make_options(max_tiles=0, max_tiles_many_rows=10)
+    assert grid.timed_tiles(case, options, device) == grid.tiles_of(case, options, device, 10)
+
+
+@pytest.mark.parametrize("rows", [1, 16])
+def test_the_cap_of_many_rows_is_not_that_of_few(rows, make_options, device):
+    case = cases.make("out", "llama-3.1-8b", rows=rows)
+    options = make_options(max_tiles=0, max_tiles_many_rows=2)
+    assert grid.timed_tiles(case, options, device) == grid.tiles_of(case, options, device, 0)

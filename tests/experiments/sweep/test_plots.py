@@ -1,5 +1,6 @@
 """The pictures of a sweep, by what is in them and whether they are there."""
 
+import dataclasses
 import sys
 
 import pytest
@@ -26,7 +27,7 @@ def test_best_cells(make_record):
 def test_feasible_cells(make_options):
     """Of the tiles in a cell the share that a GPU can run; they are all of the search space."""
     case = cases.make("out", "llama-3.1-8b", rows=8)
-    found = plots.feasible_cells("out", "llama-3.1-8b", 8, 1024, "bf16", make_options(), pk.DEVICES["a100"])
+    found = plots.feasible_cells(case, make_options(), pk.DEVICES["a100"])
     space = case.known.search_space(case.shape)
     assert set(found) == {(tiles.block_n, tiles.block_k) for tiles in space}
     for (block_n, block_k), share in found.items():
@@ -56,7 +57,7 @@ def test_pictures_of_a_gpu(make_record, tmp_path, device):
         make_record(),
         make_record(tiles=dict(tile, block_n=8), status="infeasible: x", achieved_gbps=None, median_us=None),
         make_record(model="llama-3.2-1b"),
-        make_record(op="attention", context=80, tiles=dict(block_s=16, splits=4, num_warps=4, num_stages=1)),
+        make_record(op="attention", context=80, tiles=ATTENTION),
         make_record("interpreted_tile", op="head"),
     ]
     lines = plots.draw_gpu(records, tmp_path, device)
@@ -94,3 +95,32 @@ def test_a_picture_leaves_no_figure_open(tmp_path):
     before = plt.get_fignums()
     line = pictures.save(lambda plt: plt.figure(), tmp_path / "deep" / "er", "empty")
     assert line == f"Picture: {tmp_path / 'deep' / 'er' / 'empty.png'}" and plt.get_fignums() == before
+
+
+@pytest.fixture
+def titles(monkeypatch):
+    """The titles of all panels of a picture, of which no file is made."""
+    found = []
+
+    def keep(draw, folder, name):
+        figure = draw(plt)
+        found.extend(axis.get_title() for axis in figure.axes)
+        plt.close(figure)
+        return name
+
+    monkeypatch.setattr(plots, "save", keep)
+    return found
+
+
+ATTENTION = dataclasses.asdict(pk.AttentionTiles(block_s=16, splits=4))
+
+
+def test_a_panel_names_the_size_of_its_pages(titles, make_record, device, tmp_path):
+    records = [make_record(op="attention", context=80, page_size=size, tiles=ATTENTION) for size in (0, 16)]
+    plots.draw_gpu(records, tmp_path, device)
+    assert titles[:2] == ["ragged, 1 row, context 80, bf16", "ragged, 1 row, context 80 pages of 16, bf16"]
+
+
+def test_without_a_gpu_too(titles, make_options, device, tmp_path):
+    plots.draw_cpu([], tmp_path, make_options(ops=("attention",), page_sizes=(16, 0)), device)
+    assert titles == ["ragged, 1 row, context 80 pages of 16, bf16", "ragged, 1 row, context 80, bf16"]

@@ -80,3 +80,13 @@ def test_of_many_failures_ten_are_told(make_record):
     tried = [make_record("lowered_tile", status="lowering failed: x", tiles=dict(block_n=n)) for n in range(1, 13)]
     text = summary.without_gpu(tried)
     assert text.count("lowering failed") == 10 and text.strip().endswith("and 2 more")
+
+
+def test_a_paged_case_names_the_size_of_its_pages(make_record):
+    tiles = dict(block_s=16, splits=4)
+    records = [make_record(op="attention", context=80, page_size=size, tiles=tiles) for size in (0, 16)]
+    whole, paged = summary.winners(records).splitlines()[2:]
+    assert whole.split()[:5] == ["attention", "ragged", "1", "80", "10.00"]
+    assert "  80 pages of 16  " in paged
+    checked = make_record("interpreted_tile", status="ok (interpret, not timed)", op="attention", tiles=tiles)
+    assert "  80 pages of 16  " in summary.without_gpu([checked | dict(context=80, page_size=16)])
