@@ -46,6 +46,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.num_warps = ()
     config.num_stages = ()
     config.mma = ()
+    config.swap_ab = ()
     config.max_tiles = 0  # of each case, spread evenly, the tuned and the default tile among them; 0: all
     config.max_tiles_many_rows = 16  # of each case of more than 16 rows, those two and the first of the space; 0: all
 

@@ -9,7 +9,18 @@ from experiments.bench.options import check_least, check_name, check_some
 from experiments.bench.pages import check_page_sizes
 from experiments.bench.recorded import OPS
 
-TILE_FIELDS = ("block_m", "block_n", "block_k", "block_t", "block_s", "splits", "num_warps", "num_stages", "mma")
+TILE_FIELDS = (
+    "block_m",
+    "block_n",
+    "block_k",
+    "block_t",
+    "block_s",
+    "splits",
+    "num_warps",
+    "num_stages",
+    "mma",
+    "swap_ab",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +42,7 @@ class Options:
     num_warps: tuple[int, ...]
     num_stages: tuple[int, ...]
     mma: tuple[bool, ...]
+    swap_ab: tuple[bool, ...]
     max_tiles: int
     max_tiles_many_rows: int
     samples: int

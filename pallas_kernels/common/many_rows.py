@@ -5,6 +5,7 @@ many rows a program reads as much of the activations, from L2, as of its weights
 leave multiprocessors idle, and splitting the reduction axis is the way between.
 """
 
+import collections
 import functools
 import itertools
 from collections.abc import Callable
@@ -27,40 +28,45 @@ MEASURED_ON = DEVICES["h200"]
 """The GPU whose rates the estimate has, measured there; the order is hardly another elsewhere."""
 MEMORY_RATE, L2_RATE, SHARE_RATE, PRODUCT_RATE = 4.4e6, 8.5e6, 85e3, 550e6
 """Bytes a microsecond of memory, of L2 and into one multiprocessor; operations a microsecond of the tensor cores."""
-IN_FLIGHT = 32 << 10
-"""Bytes of weights that a multiprocessor must have under way for memory's rate: the rate times its latency."""
-COMBINE_US = 3.0
-"""Of the launch that adds partial sums up."""
-LEAST_MMA = 64
-"""The first operand's rows of a warp group's product, which reads both operands from shared memory."""
+LATENCY_US = 0.87
+"""From asking for a block to having it, with memory busy: a stage ahead hides as much of it."""
 STEP_US = 1.1e-3
 """Of a sum's next addition, for each element of the reduction axis; twice that with the products of single warps."""
+LEAST_MMA = 64
+"""The first operand's rows of a warp group's product, which reads both operands from shared memory."""
+COMBINE_US, PARTIAL_RATE = 3.0, 2.2e6
+"""Of the launch that adds partial sums up: what it takes at least, and bytes a microsecond, written and read again."""
+SHARPNESS = 4
+"""Of the norm in which the parts of the estimate make a whole: near the largest alone, but two alike take longer."""
+ALIKE = 2
+"""Tiles that differ only in their stages, warps and block_k, that come before others take their turn."""
 
 
 def estimate_us(tiles: Tiles, shape: StreamShape, device: Device = MEASURED_ON) -> float:
-    """About how long a launch takes: the slowest of what moves and computes, at how much of the device is at work."""
+    """About how long a launch takes, from what it moves, computes and waits for."""
     row_blocks = row_blocks_of(shape, tiles)
     programs = pl.cdiv(shape.outputs, tiles.block_n) * row_blocks * tiles.splits
     fit = (device.shared_memory_bytes + RESERVED_BYTES) // (shared_memory_bytes(tiles, shape) + RESERVED_BYTES)
     at_once = min(max(1, fit), pl.cdiv(programs, device.num_sms))
     waves = pl.cdiv(programs, device.num_sms * at_once)
-    busy = programs / (waves * at_once * device.num_sms)
-    block = shape.groups * tiles.block_n * tiles.block_k * shape.weight_itemsize
-    in_flight = at_once * (tiles.num_stages - 1) * block
-    activations = programs * tiles.block_m * (shape.inputs // tiles.splits) * shape.itemsize
-    moved = shape.weight_bytes * row_blocks + activations
+    busy = min(1.0, programs / device.num_sms)
+    inputs = shape.inputs // tiles.splits
+    moved = shape.weight_bytes * row_blocks + programs * tiles.block_m * inputs * shape.itemsize
     operations = 2 * row_blocks * tiles.block_m * shape.outputs * shape.groups * shape.inputs
     # Products of fewer rows than a warp group takes are those of single warps, whose operands pass through registers.
     slow = 1 if (tiles.block_n if tiles.swap_ab else tiles.block_m) >= LEAST_MMA else 2
-    least = max(
-        shape.weight_bytes / MEMORY_RATE / min(1.0, busy * in_flight / IN_FLIGHT),
+    parts = (
+        shape.weight_bytes / MEMORY_RATE,
         moved / min(L2_RATE, busy * device.num_sms * SHARE_RATE),
         operations / (PRODUCT_RATE * busy) * slow,
-        waves * shape.inputs / tiles.splits * STEP_US * slow,
+        waves * inputs / tiles.block_k * LATENCY_US / (tiles.num_stages - 1),
+        waves * inputs * STEP_US * slow,
     )
+    whole = sum(part**SHARPNESS for part in parts) ** (1 / SHARPNESS)
     if tiles.splits == 1:
-        return least
-    return least + COMBINE_US + 2 * tiles.splits * 4 * shape.rows * shape.outputs * shape.groups / MEMORY_RATE
+        return whole
+    partial = 4 * tiles.splits * shape.rows * shape.outputs * shape.groups
+    return whole + COMBINE_US + partial / PARTIAL_RATE
 
 
 @functools.lru_cache(maxsize=64)
@@ -77,7 +83,7 @@ def _ordered(shape: StreamShape) -> tuple[Tiles, ...]:
         (1, 2, 4, 8),
     ):
         wide = shape.groups * block_m * block_n
-        if num_warps == 8 and wide < 64 * 128 or num_warps == 4 and wide > 128 * 128:
+        if (num_warps == 8 and wide < 64 * 128) or (num_warps == 4 and wide > 128 * 128):
             continue  # warps without work, or more sums than registers
         if swap_ab and (block_n < LEAST_MMA or block_m > block_n):
             continue  # then the rows are the better first operand
@@ -89,7 +95,14 @@ def _ordered(shape: StreamShape) -> tuple[Tiles, ...]:
                 mma=True, swap_ab=swap_ab, splits=splits,
             )
         )  # fmt: skip
-    return tuple(sorted(found, key=lambda tiles: estimate_us(tiles, shape)))
+    found = [tiles for tiles in found if feasible(tiles, shape, MEASURED_ON)]
+    found.sort(key=lambda tiles: estimate_us(tiles, shape))
+    first, later, seen = [], [], collections.Counter()
+    for tiles in found:
+        kind = tiles.block_m, tiles.block_n, tiles.splits, tiles.swap_ab
+        seen[kind] += 1
+        (first if seen[kind] <= ALIKE else later).append(tiles)
+    return tuple(first + later)
 
 
 def search_space(shape: StreamShape) -> list[Tiles]:

@@ -34,8 +34,8 @@ def default_whole(shape: StreamShape, device: Device) -> Tiles:
 def compatible(shape: StreamShape, entries: Sequence[tuple[StreamShape, Tiles]]) -> list[Tiles]:
     """Which tuned tiles may serve `shape` where it has none of its own, the best first.
 
-    Tensor cores take 2 to 16 rows as 16, more as the next power of two, and stream alike with a norm ahead and without; so do vectors, nearly. For
-    one row alone a norm's launch costs tensor cores more than they gain.
+    Tensor cores take 2 to 16 rows as 16, more as the next power of two, and stream alike with a norm ahead and without;
+    so do vectors, nearly. For one row alone a norm's launch costs tensor cores more than they gain.
     """
     one = shape.rows == 1
     same = shape if one else dataclasses.replace(shape, rows=padded_rows(shape.rows))
@@ -52,6 +52,4 @@ SPLIT_STREAM = TileSpace(
     tiles=Tiles, shape=StreamShape, search=search_space, feasible=feasible, default=default, compatible=compatible
 )
 """Of ops that have a second launch for partial sums."""
-STREAM = dataclasses.replace(
-    SPLIT_STREAM, search=search_space_whole, feasible=feasible_whole, default=default_whole
-)
+STREAM = dataclasses.replace(SPLIT_STREAM, search=search_space_whole, feasible=feasible_whole, default=default_whole)

@@ -84,4 +84,3 @@ def store(
         interpret=heads.interpret,
     )
     return q, KVCache(k=k, v=v)
-

@@ -4,14 +4,8 @@ import pytest
 
 from pallas_kernels.common.checks import DTYPES
 from pallas_kernels.common.devices import DEVICES
-from pallas_kernels.common.stream_tiles import (
-    RESERVED_BYTES,
-    StreamShape,
-    default,
-    feasible,
-    search_space,
-    shared_memory_bytes,
-)
+from pallas_kernels.common.stream_space import default, search_space
+from pallas_kernels.common.stream_tiles import RESERVED_BYTES, StreamShape, feasible, shared_memory_bytes
 from tests.pallas_kernels import inputs
 
 OPS = ("qkv", "out", "gate_up", "down", "head")
