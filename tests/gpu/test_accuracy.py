@@ -31,7 +31,10 @@ FORMS = {
     "vectors": (2, VECTORS),
     "pipelined": (1, PIPELINED),
     "tensor cores": (5, TENSOR_CORES),
+    "many rows": (100, Tiles(block_n=32, block_k=64, num_stages=3, mma=True, block_m=64)),
+    "weights first": (37, Tiles(block_n=64, block_k=64, num_stages=3, mma=True, block_m=64, swap_ab=True)),
 }
+SPLIT = Tiles(block_n=64, block_k=64, num_stages=3, mma=True, block_m=64, swap_ab=True, splits=4)
 
 WIDTH = 1000
 """Of x: no tile divides it."""
@@ -44,6 +47,7 @@ each_kernel = pytest.mark.parametrize(
         ("vectors", "float32"),
         ("pipelined", "bfloat16"),
         *(("tensor cores", d) for d in DTYPES),
+        *((form, d) for form in ("many rows", "weights first") for d in ("bfloat16", "float32")),
     ],
 )
 
@@ -79,6 +83,23 @@ def test_projection(form, dtype, implementation, draws):
         for seed in range(draws)
     ]
     assert_accurate(calls, implementation, tiles)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("op", ["projection", "deferred norm", "qkv", "QK-norm"])
+def test_a_split_reduction_axis(op, dtype, implementation, draws):
+    calls = []
+    for draw in map(inputs.Values, range(draws)):
+        if op in ("projection", "deferred norm"):
+            norm = op == "deferred norm"
+            call = inputs.projection(draw, rows=70, outputs=1300, inputs=1024, dtype=dtype, bias=True, norm=norm)
+        else:
+            call = inputs.qkv(
+                draw, rows=70, width=1024, heads=6, kv_heads=2, head_dim=80, padding=9, layout=Layout(6, 9),
+                sequences=20, dtype=dtype, bias=True, qk_norm=op == "QK-norm",
+            )  # fmt: skip
+        calls.append(call)
+    assert_accurate(calls, implementation, SPLIT)
 
 
 @each_kernel
@@ -170,11 +191,13 @@ QKV = {
     "pipelined, paged, no rotation": ("pipelined", dict(rotary_dim=0, layout=Layout(6, 9))),
     "pipelined, paged, bias": ("pipelined", dict(rotary_dim=None, layout=Layout(6, 9), bias=True)),
     "tensor cores, paged, partial rotation": ("tensor cores", dict(rotary_dim=40, layout=Layout(16, 4), bias=True)),
+    "many rows, paged": ("many rows", dict(rotary_dim=None, layout=Layout(16, 4))),
+    "weights first": ("weights first", dict(rotary_dim=None, layout=Layout(50))),
 }
 
 
 @pytest.mark.parametrize(
-    "case, dtype", [*((case, "bfloat16") for case in QKV), *((list(QKV)[-1], d) for d in DTYPES[1:])]
+    "case, dtype", [*((case, "bfloat16") for case in QKV), *((list(QKV)[3], d) for d in DTYPES[1:])]
 )
 def test_qkv(case, dtype, implementation, draws):
     form, options = QKV[case]

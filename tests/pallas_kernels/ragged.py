@@ -4,7 +4,7 @@ from typing import Any
 
 from pallas_kernels import DTYPES, Tiles
 
-FORMS = ("small", "large", "tensor cores")
+FORMS = ("small", "large", "tensor cores", "many rows", "weights first")
 STREAM = dict(
     form=FORMS,
     rows=(0, 1),
@@ -22,17 +22,21 @@ HEADS = ((3, 3), (6, 2), (5, 1))
 def stream_tiles(case: dict[str, Any], block_n: int = 1) -> tuple[Tiles, dict[str, Any]]:
     """The tiles of a case of `STREAM` and all its other parameters; `block_n` is the least that the call can take.
 
-    Few rows in the form that unrolls over them, which takes a second a row to compile.
+    Few rows in the form that unrolls over them, which takes a second a row to compile; of many rows one block and
+    two.
     """
     rest = {name: value for name, value in case.items() if name not in ("form", "block_k", "num_stages")}
-    mma, wide = case["form"] == "tensor cores", case["form"] != "small"
+    form = case["form"]
     tiles = Tiles(
-        block_n=max(block_n, 32) if wide else block_n,
+        block_n=block_n if form == "small" else max(block_n, 32),
         block_k=case["block_k"],
         num_stages=case["num_stages"],
-        mma=mma,
+        mma=form not in ("small", "large"),
+        block_m=32 if form == "many rows" else 16,
+        swap_ab=form == "weights first",
     )
-    return tiles, rest | dict(rows=((5, 16) if mma else (1, 3))[case["rows"]])
+    rows = {"tensor cores": (5, 16), "many rows": (21, 40), "weights first": (7, 19)}.get(form, (1, 3))
+    return tiles, rest | dict(rows=rows[case["rows"]])
 
 
 def sequences_of(case: dict[str, Any]) -> dict[str, int]:

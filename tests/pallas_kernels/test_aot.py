@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+import pallas_kernels as pk
 from pallas_kernels.attention import tiles as attention_tiles
 from pallas_kernels.common import stream_tiles
 from pallas_kernels.common.devices import DEVICES
@@ -28,6 +29,9 @@ CALLS = [
     ("llama-3.2-1b", "deferred_gate_up", 1, "bfloat16"),
     ("llama-3.1-8b", "deferred_qkv", 16, "bfloat16"),
     ("llama-3.1-8b", "head_logits", 1, "bfloat16"),
+    ("llama-3.1-8b", "gate_up", 128, "bfloat16"),
+    ("llama-3.1-8b", "down", 64, "bfloat16"),
+    ("llama-3.2-1b", "qkv", 32, "float32"),
     ("llama-3.1-8b", "attention", 1, "bfloat16"),
     ("llama-3.2-1b", "attention", 8, "float32"),
 ]
@@ -39,6 +43,7 @@ def call_of(model, op, rows, dtype):
 
 
 def tiles_of(op):
+    """Where `shared_memory_bytes` and `registers_per_thread` of its tiles are."""
     return attention_tiles if op == "attention" else stream_tiles
 
 
@@ -47,7 +52,7 @@ def chosen(op, shape, device):
 
     The limit is approached through the search space with more stages than are worth trying.
     """
-    module = tiles_of(op)
+    module, known = tiles_of(op), pk.OPS[op.removeprefix("deferred_")]
     limit = device.shared_memory_bytes
 
     def fits(tile):
@@ -55,12 +60,12 @@ def chosen(op, shape, device):
 
     space = [
         dataclasses.replace(tile, num_stages=stages)
-        for tile in module.search_space(shape)
+        for tile in known.search_space(shape)
         for stages in (1, 2, 4, 6, 9, 12)
     ]
     space = [tile for tile in dict.fromkeys(space) if module.registers_per_thread(tile, shape) < 128]
     need = {tile: module.shared_memory_bytes(tile, shape) for tile in space}
-    yield "default", module.default(shape, device)
+    yield "default", known.default_tiles(shape, device)
     for mma in (False, True):
         tiles = [tile for tile in space if getattr(tile, "mma", False) == mma]
         if not tiles:
@@ -69,7 +74,7 @@ def chosen(op, shape, device):
         above = [t for t in tiles if need[t] > 1.05 * limit]  # the estimate is an upper bound
         if above:
             yield "above the limit", min(above, key=need.get)
-    hungry = [dataclasses.replace(tile, num_warps=1) for tile in module.search_space(shape)]
+    hungry = [dataclasses.replace(tile, num_warps=1) for tile in known.search_space(shape)]
     hungry = [tile for tile in hungry if module.registers_per_thread(tile, shape) > 255 and fits(tile)]
     if hungry:
         yield "registers", min(hungry, key=lambda tile: module.registers_per_thread(tile, shape))
@@ -94,7 +99,10 @@ def test_feasible_agrees_with_the_compiler(key):
     wrong = []
     for (model, op, rows, dtype, why, tile), line in zip(cases, run.stdout.splitlines(), strict=True):
         verdict, module, shape = json.loads(line), tiles_of(op), call_of(model, op, rows, dtype).shape
-        feasible, need = module.feasible(tile, shape, device), module.shared_memory_bytes(tile, shape)
+        feasible, need = (
+            pk.OPS[op.removeprefix("deferred_")].feasible(tile, shape, device),
+            module.shared_memory_bytes(tile, shape),
+        )
         if why == "registers":
             agrees = not feasible and "registers" in feasible.reason and verdict["spills"]
         else:

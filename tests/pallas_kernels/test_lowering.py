@@ -30,7 +30,7 @@ def model_call(model, op, rows):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rows", [1, 8])
+@pytest.mark.parametrize("rows", [1, 8, 100])
 @pytest.mark.parametrize("op", ONE_OF_EACH_KERNEL)
 def test_tiles_that_cover_the_search_space(op, rows):
     """Whatever `feasible` admits lowers: checked of tiles in which any two values of two fields meet that meet in any
@@ -48,7 +48,7 @@ def test_tiles_that_cover_the_search_space(op, rows):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rows", [1, 8])
+@pytest.mark.parametrize("rows", [1, 8, 100])
 @pytest.mark.parametrize(
     "model, op",
     [("llama-3.2-1b", op) for op in OPS] + [("llama-3.1-8b", op) for op in OPS if op not in ONE_OF_EACH_KERNEL],

@@ -11,7 +11,7 @@ import pytest
 import pallas_kernels as pk
 from pallas_kernels.attention.tiles import ATTENTION, AttentionShape, AttentionTiles
 from pallas_kernels.common import choose_tiles, devices, implementation
-from pallas_kernels.common.stream_space import STREAM, default
+from pallas_kernels.common.stream_space import SPLIT_STREAM, STREAM, default
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles
 from tests.pallas_kernels.lowering import for_gpu
 
@@ -109,6 +109,18 @@ def test_tensor_core_tiles_of_16_rows_serve_2_to_15(tuned_file):
     for change in others:
         shape = dataclasses.replace(SIXTEEN, rows=8, **change)
         assert resolve(shape=shape) == default(shape, devices.DEVICES["h200"]), change
+
+
+def test_tiles_of_many_rows_serve_what_is_padded_to_them(tuned_file):
+    many = dataclasses.replace(SIXTEEN, rows=64)
+    tiles = Tiles(block_n=64, block_k=64, num_stages=3, mma=True, block_m=64, splits=2)
+    tuned_file(entries((SIXTEEN, MMA), (many, tiles)))
+
+    def served(rows):
+        shape = dataclasses.replace(SIXTEEN, rows=rows)
+        return choose_tiles.choose("op", shape, devices.DEVICES["h200"], SPLIT_STREAM)
+
+    assert [rows for rows in range(1, 131) if served(rows) == tiles] == list(range(33, 65))
 
 
 @pytest.mark.parametrize("norm", [False, True])

@@ -1,11 +1,14 @@
 """The heuristic and the search space of tiles for tensor cores."""
 
+import dataclasses
+
 import pytest
 
+import pallas_kernels as pk
 from pallas_kernels.common.checks import DTYPES
 from pallas_kernels.common.devices import DEVICES
 from pallas_kernels.common.stream_space import default, search_space
-from pallas_kernels.common.stream_tiles import RESERVED_BYTES, StreamShape, feasible, shared_memory_bytes
+from pallas_kernels.common.stream_tiles import RESERVED_BYTES, StreamShape, Tiles, feasible, shared_memory_bytes
 from tests.pallas_kernels import inputs
 
 OPS = ("qkv", "out", "gate_up", "down", "head")
@@ -45,7 +48,10 @@ def test_programs_are_wide_where_many_are_left(model, op, weight_rows):
     assert shape.groups * default(shape, DEVICES["h200"]).block_n == weight_rows
 
 
-@pytest.mark.parametrize("rows, outputs, inputs_, groups", [(3, 1, 1, 1), (16, 37, 100, 2), (8, 10**6, 17, 1)])
+@pytest.mark.parametrize(
+    "rows, outputs, inputs_, groups",
+    [(3, 1, 1, 1), (16, 37, 100, 2), (8, 10**6, 17, 1), (17, 1, 1, 2), (256, 99, 70, 1)],
+)
 def test_the_heuristic_of_odd_shapes(rows, outputs, inputs_, groups):
     for dtype in DTYPES:
         shape = StreamShape(rows=rows, outputs=outputs, inputs=inputs_, groups=groups, dtype=dtype, norm=True)
@@ -56,3 +62,42 @@ def test_the_heuristic_of_odd_shapes(rows, outputs, inputs_, groups):
 def test_the_widest_tiles_are_tried_for_a_vocabulary_only():
     widest = {op: max(t.block_n for t in search_space(shape_of("llama-3.1-8b", op)) if t.mma) for op in OPS}
     assert widest == dict(qkv=64, out=64, gate_up=64, down=64, head=128)
+
+
+@pytest.mark.parametrize("rows", [17, 32, 64, 128, 256])
+def test_the_heuristic_of_many_rows_is_the_first_that_runs(rows):
+    for op in OPS:
+        shape, known = shape_of("llama-3.1-8b", op, rows), pk.OPS[op]
+        for device in DEVICES.values():
+            runs = [tiles for tiles in known.search_space(shape) if known.feasible(tiles, shape, device)]
+            assert known.default_tiles(shape, device) == runs[0]
+
+
+def test_only_ops_with_a_second_launch_split():
+    device = DEVICES["h200"]
+    for op in OPS:
+        shape, known = shape_of("llama-3.1-8b", op, 64), pk.OPS[op]
+        splits = {tiles.splits for tiles in known.search_space(shape)}
+        assert splits == ({1, 2, 4, 8} if op in ("qkv", "out", "down") else {1})
+        split = Tiles(block_n=64, block_k=64, mma=True, block_m=64, splits=2)
+        assert bool(known.feasible(split, shape, device)) == (op in ("qkv", "out", "down"))
+
+
+@pytest.mark.parametrize(
+    "change, field",
+    [
+        (dict(splits=3), "splits"),
+        (dict(splits=64), "splits"),
+        (dict(block_m=8), "block_m"),
+        (dict(mma=False), "block_m"),
+        (dict(mma=False, block_m=16, swap_ab=True), "swap_ab"),
+        (dict(mma=False, block_m=16, splits=2), "splits"),
+        (dict(mma=False, block_m=16), "mma"),
+        (dict(swap_ab=1), "swap_ab"),
+    ],
+)
+def test_tiles_of_many_rows_that_are_refused(change, field):
+    tiles = dataclasses.replace(Tiles(block_n=64, block_k=64, mma=True, block_m=64), **change)
+    shape = StreamShape(rows=64, outputs=2048, inputs=2048)
+    verdict = feasible(tiles, shape, DEVICES["h200"])
+    assert not verdict and verdict.reason.startswith(field)

@@ -1,5 +1,7 @@
 """out and down."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ import pallas_kernels as pk
 from pallas_kernels.common.stream_tiles import Tiles
 from tests.pallas_kernels import covering, inputs
 from tests.pallas_kernels.compare import assert_right, assert_same_bits
+from tests.pallas_kernels.marks import slow
 from tests.pallas_kernels.ragged import STREAM, stream_tiles
 
 CASES = covering.all_pairs(
@@ -36,6 +39,23 @@ def test_sizes_that_tiles_divide(mma):
     assert_right(call, Tiles(block_n=16, block_k=32, mma=mma))
 
 
+SPLIT = Tiles(block_n=16, block_k=32, mma=True, block_m=32, splits=4)
+
+
+@pytest.mark.parametrize(
+    "tiles, options",
+    [
+        (SPLIT, dict(rows=40, outputs=37, norm=True)),
+        slow(SPLIT, dict(rows=5, outputs=37, bias=True, dtype="float32")),
+        slow(dataclasses.replace(SPLIT, swap_ab=True, splits=2), dict(rows=33, outputs=1100, norm=True, bias=True)),
+        slow(dataclasses.replace(SPLIT, block_m=16), dict(rows=3, outputs=64, residual=False, out_dtype="float32")),
+    ],
+    ids=["two blocks of rows", "bias", "columns of several programs", "no residual"],
+)
+def test_a_split_reduction_axis(tiles, options):
+    assert_right(inputs.projection(inputs.Values(0), inputs=256, **options), tiles)
+
+
 def test_out_takes_heads():
     call = inputs.projection(inputs.Values(0), pk.out, rows=2, outputs=24, inputs=60)
     heads = call.replace(x=call.arrays["x"].reshape(2, 5, 12))
@@ -43,9 +63,18 @@ def test_out_takes_heads():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tiles", [Tiles(block_n=16, block_k=32, mma=True), Tiles(block_n=4, block_k=32)], ids=str)
+@pytest.mark.parametrize(
+    "tiles",
+    [
+        Tiles(block_n=16, block_k=32, mma=True),
+        Tiles(block_n=4, block_k=32),
+        SPLIT,
+        Tiles(block_n=16, block_k=32, mma=True, swap_ab=True),
+    ],
+    ids=str,
+)
 def test_a_row_does_not_depend_on_the_others(tiles):
-    call = inputs.projection(inputs.Values(0), rows=3, outputs=40, inputs=100)
+    call = inputs.projection(inputs.Values(0), rows=3, outputs=40, inputs=128)
     alone = call.replace(x=call.arrays["x"][:1], residual=call.arrays["residual"][:1])
     assert_same_bits(alone("interpret", tiles), call("interpret", tiles)[:1])
 

@@ -10,6 +10,7 @@ from pallas_kernels.common.stream_tiles import Tiles
 from tests.pallas_kernels import covering, inputs
 from tests.pallas_kernels.compare import assert_right, assert_same_bits
 from tests.pallas_kernels.inputs import Layout
+from tests.pallas_kernels.marks import slow
 from tests.pallas_kernels.ragged import HEADS, STREAM, sequences_of, stream_tiles
 
 CASES = covering.all_pairs(
@@ -50,6 +51,20 @@ def test_ragged(seed, case):
     options |= sequences_of(options) | dict(rotary_dim=int(options.pop("rotary") * head_dim))
     call = inputs.qkv(inputs.Values(seed), heads=heads, kv_heads=kv_heads, **options)
     assert_only_rows_written(call, assert_right(call, tiles))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(rows=21, rotary_dim=8, layout=Layout(6, 4), bias=True, padding=2, sequences=9),
+        slow(dict(rows=5, qk_norm=True, norm_offset=1.0, layout=Layout(19), dtype="float32")),
+    ],
+    ids=["partial rotation", "QK-norm"],
+)
+def test_a_split_reduction_axis(options):
+    """The pairs of a head then come together in the second launch, whatever the first one's blocks."""
+    call = inputs.qkv(inputs.Values(0), width=128, heads=6, kv_heads=2, head_dim=24, **options)
+    assert_only_rows_written(call, assert_right(call, Tiles(block_n=16, block_k=32, mma=True, block_m=32, splits=2)))
 
 
 @pytest.mark.slow
