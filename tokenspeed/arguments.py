@@ -80,5 +80,8 @@ def integers(name: str, values, low: int, high: int) -> list[int]:
     """
     if not is_sequence(values):
         raise TypeError(f"{name}: expected a sequence of integers, got {shown(values)}")
-    values = values.tolist() if hasattr(values, "tolist") else values  # an array's elements are slow one by one
+    values = values.tolist() if hasattr(values, "tolist") else list(values)  # an array's elements are slow one by one
+    # A prompt of plain integers all inside takes no Python for each.
+    if set(map(type, values)) == {int} and low <= min(values) and max(values) <= high:
+        return values
     return [integer(name, value, low, high) for value in values]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.pallas import next_power_of_2
 
-from pallas_kernels import DTYPES, resolve_implementation
+from pallas_kernels import DTYPES, KVCache, resolve_implementation
 from tokenspeed.arguments import boolean, integer, integers, is_sequence, one_of
 from tokenspeed.completion import Completion, Delta
 from tokenspeed.engine import generation
@@ -27,7 +27,7 @@ from tokenspeed.models.memory import PREFILL_TOKENS
 from tokenspeed.models.prefill_attention import resolve_prefill_backend
 from tokenspeed.sampling.params import SamplingParams
 from tokenspeed.sampling.sample import RUNNING
-from tokenspeed.sampling.state import SamplingState, make_plan, make_state
+from tokenspeed.sampling.state import make_rows
 from tokenspeed.text.tokenizer import Tokenizer
 from tokenspeed.weights import checkpoint
 from tokenspeed.weights.default_dtype import default_dtype
@@ -84,8 +84,10 @@ class LLM:
 
     @model.setter
     def model(self, model: Llama) -> None:
-        self._model, self._weights, self._programs = model, Weights.of(model), Programs()
-        large = model.dtype == jnp.float32 and sum(x.nbytes for x in self._weights.arrays) > LARGE
+        self._model, self._dtype = model, model.dtype
+        self._weights, self._programs = Weights.of(model), Programs()
+        self._caches: dict[tuple[int, ...], list[KVCache]] = {}  # those of the last call, by their shape
+        large = self._dtype == jnp.float32 and sum(x.nbytes for x in self._weights.arrays) > LARGE
         self._most_steps = 1 if large and jax.default_backend() == "cpu" else STEPS
 
     @classmethod
@@ -187,6 +189,7 @@ class LLM:
         lengths = {len(row) for row in rows}
         if len(lengths) != 1 or not 1 <= max(lengths) <= config.max_positions:
             raise ValueError(f"token_ids: expected {wanted}, got {len(rows)} rows of {shown(sorted(lengths))} ids")
+        self._caches.clear()  # room for the logits
         return _forward(self.model, jnp.asarray(rows, jnp.int32))
 
     def generate(
@@ -262,6 +265,7 @@ class LLM:
             for steps in sizes + sizes[:-1]:
                 state, _ = generation.advance(self._weights, state, self._rope, steps=steps, **how)
             jax.block_until_ready(state)
+        self._keep(state)
         return clock.compile_s
 
     def _run(self, rows: list[Row], clock: Clock) -> Iterator[None]:
@@ -292,7 +296,13 @@ class LLM:
                     yield
                 drawn = following
         finally:
-            _settle(state, drawn)
+            settled = _settle(state, drawn)
+        if settled:  # and nobody has left before the end
+            self._keep(state)
+
+    def _keep(self, state: Generation) -> None:
+        """Leaves the caches to the next call, which then need not make them: hundreds of arrays, of many bytes."""
+        self._caches = {state.caches[0].k.shape: state.caches}
 
     def _row(self, number: int, prompt: list[int], params: SamplingParams, sample: int, seed: int) -> Row:
         return Row(
@@ -308,12 +318,13 @@ class LLM:
 
     def _prepare_decode(self, rows: list[Row], state: Generation, how: dict, clock: Clock) -> list[int]:
         """Compiles the calls that follow the first token; their steps."""
+        prepare, shapes = self._programs.prepare, _shapes(state)
         most = max(row.max_tokens for row in rows) - 1
         sizes = list(dict.fromkeys(self._steps(left) for left in range(most, 0, -self._most_steps)))
         for steps in sizes:
-            self._programs.prepare(clock, generation.advance, self._weights, state, self._rope, steps=steps, **how)
+            prepare(clock, shapes, generation.advance, self._weights, state, self._rope, steps=steps, **how)
         if any(row.params.stop for row in rows):
-            self._programs.prepare(clock, generation.end, state, np.zeros(len(state.token), bool))
+            prepare(clock, shapes, generation.end, state, np.zeros(len(state.token), bool))
         return sizes
 
     def _steps(self, left: int) -> int:
@@ -326,28 +337,33 @@ class LLM:
         idle = SamplingParams(temperature=0.0)
         params = [row.params for row in rows] + [idle] * (batch - len(rows))
         config = self.model.config
-        sampling: SamplingState = make_state(
+        sampling = make_rows(
             params,
             [row.prompt for row in rows] + [[0]] * (batch - len(rows)),
             config.vocab_size,
             config.eos_ids,
             samples=[row.sample for row in rows] + [0] * (batch - len(rows)),
             default_seeds=[row.seed for row in rows] + [0] * (batch - len(rows)),
-            plan=make_plan(params, config.vocab_size, config.eos_ids),
         )
         most = np.array([row.max_tokens for row in rows] + [1] * (batch - len(rows)), np.int32)
         needed = max(len(row.prompt) + row.max_tokens for row in rows)
         capacity = min(self.max_context, _bucket(needed))
         asked = [row.params.logprobs for row in rows if row.params.logprobs is not None]
         how = dict(logprobs=max(asked) if asked else None, implementation=self.implementation)
-        dtype, prepare = self.model.dtype, self._programs.prepare
-        prepare(clock, generation.nothing, config=config, dtype=dtype, rows=batch, capacity=capacity)
-        state = generation.begin(config, dtype, sampling, jnp.asarray(most), capacity=capacity)
-        jax.block_until_ready(state)  # nothing runs while programs are compiled
-        chunks = list(self._chunks(rows, batch, capacity))
+        dtype, prepare = self._dtype, self._programs.prepare
+        caches = self._caches.pop((batch, config.num_kv_heads, capacity, config.head_dim), None)
+        self._caches.clear()  # before others are made
+        if caches is None:
+            prepare(clock, (), generation.empty_caches, config=config, dtype=dtype, rows=batch, capacity=capacity)
+        prepare(
+            clock, (batch, sampling.plan), generation.nothing, sampling, most, **generation.sizes(config), dtype=dtype
+        )
+        state = generation.begin(config, dtype, sampling, most, capacity=capacity, caches=caches)
+        shapes, chunks = _shapes(state), list(self._chunks(rows, batch, capacity))
         for operands, static in chunks:
-            prepare(clock, generation.prefill, self._weights, state, *operands, self._rope, **static)
-        prepare(clock, generation.first, self._weights, state, **how)
+            length = operands[0].shape[1]
+            prepare(clock, (shapes, length), generation.prefill, self._weights, state, *operands, self._rope, **static)
+        prepare(clock, shapes, generation.first, self._weights, state, **how)
         return state, how, chunks
 
     def _chunks(self, rows, batch, capacity):
@@ -364,7 +380,7 @@ class LLM:
                 capacity=min(capacity, _bucket(start + size)),
                 prefill_backend=self.prefill_backend if start == 0 else "xla",
             )
-            yield (jnp.asarray(tokens), jnp.int32(start), jnp.asarray(lengths)), static
+            yield (tokens, np.int32(start), lengths), static
             start += size
 
     def _take(self, rows: list[Row], state: Generation, drawn: Drawn, clock: Clock) -> Generation:
@@ -393,15 +409,24 @@ def _forward(model, tokens):
     return model(tokens)
 
 
-def _settle(*trees: Any) -> None:
-    """Waits for what is under way: a process that ended before it would be aborted."""
+def _shapes(state: Generation) -> tuple:
+    """What the shapes of all arrays of a state follow from, for one model."""
+    return state.caches[0].k.shape, state.sampling.plan
+
+
+def _settle(*trees: Any) -> bool:
+    """Waits for what is under way: a process that ended before it would be aborted. Whether nothing of it failed."""
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # of a computation that failed, which was told
         jax.block_until_ready([x for x in jax.tree.leaves(trees) if not x.is_deleted()])
+        return True
+    return False
 
 
 def _is_prompt(value) -> bool:
     """Whether it is one prompt, and not a sequence of them."""
-    return isinstance(value, str) or (len(value) > 0 and not any(isinstance(i, str) or is_sequence(i) for i in value))
+    if isinstance(value, str) or set(map(type, value)) == {int}:  # which takes no Python for each token
+        return True
+    return len(value) > 0 and not any(isinstance(i, str) or is_sequence(i) for i in value)
 
 
 def _listed(params) -> list[SamplingParams]:

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from tests.tokenspeed.shared import folder
 from tokenspeed import LLM, SamplingParams
+from tokenspeed.engine import generation
 from tokenspeed.models.config import LayerConfig, ModelConfig, Rope
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=24)
@@ -263,6 +264,96 @@ def test_times_are_those_of_running_and_fit_into_the_wall_clock():
         assert 0 < timings.compile_s + timings.ttft_s + timings.decode_s <= wall
         assert timings.tokens_per_s == timings.decode_steps / timings.decode_s and timings.decode_steps == 39 + 1
     assert llm.warm_up(3, params) == 0
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """(name, how many of its arguments are on the host) of every program that a call starts."""
+    seen = []
+
+    class Watched:
+        def __init__(self, name):
+            self.name, self.program = name, getattr(generation, name)
+            self.lower = self.program.lower
+
+        def __call__(self, *arguments, **options):
+            seen.append((self.name, sum(isinstance(x, np.ndarray | np.generic) for x in jax.tree.leaves(arguments))))
+            with jax.transfer_guard_host_to_device("allow"):
+                return self.program(*arguments, **options)
+
+    for name in ("empty_caches", "nothing", "prefill", "first", "advance", "end"):
+        monkeypatch.setattr(generation, name, Watched(name))
+    return seen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_the_host_does_nothing_on_the_device_between_the_programs_of_a_call(temperature, calls):
+    """Of shapes seen before: what is computed or copied by itself, not by a program, is a wait before the token."""
+    llm, compiled = LLM(random().model, implementation="xla"), []
+    params = SamplingParams(temperature=temperature, max_tokens=18, ignore_eos=True)
+    llm.generate([[1, 2, 3]], params)
+    calls.clear()
+
+    def listen(event, duration_secs, **_):
+        if event.startswith("/jax/core/compile/"):
+            compiled.append((event, duration_secs))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        # It forbids what jnp.asarray and device_put do, and with them operations one by one that have a constant.
+        with jax.transfer_guard_host_to_device("disallow_explicit"):
+            llm.generate([[4, 5, 6, 7]], params)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert not compiled
+    # The rows' numbers and how many tokens each may draw; the tokens, where they start and their lengths.
+    assert calls == [("nothing", 2), ("prefill", 3), ("first", 0), ("advance", 0), ("advance", 0)]
+
+
+def made(calls):
+    """How often caches were made since the last look."""
+    names = [name for name, _ in calls]
+    calls.clear()
+    return names.count("empty_caches")
+
+
+@pytest.mark.slow
+def test_caches_of_the_last_call_are_used_again_where_they_fit(calls):
+    llm, long, short = LLM(random().model, implementation="xla"), list(range(40)), [50, 3, 7]
+    to = lambda prompt, total: dataclasses.replace(GREEDY, max_tokens=total - len(prompt), ignore_eos=True)
+    ids = lambda llm, prompt, total=64: llm.generate([prompt], to(prompt, total))[0].token_ids
+    expected = ids(random(), short)
+    calls.clear()
+    ids(llm, long)
+    assert made(calls) == 1
+    assert ids(llm, short) == expected and made(calls) == 0, "what the other prompt left in them is not seen"
+    ids(llm, short, 32)
+    assert made(calls) == 1, "they are of another size"
+    assert ids(llm, short) == expected and made(calls) == 1
+    llm.model = jax.tree.map(lambda x: x * np.nan, llm.model)
+    for _ in range(2):
+        with pytest.raises(FloatingPointError, match="logits are not finite"):
+            ids(llm, short)
+        assert made(calls) == 1, "a call that fails leaves none"
+
+
+@pytest.mark.slow
+def test_caches_of_a_stream_that_is_left_are_not_used_again(calls):
+    llm, params = LLM(random().model, implementation="xla"), dataclasses.replace(GREEDY, max_tokens=40, ignore_eos=True)
+    (expected,) = llm.generate([[1, 2, 3]], params)
+    calls.clear()
+    one, two = llm.stream([1, 2, 3], params), llm.stream([1, 2, 3], params)
+    next(one)
+    next(two)
+    assert made(calls) == 1, "two at a time have caches of their own"
+    one.close()
+    assert list(two)[-1].completion.token_ids == expected.token_ids
+    stream = llm.stream([1, 2, 3], params)
+    next(stream)
+    assert made(calls) == 0
+    stream.close()
+    assert llm.generate([[1, 2, 3]], params)[0].token_ids == expected.token_ids and made(calls) == 1
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Compiling apart from running, so that no time that is told is a compiler's."""
 
 import time
+from collections.abc import Hashable
 from typing import Any
 
 import jax
@@ -21,19 +22,26 @@ class Clock:
 
 
 class Programs:
-    """Compiles jitted functions before they are first called."""
+    """Compiles jitted functions before they are first called. Of one model: nothing is said of its weights."""
 
     def __init__(self):
         self._compiled: set[Any] = set()
 
-    def prepare(self, clock: Clock, program: Any, *arguments: Any, **static: Any) -> None:
+    def prepare(self, clock: Clock, shapes: Hashable, program: Any, *arguments: Any, **static: Any) -> None:
         """Compiles `program` for these arguments, which stay as they are; at once where that was done before.
 
-        Nothing may be running on the device: its work would not be on the clock.
+        What is under way on the device is waited for before anything is compiled, since its work would not be on the
+        clock.
+
+        Args:
+            clock: which stands still while something is compiled.
+            shapes: what the shapes and dtypes of the arguments follow from: to look at hundreds of arrays at each call
+                takes the host longer than to start the program.
+            program: a jitted function. arguments: of it. static: those that are static.
         """
-        leaves, tree = jax.tree.flatten(arguments)
-        key = program, tree, tuple((x.shape, x.dtype) for x in leaves), tuple(sorted(static.items()))
+        key = program, shapes, tuple(sorted(static.items()))
         if key not in self._compiled:
+            jax.block_until_ready(arguments)
             before = clock.now()
             program.lower(*arguments, **static).compile()  # a later call finds it
             clock.compile_s += clock.now() - before

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 import pallas_kernels as pk
@@ -14,7 +15,7 @@ from tokenspeed.engine import decode
 from tokenspeed.models.config import ModelConfig
 from tokenspeed.models.decoder import Llama
 from tokenspeed.sampling.sample import RUNNING, Logprobs, finished, sample
-from tokenspeed.sampling.state import SamplingState
+from tokenspeed.sampling.state import SamplingRows, SamplingState
 
 ENDED, BROKEN = -1, -2
 """In the place of a token: the sequence had ended, or its logits were not finite, which ends it."""
@@ -85,32 +86,55 @@ class Drawn:
 
 
 def begin(
-    config: ModelConfig, dtype: Any, sampling: SamplingState, max_tokens: jax.Array, *, capacity: int
+    config: ModelConfig,
+    dtype: Any,
+    sampling: SamplingState | SamplingRows,
+    max_tokens: jax.Array | np.ndarray,
+    *,
+    capacity: int,
+    caches: list[KVCache] | None = None,
 ) -> Generation:
     """The state before any prompt is in the cache.
 
     Args:
-        config: of the model. dtype: of the caches. sampling: of B rows.
+        config: of the model. dtype: of the caches. sampling: of B rows; those on the host travel with the call.
         max_tokens: int32 [B], how many tokens each may draw.
         capacity: positions that a sequence may take.
+        caches: of that capacity, with anything in them, since no slot is read that was not written; None makes them.
     """
-    empty = nothing(config=config, dtype=dtype, rows=max_tokens.shape[0], capacity=capacity)
-    return Generation(**empty, max_tokens=max_tokens, sampling=sampling)
+    rows = max_tokens.shape[0]
+    made = empty_caches(config=config, dtype=dtype, rows=rows, capacity=capacity) if caches is None else caches
+    return Generation(caches=made, **nothing(sampling, max_tokens, **sizes(config), dtype=dtype))
 
 
 @functools.partial(
     jax.jit, static_argnames=("config", "dtype", "rows", "capacity"), compiler_options=LAUNCHED_ONE_BY_ONE
 )
-def nothing(*, config: ModelConfig, dtype: Any, rows: int, capacity: int) -> dict[str, Any]:
-    """All that `begin` makes, by one call: a call for each layer's caches takes the host milliseconds."""
+def empty_caches(*, config: ModelConfig, dtype: Any, rows: int, capacity: int) -> list[KVCache]:
+    """Of each layer, by one call: a call for each takes the host milliseconds."""
     c = config
+    return [KVCache.zeros(rows, c.num_kv_heads, capacity, c.head_dim, dtype) for _ in range(c.num_layers)]
+
+
+def sizes(config: ModelConfig) -> dict[str, int]:
+    """What `nothing` takes of a config, whose own hash, of all layers, would be most of what its call costs."""
+    return dict(d_model=config.d_model, num_kv_heads=config.num_kv_heads)
+
+
+@functools.partial(jax.jit, static_argnames=("d_model", "num_kv_heads", "dtype"), compiler_options=LAUNCHED_ONE_BY_ONE)
+def nothing(
+    sampling: SamplingState | SamplingRows, max_tokens: jax.Array, *, d_model: int, num_kv_heads: int, dtype: Any
+) -> dict[str, Any]:
+    """All that `begin` makes but for the caches, by one call."""
+    rows = max_tokens.shape[0]
     return dict(
-        caches=[KVCache.zeros(rows, c.num_kv_heads, capacity, c.head_dim, dtype) for _ in range(c.num_layers)],
-        counters=attention_counters(rows, c.num_kv_heads),
-        hidden=jnp.zeros((rows, c.d_model), dtype),
+        counters=attention_counters(rows, num_kv_heads),
+        hidden=jnp.zeros((rows, d_model), dtype),
         token=jnp.zeros((rows,), jnp.int32),
         position=jnp.full((rows,), -1, jnp.int32),
         step=jnp.zeros((rows,), jnp.int32),
+        max_tokens=max_tokens,
+        sampling=sampling.state() if isinstance(sampling, SamplingRows) else sampling,
     )
 
 

@@ -4,9 +4,9 @@ import dataclasses
 import math
 import secrets
 from collections.abc import Sequence
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
 
@@ -54,7 +54,7 @@ class SamplingPlan:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplingState:
-    """The rows' parameters and what they have generated; a pytree, made by `make_state`.
+    """The rows' parameters and what they have generated; a pytree, made by `make_state` or from `SamplingRows`.
 
     Sizes: B rows, V vocabulary, E ids that end a row.
 
@@ -87,6 +87,32 @@ class SamplingState:
     plan: SamplingPlan = dataclasses.field(metadata=dict(static=True))
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingRows:
+    """What a SamplingState is made of, on the host; a pytree, made by `make_rows`.
+
+    Attributes:
+        words: uint32 [B, 11 + E], the numbers of each row side by side, bit by bit: every array more would be a copy
+            of its own to the device, and a wait of its own for the host.
+        bias, counts, prompted: as in SamplingState.
+        plan: SamplingPlan, static.
+    """
+
+    words: np.ndarray
+    bias: np.ndarray | None
+    counts: np.ndarray | None
+    prompted: np.ndarray | None
+    plan: SamplingPlan = dataclasses.field(metadata=dict(static=True))
+
+    def state(self) -> SamplingState:
+        """The state; to be called under jit, to which these arrays are passed."""
+        numbers = _unpacked(self.words)
+        key = fold_in(numbers.pop("seed"), numbers.pop("sample"))
+        tables: dict[str, Any] = dict(bias=self.bias, counts=self.counts, prompted=self.prompted)
+        return SamplingState(**numbers, key=key, **tables, plan=self.plan)
+
+
 def make_plan(params: Sequence[SamplingParams], vocab_size: int, eos_ids: Sequence[int]) -> SamplingPlan:
     """The smallest plan that these rows need; the numbers in it are rounded up, so that few plans are compiled.
 
@@ -107,7 +133,7 @@ def make_plan(params: Sequence[SamplingParams], vocab_size: int, eos_ids: Sequen
     )
 
 
-def make_state(
+def make_rows(
     params: Sequence[SamplingParams],
     prompts: Sequence[Sequence[int]],
     vocab_size: int,
@@ -117,8 +143,8 @@ def make_state(
     samples: Sequence[int] | None = None,
     default_seeds: Sequence[int] | None = None,
     plan: SamplingPlan | None = None,
-) -> SamplingState:
-    """The state of B rows, built on the host.
+) -> SamplingRows:
+    """B rows, built on the host; nothing is put on the device.
 
     Args:
         params: B of them, one for each row; a request with n samples is n rows of the same params.
@@ -176,27 +202,29 @@ def make_state(
             np.add.at(counts[row], np.asarray(outputs[row], np.int32), 1)
             prompted[row, np.asarray(prompts[row], np.int32)] = True
 
-    column = lambda values, dtype=np.float32: jnp.asarray(np.array(list(values), dtype))
     seeds = [default if p.seed is None else p.seed for p, default in zip(params, default_seeds)]
     if not all(0 <= seed < 2**64 for seed in seeds):
         raise ValueError(f"default_seeds: expected integers from 0 to {2**64 - 1}, got {min(seeds)} to {max(seeds)}")
-    return SamplingState(
-        temperature=column(p.temperature if p.greedy else max(p.temperature, MIN_TEMPERATURE) for p in params),
-        top_k=column((vocab_size if p.greedy else min(p.top_k or vocab_size, vocab_size) for p in params), np.int32),
-        top_p=column(1.0 if p.greedy else p.top_p for p in params),
+    words = _packed(
+        temperature=[p.temperature if p.greedy else max(p.temperature, MIN_TEMPERATURE) for p in params],
+        top_k=[vocab_size if p.greedy else min(p.top_k or vocab_size, vocab_size) for p in params],
+        top_p=[1.0 if p.greedy else p.top_p for p in params],
         # The logarithm is taken here, where it does not depend on the width of the device's vectors.
-        min_p=column(math.log(p.min_p) if p.min_p else -math.inf for p in params),
-        presence_penalty=column(p.presence_penalty for p in params),
-        frequency_penalty=column(p.frequency_penalty for p in params),
-        repetition_penalty=column(p.repetition_penalty for p in params),
-        key=fold_in(column(((s >> 32, s & 0xFFFFFFFF) for s in seeds), np.uint32), column(samples, np.int32)),
-        min_tokens=column((p.min_tokens for p in params), np.int32),
-        ends=jnp.asarray(ends),
-        bias=None if bias is None else jnp.asarray(bias),
-        counts=None if counts is None else jnp.asarray(counts),
-        prompted=None if prompted is None else jnp.asarray(prompted),
-        plan=plan,
+        min_p=[math.log(p.min_p) if p.min_p else -math.inf for p in params],
+        presence_penalty=[p.presence_penalty for p in params],
+        frequency_penalty=[p.frequency_penalty for p in params],
+        repetition_penalty=[p.repetition_penalty for p in params],
+        seed=[(seed >> 32, seed & 0xFFFFFFFF) for seed in seeds],
+        sample=samples,
+        min_tokens=[p.min_tokens for p in params],
+        ends=ends,
     )
+    return SamplingRows(words=words, bias=bias, counts=counts, prompted=prompted, plan=plan)
+
+
+def make_state(*arguments: Any, **options: Any) -> SamplingState:
+    """The state of B rows, on the device; arguments and errors are those of `make_rows`."""
+    return jax.device_put(make_rows(*arguments, **options)).state()
 
 
 def set_rows(state: SamplingState, rows: jax.Array, new: SamplingState) -> SamplingState:
@@ -222,6 +250,35 @@ def _check_ids(name, ids, vocab_size):
     ids = np.asarray(ids, np.int64)
     if ids.size and (ids.min() < 0 or ids.max() >= vocab_size):
         raise ValueError(f"{name}: expected token ids from 0 to {vocab_size - 1}, got {ids.min()} to {ids.max()}")
+
+
+def _layout(ends):
+    """What lies in the words of a row, in this order, with so many ids that end it."""
+    floats = "temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"
+    return np.dtype(
+        [(name, np.float32) for name in floats]
+        + [(name, np.int32) for name in ("top_k", "min_tokens", "sample")]
+        + [("seed", np.uint32, (2,)), ("ends", np.int32, (ends,))]
+    )
+
+
+def _packed(**columns):
+    """uint32 [B, words] of the columns of `_layout`, of B rows each."""
+    rows = np.empty(len(columns["ends"]), _layout(columns["ends"].shape[1]))
+    for name, values in columns.items():
+        rows[name] = np.array(values, rows.dtype[name].base)  # where an integer too large is an error
+    return rows.view(np.uint32).reshape(len(rows), -1)
+
+
+@jax.jit
+def _unpacked(words):
+    """The columns [B] or [B, n] that were packed."""
+    columns: dict[str, jax.Array] = {}
+    fields: Any = _layout(words.shape[1] - _layout(0).itemsize // 4).fields
+    for name, (kind, offset) in fields.items():
+        part = words[:, offset // 4 :][:, : kind.itemsize // 4]
+        columns[name] = jax.lax.bitcast_convert_type(part if kind.shape else part[:, 0], kind.base)
+    return columns
 
 
 @jax.jit

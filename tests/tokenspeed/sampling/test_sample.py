@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tokenspeed.sampling import sample as sampling
 from tokenspeed.sampling.params import SamplingParams
-from tokenspeed.sampling.state import SamplingPlan, make_plan, make_state, set_rows
+from tokenspeed.sampling.state import SamplingPlan, SamplingRows, make_plan, make_rows, make_state, set_rows
 
 SEEDS = st.integers(0, 2**16)
 V = 150  # more than MIN_RANKED, so that ranking few and ranking all differ
@@ -417,6 +417,26 @@ def test_seeds_and_samples():
     assert (
         generate([SamplingParams()], [12], default_seeds=None) != generate([SamplingParams()], [12], default_seeds=None)
     ).any()
+
+
+def test_rows_are_made_on_the_host_and_become_the_state_under_jit():
+    """Bit for bit: no number passes through arithmetic on its way."""
+    params = [greedy(), SamplingParams(temperature=0.7, top_k=5, top_p=0.9, min_p=0.1, seed=2**64 - 2, min_tokens=3)]
+    options = dict(samples=[0, 4], default_seeds=[2**40 + 1, 0])
+    rows = make_rows(params, [(1, 2), (3,)], V, EOS, **options)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(rows))
+    state = jax.jit(SamplingRows.state)(rows)
+    numbers = dict(
+        temperature=[0.0, 0.7], top_p=[1.0, 0.9], min_p=[-np.inf, np.log(0.1)], top_k=[V, 5], min_tokens=[0, 3],
+        repetition_penalty=[1.0, 1.0],
+    )  # fmt: skip
+    for name, expected in numbers.items():
+        found = getattr(state, name)
+        np.testing.assert_array_equal(found, np.array(expected, found.dtype))
+    for row, (seed, sample_of) in enumerate([(2**40 + 1, 0), (2**64 - 2, 4)]):
+        own = jax.random.wrap_key_data(np.array([seed >> 32, seed % 2**32], np.uint32), impl="threefry2x32")
+        np.testing.assert_array_equal(state.key[row], jax.random.key_data(jax.random.fold_in(own, sample_of)))
+    jax.tree.map(np.testing.assert_array_equal, state, make_state(params, [(1, 2), (3,)], V, EOS, **options))
 
 
 def test_set_rows():
