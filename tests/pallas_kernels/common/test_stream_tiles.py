@@ -88,7 +88,7 @@ def test_only_ops_with_a_second_launch_split():
     [
         (dict(splits=3), "splits"),
         (dict(splits=64), "splits"),
-        (dict(block_m=8), "block_m"),
+        (dict(block_m=8), "mma"),
         (dict(mma=False), "block_m"),
         (dict(mma=False, block_m=16, swap_ab=True), "swap_ab"),
         (dict(mma=False, block_m=16, splits=2), "splits"),
