@@ -168,17 +168,19 @@ def attention(
         parts = []
         for start in range(0, batch, most):
             rows, of_tokens = (slice(start * size, min(start + most, batch) * size) for size in (1, tokens))
-            parts.append(launch(*rows_in((q, lengths, sequence), rows), rows_in(counters, of_tokens)))
+            part = rows_in(dict(q=q, lengths=lengths, sequence=sequence), rows)
+            parts.append(launch(**part, counters=rows_in(counters, of_tokens)))
         result, counters_out = joined(parts)
     return result if counters is None else (result, counters_out)
 
 
 def _check_lengths(cache, lengths, sequence, page_table, by_token: tuple[int, ...], window) -> None:
     """As `check_lengths`, of rows, [B], or of their tokens, [B, T]."""
+    rows = by_token[0]
     if len(by_token) == 1:
-        return check_lengths(cache, lengths, sequence, page_table, *by_token, window)
-    check_owners(cache, sequence, page_table, by_token[0])
+        return check_lengths(cache, lengths, sequence, page_table, rows, window)
+    check_owners(cache, sequence, page_table, rows)
     checks.indices("lengths", lengths, by_token, 0, cache.capacity(page_table) + 1)
     count = checks.known(lengths)
     for of_one_token in () if count is None else count.T:
-        check_lengths(cache, of_one_token, sequence, page_table, by_token[0], window)
+        check_lengths(cache, of_one_token, sequence, page_table, rows, window)
