@@ -27,7 +27,8 @@ CALLS = {
     "head": inputs.head(DRAW, pk.head, rows=2, width=24, vocabulary=20, dtype="float32"),
     "head_logits": inputs.head(DRAW, rows=2, width=24, vocabulary=20, bias=True, soft_cap=3.0, dtype="float32"),
 }
-each_op = pytest.mark.parametrize("name", [slow(name) if name in ("qkv", "head", "attention, tokens") else name for name in CALLS])
+SLOW = ("qkv", "head", "attention, tokens")
+each_op = pytest.mark.parametrize("name", [slow(name) if name in SLOW else name for name in CALLS])
 both = pytest.mark.parametrize("implementation", ["interpret", "xla"])
 
 
