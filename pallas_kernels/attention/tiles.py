@@ -9,6 +9,10 @@ from jax.experimental import pallas as pl
 from pallas_kernels.common.devices import Device
 from pallas_kernels.common.tile_space import MMA_ROWS, TileSpace, Verdict, launch_verdict, resource_verdict
 
+WARP_GROUP_ROWS = 64
+"""Rows of one product of four warps (wgmma on Hopper, tcgen05 on Blackwell), which reads shared memory by itself."""
+SUM_COLUMNS = 16
+"""Columns of ones in the product that sums the weights: the narrowest that the tensor cores take."""
 FEWEST_PROGRAMS = 32
 """Fewer leave most of any GPU idle."""
 COMBINED_A_THREAD = 64
@@ -23,11 +27,12 @@ class AttentionShape:
     """The problem of one attention call.
 
     Attributes:
-        rows: query rows of one launch.
+        rows: query rows of one launch; with several tokens each, sequences.
         heads, kv_heads, head_dim: N, K, H.
         context: positions a sequence's cache can hold (lengths are read at run time).
         page_size: Z; equal to context for a contiguous cache.
         dtype: of the queries and the cache.
+        tokens: T, query tokens of each sequence, which read its keys together.
     """
 
     rows: int
@@ -37,20 +42,19 @@ class AttentionShape:
     context: int
     page_size: int
     dtype: str = "bfloat16"
+    tokens: int = 1
 
     @property
     def itemsize(self) -> int:
         return jnp.dtype(self.dtype).itemsize
 
-    @property
-    def group_rows(self) -> int:
-        """Query heads of one kv head, padded to what a product takes."""
-        return max(MMA_ROWS, pl.next_power_of_2(self.heads // self.kv_heads))
+    def group_rows(self, block_t: int = 1) -> int:
+        """Query heads of one kv head, of `block_t` tokens, padded to what a product takes."""
+        return max(MMA_ROWS, self.kept_rows(block_t))
 
-    @property
-    def kept_rows(self) -> int:
-        """Those of the group_rows that partials are kept of."""
-        return pl.next_power_of_2(self.heads // self.kv_heads)
+    def kept_rows(self, block_t: int = 1) -> int:
+        """Those of the group_rows that partials are kept of: each token's heads padded to a power of two."""
+        return block_t * pl.next_power_of_2(self.heads // self.kv_heads)
 
     @property
     def padded_head_dim(self) -> int:
@@ -63,33 +67,47 @@ class AttentionTiles:
 
     Attributes:
         block_s: keys read at a time; a power of two of 16 or more.
-        splits: programs that share the keys of one (row, kv head); a power of two.
+        splits: programs that share the keys of one (row or block of tokens, kv head); a power of two.
         num_warps: warps (32 threads) of one program.
         num_stages: blocks of keys and values in flight.
+        block_t: tokens of a sequence for which one program reads the keys once; a power of two.
     """
 
     block_s: int
     splits: int
     num_warps: int = 4
     num_stages: int = 2
+    block_t: int = 1
+
+
+def programs(shape: AttentionShape, block_t: int) -> int:
+    """Programs of a launch without splits."""
+    return shape.rows * pl.cdiv(shape.tokens, block_t) * shape.kv_heads
 
 
 def combined_at_once(tiles: AttentionTiles, shape: AttentionShape) -> int:
     """How many splits' partials the combining program reads in one go."""
-    partial = shape.kept_rows * shape.padded_head_dim
+    partial = shape.kept_rows(tiles.block_t) * shape.padded_head_dim
     return min(tiles.splits, pl.next_power_of_2(COMBINED_A_THREAD * 32 * tiles.num_warps // partial + 1) // 2 or 1)
 
 
-def shared_memory_bytes(tiles: AttentionTiles, shape: AttentionShape) -> int:
+def shared_memory_bytes(tiles: AttentionTiles, shape: AttentionShape, device: Device) -> int:
     """Shared memory of one program, from what XLA asks for on Ampere, Hopper and Blackwell: at most this, nearly exact.
 
     The queries, a block of weights, and the ring of key and value blocks: a loop of `num_stages` keeps one block less
-    than that in flight.
+    than that in flight. Products that read shared memory by themselves hold on to one block more, and read the ones
+    that sum the weights from there too, but the weights from registers.
     """
-    queries = shape.group_rows * shape.padded_head_dim * shape.itemsize
-    weights = shape.group_rows * tiles.block_s * shape.itemsize
+    rows = shape.group_rows(tiles.block_t)
+    queries = rows * shape.padded_head_dim * shape.itemsize
+    weights = rows * tiles.block_s * shape.itemsize
     block = tiles.block_s * shape.padded_head_dim * shape.itemsize
-    if tiles.num_stages == 1 or tiles.splits * tiles.block_s >= shape.context:
+    without_loop = tiles.num_stages == 1 or tiles.splits * tiles.block_s >= shape.context
+    wide = rows >= WARP_GROUP_ROWS and tiles.num_warps % 4 == 0 and shape.itemsize == 2
+    if wide and device.compute_capability >= (9, 0):
+        ones = tiles.block_s * SUM_COLUMNS * shape.itemsize
+        return 2 * (1 if without_loop else tiles.num_stages) * block + queries + ones + 1024
+    if without_loop:
         # Nothing is in flight: keys and values pass through it one after the other, or together in float32.
         return (2 if shape.itemsize == 4 else 1) * block + queries + weights
     return 2 * (tiles.num_stages - 1) * block + queries + weights + 256
@@ -102,26 +120,28 @@ def registers_per_thread(tiles: AttentionTiles, shape: AttentionShape) -> float:
     program: the partials that it reads in one go, and their sum.
     """
     threads = 32 * tiles.num_warps
-    width = shape.padded_head_dim
+    width, rows = shape.padded_head_dim, shape.group_rows(tiles.block_t)
     keys = tiles.block_s * width * shape.itemsize / (4 if tiles.num_stages == 1 else 8)
-    loop = shape.group_rows * width + 2 * shape.group_rows * tiles.block_s + keys
+    loop = rows * width + 2 * rows * tiles.block_s + keys
     at_once = combined_at_once(tiles, shape) if tiles.splits > 1 else 0
-    combine = (at_once + 1) * shape.kept_rows * width
+    combine = (at_once + 1) * shape.kept_rows(tiles.block_t) * width
     return max(loop, combine) / threads
 
 
 def feasible(tiles: AttentionTiles, shape: AttentionShape, device: Device) -> Verdict:
     """Whether `tiles` compile for `shape` on `device`; the verdicts are tested against real compilations."""
-    verdict = launch_verdict(tiles, ("block_s", "splits"))
+    verdict = launch_verdict(tiles, ("block_s", "splits", "block_t"))
     if not verdict:
         return verdict
     if tiles.block_s < 16:
         return Verdict(False, f"block_s: expected 16 or more, got {tiles.block_s}")
-    return resource_verdict(shared_memory_bytes(tiles, shape), registers_per_thread(tiles, shape), device)
+    return resource_verdict(shared_memory_bytes(tiles, shape, device), registers_per_thread(tiles, shape), device)
 
 
 def search_space(shape: AttentionShape) -> list[AttentionTiles]:
     """The tiles worth trying for `shape` on any device, before `feasible`."""
+    if shape.tokens > 1:
+        return _search_space_of_tokens(shape)
     return [
         AttentionTiles(block_s=block_s, splits=splits, num_warps=num_warps, num_stages=num_stages)
         for block_s in (16, 32, 64, 128)
@@ -136,18 +156,52 @@ def search_space(shape: AttentionShape) -> list[AttentionTiles]:
     ]
 
 
+def _search_space_of_tokens(shape: AttentionShape) -> list[AttentionTiles]:
+    """As `search_space`, for several tokens: two sizes of their blocks, and fewer values of all else."""
+    largest = _block_t(shape, 2 * _query_rows(shape))
+    return [
+        AttentionTiles(block_s=block_s, splits=splits, num_warps=num_warps, num_stages=num_stages, block_t=block_t)
+        for block_t in dict.fromkeys((max(1, largest // 2), largest))
+        for block_s, num_warps in ((32, 4), (64, 4), (64, 8), (128, 4), (128, 8))
+        for splits in (1, 4, 16)
+        for num_stages in (1, 2, 3)
+        if splits * block_s <= max(2 * shape.context, 32)
+        and (splits * programs(shape, block_t) >= FEWEST_PROGRAMS or splits in (16, pl.cdiv(shape.context, block_s)))
+        and (num_stages == 1) == (splits * block_s >= shape.context)
+    ]
+
+
 def default(shape: AttentionShape, device: Device) -> AttentionTiles:
     """The heuristic: about one program a multiprocessor, no program with less than one block of keys.
 
-    Blocks are larger where a program has four or more of the larger ones.
+    Blocks of keys are larger where a program has four or more of the larger ones. A program takes all the tokens of a
+    sequence, up to as many as one product takes: fewer where they leave no room for keys.
     """
-    most = 1 << (max(1, device.num_sms // (shape.rows * shape.kv_heads)).bit_length() - 1)
+    block_t = _block_t(shape, _query_rows(shape))
+    while not feasible(tiles := _default(shape, device, block_t), shape, device) and block_t > 1:
+        block_t //= 2
+    return tiles
+
+
+def _query_rows(shape: AttentionShape) -> int:
+    """Of one program: as many as one product takes. Float32 has no tensor cores, and more rows of it spill."""
+    return WARP_GROUP_ROWS if shape.itemsize == 2 else MMA_ROWS
+
+
+def _block_t(shape: AttentionShape, query_rows: int) -> int:
+    """The largest block of tokens that makes up to so many query rows, and is no larger than it need be."""
+    return min(pl.next_power_of_2(shape.tokens), max(1, query_rows // shape.kept_rows()))
+
+
+def _default(shape: AttentionShape, device: Device, block_t: int) -> AttentionTiles:
+    most = 1 << (max(1, device.num_sms // programs(shape, block_t)).bit_length() - 1)
     block_s = 64 if shape.padded_head_dim <= 128 else 32
-    if shape.itemsize == 2 and shape.padded_head_dim <= 128 and shape.context >= 4 * 128 * most:
+    few_rows = block_t == 1 or shape.group_rows(block_t) < WARP_GROUP_ROWS
+    if few_rows and shape.itemsize == 2 and shape.padded_head_dim <= 128 and shape.context >= 4 * 128 * most:
         block_s = 128
     blocks = max(1, -(-shape.context // block_s))
     splits = min(most, 1 << (blocks.bit_length() - 1))
-    return AttentionTiles(block_s=block_s, splits=splits, num_stages=1 if splits >= blocks else 3)
+    return AttentionTiles(block_s=block_s, splits=splits, num_stages=1 if splits >= blocks else 3, block_t=block_t)
 
 
 def compatible(shape: AttentionShape, entries: Sequence[tuple[AttentionShape, AttentionTiles]]) -> list[AttentionTiles]:
@@ -155,13 +209,14 @@ def compatible(shape: AttentionShape, entries: Sequence[tuple[AttentionShape, At
 
     Callers' capacities are what they happen to need, tuned ones are round. A contiguous cache, whose page is all of it,
     goes with contiguous ones, a paged one with those of the same pages; and tiles that were found without a loop over
-    blocks serve only where they need none.
+    blocks serve only where they need none. Numbers of tokens up to the same power of two make the same blocks of them.
     """
     near = []
     for other, tiles in entries:
         page_size = other.context if shape.page_size == shape.context else shape.page_size
         factor = max(other.context, shape.context) / min(other.context, shape.context)
-        same_otherwise = other == dataclasses.replace(shape, context=other.context, page_size=page_size)
+        tokens = other.tokens if pl.next_power_of_2(other.tokens) == pl.next_power_of_2(shape.tokens) else shape.tokens
+        same_otherwise = other == dataclasses.replace(shape, context=other.context, page_size=page_size, tokens=tokens)
         looping = {tiles.splits * tiles.block_s < size for size in (other.context, shape.context)}
         if same_otherwise and factor <= NEAR_CAPACITY and len(looping) == 1:
             near.append((factor, tiles))

@@ -3,6 +3,10 @@
 Each program runs the online softmax over its share (Milakov and Gimelshein 2018; split over keys as in Flash-Decoding,
 Dao et al. 2023) and leaves float32 partials: the maximum, the sum and the weighted values. A counter per (row, kv
 head) tells the last program; it reads the partials back from L2, combines them and sets the counter to zero again.
+
+With several tokens a sequence, a block of them stands in place of a row: the rows of its products are the heads of all
+its tokens (`TokenRows`), each with a length of its own, and the keys are read once for all. A block of one token is a
+row, and compiles to the same whether its sequence has others or not.
 """
 
 import functools
@@ -15,7 +19,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 
-from pallas_kernels.attention.tiles import combined_at_once
+from pallas_kernels.attention.tiles import SUM_COLUMNS, combined_at_once
+from pallas_kernels.attention.token_rows import TokenRows
 from pallas_kernels.common.blocks import Span, gather, load, store
 from pallas_kernels.common.launch import launch, launch_dependents
 from pallas_kernels.common.prefetch import flat_values
@@ -26,18 +31,18 @@ FAULT = np.float32(np.nan)
 LOG2_E = 1.4426950408889634
 LOWEST = -1e30
 """Where a maximum starts: finite, so that what is masked with -inf weighs exp2(-inf - LOWEST) = 0 even alone."""
-SUM_COLUMNS = 16
-"""Columns of ones in the product that sums the weights: the narrowest that the tensor cores take."""
 
 
 def attention(options, *, q, cache, lengths, sequence, page_table, counters, prefetch):
     """As `api.attention`, with every optional array present or None."""
     shape, tiles, interpret = options.shape, options.tiles, options.interpret
-    group, group_rows = shape.heads // shape.kv_heads, shape.group_rows
-    kept_rows = shape.kept_rows
+    block_t, blocks_t = tiles.block_t, pl.cdiv(shape.tokens, tiles.block_t)
+    group, group_rows = shape.heads // shape.kv_heads, shape.group_rows(block_t)
+    kept_rows = shape.kept_rows(block_t)
     head_dim, padded_dim, page_size = shape.head_dim, shape.padded_head_dim, shape.page_size
     block_s, splits, window = tiles.block_s, tiles.splits, options.window
     precision = lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
+    units = shape.rows * blocks_t  # what has a program of its own for each split and kv head
     group_limit = None if group == group_rows else group
     dim_limit = None if head_dim == padded_dim else head_dim
     block_in_page = page_size % block_s == 0
@@ -83,12 +88,31 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
     def kernel(refs, out_ref, *scratch):
         launch_dependents(interpret)
         split, kv_head, row = pl.program_id(0), pl.program_id(1), pl.program_id(2)
-        owner = row if sequence is None else jnp.clip(refs.sequence[row], 0, sequences - 1)
+        at = row if blocks_t == 1 else row // blocks_t  # of the arrays that have a row for each sequence
+        owner = at if sequence is None else jnp.clip(refs.sequence[at], 0, sequences - 1)
         heads, dims = Span(0, group_rows, group_limit), Span(0, padded_dim, dim_limit)
+        tokens = None
+        if block_t > 1:
+            tokens = TokenRows(
+                shape=shape, block_t=block_t, row=at, block=row % blocks_t, kv_head=kv_head, interpret=interpret
+            )
 
-        def counts(j):
+        def counts(j, page):
+            """Which keys of block j count, bool [block_s], or [group_rows, block_s] of several tokens; which are read.
+
+            What is read, bool [block_s], has its value taken as it is: what any query row attends to, but no missing
+            page, for the sake of the rows that do not attend to it.
+            """
             position = slots_of(j)
-            return (position < length) & (position >= oldest)
+            if tokens is None:
+                inside = (position < length) & (position >= oldest)
+                return inside, inside
+            inside = position[None, :] < length[:, None]
+            read = position < longest
+            if window is not None:  # windows may leave a gap
+                inside &= position[None, :] >= oldest[:, None]
+                read = jnp.max(inside.astype(jnp.int32), axis=0) > 0
+            return inside, read if page_table is None else read & (page == inside_cache(page))
 
         def step(query, k, v, page, inside, carry):
             peak, total, values = carry
@@ -99,7 +123,7 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
             scores = scores * scale
             if options.soft_cap is not None:
                 scores = options.soft_cap * LOG2_E * jnp.tanh(scores)
-            scores = jnp.where(inside[None, :], scores, -jnp.inf)
+            scores = jnp.where(inside if inside.ndim == 2 else inside[None, :], scores, -jnp.inf)
             new_peak = jnp.maximum(peak, jnp.max(scores, axis=1))
             weights = jnp.exp2(scores - new_peak[:, None]).astype(v.dtype)
             decay = jnp.exp2(peak - new_peak)[:, None]
@@ -118,18 +142,32 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
         only = jnp.minimum(split, last_block)
         page: Any = page_of(refs, owner, only) if one_block_each else None
         v: Any = load_block(refs.v, page, kv_head, only) if one_block_each else None
-        asked = refs.lengths[row]
+        asked = refs.lengths[row] if tokens is None else tokens.lengths(refs.lengths, group_rows)
         length = jnp.minimum(asked, shape.context)
         oldest = jnp.int32(0) if window is None else jnp.maximum(length - window, 0)
-        query = load(refs.q, row, kv_head, heads, dims, interpret=interpret)
+        if tokens is None:
+            query = load(refs.q, row, kv_head, heads, dims, interpret=interpret)
+        else:
+            query = tokens.load(refs.q, group_rows)
         k: Any = load_block(refs.k, page, kv_head, only) if one_block_each else None
         # What would be an error, were it known outside the kernel, is NaN.
         fault = asked > shape.context
         if sequence is not None:
-            fault |= owner != refs.sequence[row]
-        query = jnp.where((length > 0) & ~fault, query, jnp.where(fault, FAULT, np.float32(0.0)).astype(query.dtype))
+            fault |= owner != refs.sequence[at]
+        if tokens is None:
+            query = jnp.where(
+                (length > 0) & ~fault, query, jnp.where(fault, FAULT, np.float32(0.0)).astype(query.dtype)
+            )
+            longest, earliest = length, oldest
+        else:
+            # A token's fault is none of the others': it reads no key, and its sum becomes NaN.
+            fault &= asked > 0
+            length = jnp.where(fault, 0, length)
+            query = jnp.where((length > 0)[:, None], query, jnp.zeros_like(query))
+            longest = jnp.max(length)
+            earliest = jnp.min(jnp.where(length > 0, oldest, longest))
         if refs.prefetch is not None and not interpret:
-            programs = shape.rows * shape.kv_heads * splits
+            programs = units * shape.kv_heads * splits
             program = (row * shape.kv_heads + kv_head) * splits + split
             ask_for(refs.prefetch, program, programs=programs, limit_bytes=options.prefetch_bytes)
 
@@ -140,30 +178,36 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
         )
         # What is not attended to may be anything, NaN too: scores are replaced, and values are, since 0 * NaN is NaN.
         if one_block_each:
-            v = jnp.where(counts(split)[:, None], v, jnp.zeros_like(v))
-            carry = step(query, k, v, page, counts(split), carry)
+            inside, read = counts(split, page)
+            v = jnp.where(read[:, None], v, jnp.zeros_like(v))
+            carry = step(query, k, v, page, inside, carry)
         else:
-            first, stop = oldest // block_s, pl.cdiv(length, block_s)
+            first, stop = earliest // block_s, pl.cdiv(longest, block_s)
             share = pl.cdiv(stop - first, splits)
             begin = first + split * share
             end = jnp.minimum(begin + share, stop)
 
             def next_block(j, carry):
                 page, carry = carry
-                inside = counts(j)
+                inside, read = counts(j, page)
                 keys = load_block(refs.k, page, kv_head, j)
-                values = load_block(refs.v, page, kv_head, j, inside)
+                values = load_block(refs.v, page, kv_head, j, read)
                 # The page of the block after this one is looked up a block ahead, or each block would wait for it.
                 return page_of(refs, owner, j + 1), step(query, keys, values, page, inside, carry)
 
             _, carry = lax.fori_loop(begin, end, next_block, (page_of(refs, owner, begin), carry))
         peak, total, values = carry
         total = jnp.max(total, axis=1)  # every column is the sum
+        if tokens is not None:
+            total = jnp.where(fault, FAULT, total)
 
         def finish(heads, total, values):
             # A row of length 0 attends to nothing and gets zeros.
             out = values / jnp.where(total == 0.0, 1.0, total)
-            store(out_ref, row, kv_head, heads, dims, value=out, interpret=interpret)
+            if tokens is None:
+                store(out_ref, row, kv_head, heads, dims, value=out, interpret=interpret)
+            else:
+                tokens.store(out_ref, out)
 
         if splits == 1:
             finish(heads, total[:, None], values)
@@ -209,24 +253,25 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
             finish(Span(0, kept_rows, None if group == kept_rows else group), *carry[1:])
             counters_ref[row, kv_head] = jnp.int32(0)
 
-    grouped = shape.rows, shape.kv_heads, group, head_dim
+    by_token = (units,) if block_t == 1 else (shape.rows, shape.tokens)
+    grouped = *by_token, shape.kv_heads, group, head_dim
     inputs = dict(
-        q=q.reshape(grouped), k=cache.k, v=cache.v, lengths=lengths, sequence=sequence, page_table=page_table,
-        prefetch=flat_values(prefetch),
+        q=q.reshape(grouped), k=cache.k, v=cache.v, lengths=lengths.reshape(by_token), sequence=sequence,
+        page_table=page_table, prefetch=flat_values(prefetch),
     )  # fmt: skip
     outputs = [jax.ShapeDtypeStruct(grouped, q.dtype)]
     if splits > 1:
-        per_head = shape.rows, shape.kv_heads
+        per_head = units, shape.kv_heads
         inputs["counters"] = jnp.zeros(per_head, jnp.int32) if counters is None else counters
         outputs += [
-            jax.ShapeDtypeStruct(per_head, jnp.int32),
+            jax.ShapeDtypeStruct(inputs["counters"].shape, jnp.int32),
             jax.ShapeDtypeStruct((*per_head, splits, 2, kept_rows), jnp.float32),
             jax.ShapeDtypeStruct((*per_head, splits, kept_rows, padded_dim), jnp.float32),
         ]
     results = launch(
         kernel,
         name="attention",
-        grid=(splits, shape.kv_heads, shape.rows),
+        grid=(splits, shape.kv_heads, units),
         inputs=inputs,
         outputs=outputs,
         aliases=dict(counters=1) if splits > 1 else {},

@@ -4,6 +4,8 @@ The RMS error over many draws is at most 1.5 times that of XLA on the same opera
 kernel reads and writes out of bounds where it forgets a mask, and interpret mode would not.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -250,6 +252,18 @@ def test_attention(case, dtype, implementation, draws):
         for seed in range(draws)
     ]
     assert_accurate(calls, implementation, tiles)
+
+
+# 16 tokens of 3 heads, padded to 4, are the rows of one product of four warps.
+@pytest.mark.parametrize("tokens, block_t", [(2, 2), (5, 4), (16, 16)])
+@pytest.mark.parametrize("case", ATTENTION)
+def test_attention_of_several_tokens(case, tokens, block_t, implementation, draws):
+    tiles, options = ATTENTION[case]
+    calls = [
+        inputs.attention(inputs.Values(seed), rows=3, heads=6, kv_heads=2, head_dim=80, tokens=tokens, **options)
+        for seed in range(draws)
+    ]
+    assert_accurate(calls, implementation, dataclasses.replace(tiles, block_t=block_t))
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ class Case:
     rows: int
     tiles: dict[str, Any]
     dtype: str = "bfloat16"
+    tokens: int | None = None
 
 
 def plugin_folder() -> Path:
@@ -168,7 +169,9 @@ def main() -> None:
     compiler = Compiler(sys.argv[1])
     for case in json.load(sys.stdin):
         case = Case(**case)
-        call = inputs.of_model(inputs.Shapes(), case.model, case.op, rows=case.rows, dtype=case.dtype)
+        call = inputs.of_model(
+            inputs.Shapes(), case.model, case.op, rows=case.rows, dtype=case.dtype, tokens=case.tokens
+        )
         kind = pk.AttentionTiles if case.op == "attention" else pk.Tiles
         print(json.dumps(compiler.verdict(call, kind(**case.tiles))), flush=True)
 

@@ -313,35 +313,44 @@ def attention(
     soft_cap=None,
     window=None,
     counters=False,
+    tokens: int | None = None,
+    lengths: np.ndarray | None = None,
 ) -> Call:
-    """Arguments of `attention`: rows as in `qkv`, the padding ones of length 0."""
+    """Arguments of `attention`: rows as in `qkv`, the padding ones of length 0.
+
+    Args:
+        tokens: of each row, as an axis of q, at positions that follow one another; None for one, without an axis.
+        lengths: int32 [rows, tokens] in place of those.
+    """
     sequences = rows if sequences is None else sequences
-    sequence, position = _rows_of_sequences(draw, rows, sequences, layout.capacity)
-    lengths = position + 1
-    if padding:
-        lengths[-padding:] = 0
+    room = layout.capacity - (tokens or 1) + 1
+    sequence, position = _rows_of_sequences(draw, rows, sequences, room)
+    by_token = (rows,) if tokens is None else (rows, tokens)
+    if lengths is None:
+        lengths = position.reshape(rows, 1) + 1 + np.arange(tokens or 1, dtype=np.int32)
+        if padding:
+            lengths[-padding:] = 0
+    lengths = lengths.reshape(by_token)
     filled = np.zeros(sequences, np.int64)
-    np.maximum.at(filled, sequence, lengths)
-    oldest = filled.copy()  # the first position that any row of the sequence sees
-    real = lengths > 0
-    np.minimum.at(oldest, sequence[real], np.maximum(lengths[real] - (window or layout.capacity), 0))
+    np.maximum.at(filled, sequence, lengths.reshape(rows, -1).max(axis=1))
     table, pages = layout.place(draw, filled)
     keep = np.zeros((pages, layout.page_size), bool)
-    for index in range(sequences):
-        seen = np.arange(oldest[index], filled[index])
-        owned = index if table is None else table[index, seen // layout.page_size]
-        keep[owned, seen % layout.page_size] = True
+    for index, of_row in zip(sequence, lengths.reshape(rows, -1)):
+        for length in of_row:
+            seen = np.arange(max(length - (window or layout.capacity), 0), length)
+            owned = index if table is None else table[index, seen // layout.page_size]
+            keep[owned, seen % layout.page_size] = True
     cache = (pages, kv_heads, layout.page_size, head_dim)
     k, v = (draw.poison(draw.normal(*cache, dtype=dtype), keep[:, None, :, None]) for _ in "kv")
     return Call(
         function=pk.attention,
         arrays=dict(
-            q=draw.normal(rows, heads, head_dim, dtype=dtype),
+            q=draw.normal(*by_token, heads, head_dim, dtype=dtype),
             cache=pk.KVCache(k=k, v=v),
             lengths=draw.given(lengths),
             sequence=draw.given(sequence),
             page_table=None if table is None else draw.given(table),
-            counters=draw.given(np.zeros((rows, kv_heads), np.int32)) if counters else None,
+            counters=draw.given(np.zeros((lengths.size, kv_heads), np.int32)) if counters else None,
         ),
         options=dict(scale=scale, soft_cap=soft_cap, window=window),
         shape=AttentionShape(
@@ -352,12 +361,18 @@ def attention(
             context=layout.capacity,
             page_size=layout.page_size,
             dtype=dtype,
+            tokens=tokens or 1,
         ),
     )
 
 
-def of_model(draw, model: str, op: str, *, rows: int, dtype="bfloat16", context: int = 2048, page_size=64) -> Call:
-    """The call of `op` in a decode step of a model with `rows` sequences; 'deferred_' before it for a deferred norm."""
+def of_model(
+    draw, model: str, op: str, *, rows: int, dtype="bfloat16", context: int = 2048, page_size=64, tokens=None
+) -> Call:
+    """The call of `op` in a decode step of a model with `rows` sequences; 'deferred_' before it for a deferred norm.
+
+    Attention may take several tokens of each.
+    """
     if op.startswith("deferred_"):
         whole = of_model(
             draw, model, op.removeprefix("deferred_"), rows=rows, dtype=dtype, context=context, page_size=page_size
@@ -377,7 +392,7 @@ def of_model(draw, model: str, op: str, *, rows: int, dtype="bfloat16", context:
         case "qkv":
             return qkv(draw, width=width, **attends)
         case "attention":
-            return attention(draw, counters=True, **attends)
+            return attention(draw, counters=True, tokens=tokens, **attends)
         case "out":
             return projection(draw, pk.out, rows=rows, outputs=width, inputs=wide, dtype=dtype)
         case "down":

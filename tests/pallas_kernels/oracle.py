@@ -106,6 +106,13 @@ def attention(
     lengths, sequence, page_table = (None if a is None else np.asarray(a) for a in (lengths, sequence, page_table))
     sequence = np.arange(len(lengths)) if sequence is None else sequence
     q, k, v = _float64(q), _float64(cache.k), _float64(cache.v)
+    if q.ndim == 4:  # each token is a row of its sequence
+        rows = q.reshape(-1, *q.shape[2:])
+        out = attention(
+            q=rows, cache=cache, lengths=lengths.reshape(-1), sequence=np.repeat(sequence, q.shape[1]),
+            page_table=page_table, scale=scale, soft_cap=soft_cap, window=window,
+        )  # fmt: skip
+        return out.reshape(q.shape)
     rows, heads, head_dim = q.shape
     group = heads // k.shape[1]
     out = np.zeros_like(q)

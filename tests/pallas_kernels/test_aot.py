@@ -34,17 +34,26 @@ CALLS = [
     ("llama-3.2-1b", "qkv", 32, "float32"),
     ("llama-3.1-8b", "attention", 1, "bfloat16"),
     ("llama-3.2-1b", "attention", 8, "float32"),
+    ("llama-3.1-8b", "attention", 8, "bfloat16", 4),
+    ("llama-3.1-8b", "attention", 1, "bfloat16", 128),
+    ("llama-3.2-1b", "attention", 2, "float32", 5),
 ]
+"""Model, op, rows, dtype, and where there are several, tokens of each row."""
 
 
 @functools.cache
-def call_of(model, op, rows, dtype):
-    return inputs.of_model(inputs.Shapes(), model, op, rows=rows, dtype=dtype)
+def call_of(model, op, rows, dtype, tokens=None):
+    return inputs.of_model(inputs.Shapes(), model, op, rows=rows, dtype=dtype, tokens=tokens)
 
 
 def tiles_of(op):
     """Where `shared_memory_bytes` and `registers_per_thread` of its tiles are."""
     return attention_tiles if op == "attention" else stream_tiles
+
+
+def shared_bytes(op, tile, shape, device):
+    """That of attention depends on the device too, by how it multiplies."""
+    return tiles_of(op).shared_memory_bytes(tile, shape, *([device] if op == "attention" else []))
 
 
 def chosen(op, shape, device):
@@ -56,7 +65,7 @@ def chosen(op, shape, device):
     limit = device.shared_memory_bytes
 
     def fits(tile):
-        return module.shared_memory_bytes(tile, shape) <= limit
+        return shared_bytes(op, tile, shape, device) <= limit
 
     space = [
         dataclasses.replace(tile, num_stages=stages)
@@ -64,7 +73,7 @@ def chosen(op, shape, device):
         for stages in (1, 2, 4, 6, 9, 12)
     ]
     space = [tile for tile in dict.fromkeys(space) if module.registers_per_thread(tile, shape) < 128]
-    need = {tile: module.shared_memory_bytes(tile, shape) for tile in space}
+    need = {tile: shared_bytes(op, tile, shape, device) for tile in space}
     yield "default", known.default_tiles(shape, device)
     for mma in (False, True):
         tiles = [tile for tile in space if getattr(tile, "mma", False) == mma]
@@ -83,10 +92,9 @@ def chosen(op, shape, device):
 @pytest.mark.parametrize("key", DEVICES)
 def test_feasible_agrees_with_the_compiler(key):
     device = DEVICES[key]
-    cases = [(*c, why, tile) for c in CALLS for why, tile in chosen(c[1], call_of(*c).shape, device)]
+    cases = [(c, why, tile) for c in CALLS for why, tile in chosen(c[1], call_of(*c).shape, device)]
     request = [
-        dict(model=model, op=op, rows=rows, dtype=dtype, tiles=dataclasses.asdict(tile))
-        for model, op, rows, dtype, _, tile in cases
+        dict(zip(("model", "op", "rows", "dtype", "tokens"), c), tiles=dataclasses.asdict(tile)) for c, _, tile in cases
     ]
     run = subprocess.run(
         [sys.executable, "-m", "tests.pallas_kernels.aot", key],
@@ -97,17 +105,15 @@ def test_feasible_agrees_with_the_compiler(key):
     )
     assert run.returncode == 0, run.stderr[-2000:]
     wrong = []
-    for (model, op, rows, dtype, why, tile), line in zip(cases, run.stdout.splitlines(), strict=True):
-        verdict, module, shape = json.loads(line), tiles_of(op), call_of(model, op, rows, dtype).shape
-        feasible, need = (
-            pk.OPS[op.removeprefix("deferred_")].feasible(tile, shape, device),
-            module.shared_memory_bytes(tile, shape),
-        )
+    for (case, why, tile), line in zip(cases, run.stdout.splitlines(), strict=True):
+        verdict, op, shape = json.loads(line), case[1], call_of(*case).shape
+        feasible = pk.OPS[op.removeprefix("deferred_")].feasible(tile, shape, device)
+        need = shared_bytes(op, tile, shape, device)
         if why == "registers":
             agrees = not feasible and "registers" in feasible.reason and verdict["spills"]
         else:
             agrees = bool(feasible) == verdict["fits"] == (need <= device.shared_memory_bytes)
         close = need / 1.1 <= verdict["shared_bytes"] <= need or "limit" not in why
         if not agrees or not close:
-            wrong.append(f"{model} {op} rows={rows} {dtype} {why} {tile}: {feasible}, needs {need}; {verdict}")
+            wrong.append(f"{case} {why} {tile}: {feasible}, needs {need}; {verdict}")
     assert not wrong, "\n".join(wrong)

@@ -151,7 +151,8 @@ WRONG = {
     "qkv, contiguous": [("positions", at_first(8), "positions")],
     "attention": [
         *CACHE,
-        ("q", none_left, "q"), ("q", deeper, "q"), ("q", integer, "q"), ("q", half, "cache.k"),
+        ("q", lambda q: q[None, None], "q"), ("q", deeper, "sequence"),
+        ("q", none_left, "q"), ("q", integer, "q"), ("q", half, "cache.k"),
         ("q", wider, "cache.k"), ("q", lambda q: q[:, :3], "q"),
         ("lengths", longer, "lengths"), ("lengths", at_first(25), "lengths"), ("lengths", at_first(-1), "lengths"),
         ("lengths", lambda x: x.astype(jnp.float32), "lengths"),
@@ -208,7 +209,7 @@ OPS = {
 }
 FUNCTIONS = OPS | {
     "activate": (pk.activate, dict(name="silu", x=MATRIX)),
-    "attention_counters": (pk.attention_counters, dict(rows=1, kv_heads=2)),
+    "attention_counters": (pk.attention_counters, dict(rows=1, kv_heads=2, tokens=1)),
     "defer_norm": (pk.defer_norm, dict(rows=MATRIX, weight=ONES, offset=0.0, dtype="float32", part=2)),
     "find_device": (pk.find_device, dict(kind="h100")),
     "finish_norm": (pk.finish_norm, dict(x=MATRIX, weight=ONES, eps=1e-5, offset=0.0)),

@@ -1,5 +1,6 @@
 """Kernels lower for an NVIDIA GPU, on a machine without one."""
 
+import dataclasses
 import random
 
 import pytest
@@ -48,6 +49,16 @@ def test_tiles_that_cover_the_search_space(op, rows):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("rows, tokens", [(8, 4), (1, 128)])
+def test_tiles_of_several_tokens(rows, tokens):
+    call = inputs.of_model(inputs.Shapes(), "llama-3.1-8b", "attention", rows=rows, tokens=tokens)
+    for tile in covering(space(call)):
+        assert "triton" in lower(call, tile), tile
+    for key in DEVICES:
+        assert "triton" in lower(call, key=key), key
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 8, 100])
 @pytest.mark.parametrize(
     "model, op",
@@ -91,6 +102,22 @@ RAGGED = {
     "attention, contiguous": lambda dtype: inputs.attention(
         SHAPES, rows=3, heads=5, kv_heads=1, head_dim=24, layout=Layout(99), dtype=dtype
     ),
+    "attention, tokens": lambda dtype: inputs.attention(
+        SHAPES,
+        rows=3,
+        heads=6,
+        kv_heads=2,
+        head_dim=80,
+        layout=Layout(48, 9),
+        window=20,
+        soft_cap=9.0,
+        tokens=5,
+        sequences=2,
+        dtype=dtype,
+    ),
+    "attention, tokens, contiguous": lambda dtype: inputs.attention(
+        SHAPES, rows=3, heads=5, kv_heads=1, head_dim=24, layout=Layout(99), tokens=3, counters=True, dtype=dtype
+    ),
     "down": lambda dtype: inputs.projection(SHAPES, rows=3, outputs=37, inputs=100, bias=True, dtype=dtype),
     "down, norm": lambda dtype: inputs.projection(SHAPES, rows=3, outputs=37, inputs=100, dtype=dtype, norm=True),
     "gate_up, deferred norm": lambda dtype: inputs.deferred(
@@ -112,6 +139,8 @@ def test_ragged_shapes_and_every_option(name, dtype):
     call = RAGGED[name](dtype)
     if "attention" in name:
         tiles = [pk.AttentionTiles(block_s=block, splits=splits) for block in (16, 64) for splits in (1, 4)]
+        if "tokens" in name:
+            tiles = [dataclasses.replace(tile, block_t=block_t) for tile in tiles for block_t in (1, 4)]
     else:
         block_n = 64 if "norm" in name else 16
         tiles = [pk.Tiles(block_n=block_n, block_k=32, num_stages=3, mma=mma) for mma in (False, True)]

@@ -21,12 +21,14 @@ HEADS = dict(heads=4, kv_heads=2, head_dim=8)
 CALLS = {
     "qkv": inputs.qkv(DRAW, rows=2, width=24, layout=LAYOUT, bias=True, qk_norm=True, dtype="float32", **HEADS),
     "attention": inputs.attention(DRAW, rows=2, layout=LAYOUT, dtype="float32", **HEADS),
+    "attention, tokens": inputs.attention(inputs.Values(1), rows=2, layout=LAYOUT, dtype="float32", tokens=3, **HEADS),
     "out": inputs.projection(DRAW, pk.out, rows=2, outputs=24, inputs=32, bias=True, dtype="float32"),
     "gate_up": inputs.gate_up(DRAW, rows=2, width=24, features=20, bias=True, dtype="float32"),
     "head": inputs.head(DRAW, pk.head, rows=2, width=24, vocabulary=20, dtype="float32"),
     "head_logits": inputs.head(DRAW, rows=2, width=24, vocabulary=20, bias=True, soft_cap=3.0, dtype="float32"),
 }
-each_op = pytest.mark.parametrize("name", [slow(name) if name in ("qkv", "head") else name for name in CALLS])
+SLOW = ("qkv", "head", "attention, tokens")
+each_op = pytest.mark.parametrize("name", [slow(name) if name in SLOW else name for name in CALLS])
 both = pytest.mark.parametrize("implementation", ["interpret", "xla"])
 
 
@@ -56,6 +58,7 @@ def test_jit(name, implementation):
     [
         ("qkv", ("weight", "norm", "rope")),
         ("attention", ()),
+        ("attention, tokens", ()),
         ("out", ("weight",)),
         ("gate_up", ("weight", "norm")),
         ("head", ()),

@@ -37,7 +37,7 @@ def decode_step(
         positions: int32 [B, T]; -1 for a row that is not in use, which writes nothing and sees nothing.
         rope: from `Llama.rope_tables`, for as many positions as there may be.
         page_table: int32 [B, pages of a sequence], or None for contiguous caches.
-        counters: from `attention_counters(B * T, K)`; None makes them anew in each layer.
+        counters: from `attention_counters(B, K, T)`; None makes them anew in each layer.
         implementation: of the kernels, see `pallas_kernels.resolve_implementation`.
         deferred_norm: whether `out` and `down` defer the norm that follows; None where it is faster, and not in
             XLA's implementation, which stays as it is commonly written.
@@ -59,6 +59,8 @@ def decode_step(
     sequence = None  # row i of sequence i: the kernels then read no index
     if length > 1:
         sequence = jnp.repeat(jnp.arange(batch, dtype=jnp.int32), length)
+    by_token = (batch, length) if length > 1 else (batch,)  # attention reads a sequence's keys once for its tokens
+    lengths = (positions + 1).reshape(by_token)
     positions = positions.reshape(-1)
     with jax.named_scope("embedding"):
         x = model.embedding[...][tokens.reshape(-1)]
@@ -88,11 +90,12 @@ def decode_step(
         new.append(cache)
         with jax.named_scope("attention"):
             mixed = kernels.attention(
-                q, cache, lengths=positions + 1, sequence=sequence, page_table=page_table, window=layer.window,
+                q.reshape(*by_token, *q.shape[1:]), cache, lengths=lengths, page_table=page_table, window=layer.window,
                 counters=counters, prefetch=out, **how,
             )  # fmt: skip
         if counters is not None:
             mixed, counters = mixed
+        mixed = mixed.reshape(q.shape)
         x, stream = add("out", mixed, out, gate_up, norm)
         with jax.named_scope("gate_up"):
             product = kernels.gate_up(

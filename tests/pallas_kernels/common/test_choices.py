@@ -196,6 +196,15 @@ def test_paged_and_contiguous_caches_are_told_apart(tuned_file):
         assert resolve(shape=other) == ATTENTION.default(other, devices.DEVICES["h200"]), other
 
 
+def test_attention_tiles_of_as_many_blocks_of_tokens(tuned_file):
+    """Numbers of tokens up to the same power of two; never one for several."""
+    tiles = keys(32, block_t=4)
+    tuned_file(entries((attends(1024, tokens=8), tiles), (attends(1024), keys(16))))
+    served = [tokens for tokens in range(1, 18) if resolve(shape=attends(1152, tokens=tokens)) == tiles]
+    assert served == [5, 6, 7, 8]
+    assert resolve(shape=attends(1152)) == keys(16)
+
+
 def test_what_ships_is_what_runs():
     choose_tiles.load.cache_clear()
     count = 0
