@@ -360,11 +360,8 @@ class LLM:
             for i, row in enumerate(rows):
                 part = row.prompt[start : start + size]
                 tokens[i, : len(part)] = part
-            static = dict(
-                capacity=min(capacity, _bucket(start + size)),
-                prefill_backend=self.prefill_backend if start == 0 else "xla",
-            )
-            yield (jnp.asarray(tokens), jnp.int32(start), jnp.asarray(lengths)), static
+            static = dict(capacity=min(capacity, _bucket(start + size)), prefill_backend=self.prefill_backend)
+            yield (jnp.asarray(tokens), jnp.int32(start) if start else None, jnp.asarray(lengths)), static
             start += size
 
     def _take(self, rows: list[Row], state: Generation, drawn: Drawn, clock: Clock) -> Generation:
