@@ -1,6 +1,8 @@
 """The contract of flash attention with logsumexps, by XLA; and that JAX still has what cuDNN's takes."""
 
+import functools
 import inspect
+import re
 import sys
 
 import jax
@@ -8,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pallas_kernels import KVCache
 from tokenspeed.models.flash_attention import attend_with_logsumexp, cudnn_attention
+from tokenspeed.models.prefill_attention import attend_chunk
 
 BATCH, HEADS, KV_HEADS, TOKENS, SLOTS, HEAD_DIM = 3, 4, 2, 5, 11, 8
 
@@ -45,6 +49,21 @@ def test_jax_has_what_cudnn_takes():
     assert list(parameters)[:3] == ["query", "key", "value"]
     assert {"q_seqlen", "kv_seqlen", "scale", "mask_type", "qkv_layout", "return_residual"} <= set(parameters)
     assert {"CAUSAL", "PADDING"} <= set(library.MaskType.__members__)
+
+
+@pytest.mark.parametrize("window, masks", [(None, ["CAUSAL", "PADDING"]), (100, ["CAUSAL"])])
+def test_what_a_chunk_asks_of_cudnn(window, masks, monkeypatch):
+    """Lowered for a GPU and not run: two calls, which give logsumexps; with a window one, which needs none."""
+    monkeypatch.setattr(cudnn_attention(), "check_cudnn_version", lambda: 91900)  # there is none here
+    q, new, old = (jax.ShapeDtypeStruct((2, *shape, 64), jnp.bfloat16) for shape in ((50, 4), (50, 2), (2, 300)))
+    start = jax.ShapeDtypeStruct((2,), jnp.int32)
+    chunk = jax.jit(functools.partial(attend_chunk, window=window, capacity=300))
+    traced = chunk.trace(q, new, new, KVCache(k=old, v=old), start)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text().replace(r"\22", '"')
+    calls = [line for line in text.splitlines() if "@__cudnn$fmhaSoftmax(" in line]
+    assert [re.findall(r'"mask_type": "(\w+)"', line) for line in calls] == [[mask] for mask in masks]
+    assert all(f'"sliding_window_length": {window or 0},' in line for line in calls)
+    assert ["tensor<2x4x50xf32>" in line for line in calls] == [window is None] * len(masks)
 
 
 def test_a_jax_that_has_it_no_more_says_what_to_do(monkeypatch):
