@@ -142,7 +142,7 @@ def test_a_chunk_that_begins_anywhere_against_the_blocks(window, compiled):
     cache = KVCache(k=jnp.where(before, k_cache, jnp.nan), v=jnp.where(before, v_cache, jnp.nan))
     found = prefill_attention.attend_chunk(
         q[rows, places], k[rows, places], v[rows, places], cache, start, window=window, capacity=capacity
-    )  # fmt: skip
+    )
 
     def rms(x):
         return float(jnp.sqrt(jnp.mean((x.astype(jnp.float32) - truth) ** 2)))

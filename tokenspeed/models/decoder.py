@@ -128,7 +128,7 @@ class Llama(nnx.Module):
             if prefill_backend == "cudnn":
                 mixed = attend_chunk(
                     q, k, v, cache, start, window=layer.window, capacity=capacity, page_table=page_table
-                )  # fmt: skip
+                )
             else:
                 k, v = (of_sequences(x, batch, page_table, capacity) for x in (cache.k, cache.v))
                 mixed = attend(q, k, v, positions, window=layer.window)

@@ -55,7 +55,7 @@ def attend_with_logsumexp(
     """
     attend = dict(cudnn=_by_cudnn, xla=_by_xla)[implementation]
     out, logsumexp = attend(q, k, v, lengths)
-    if lengths is not None:  # cuDNN says 0, which is a sum of 1
+    if lengths is not None:  # of no keys they say 0, which is a sum of 1
         logsumexp = jnp.where((lengths > 0)[:, None, None], logsumexp, -jnp.inf)
     return out, logsumexp
 
@@ -93,9 +93,7 @@ def attend_behind(
     out, logsumexp = attend_with_logsumexp(q, k, v, implementation=implementation)
     earlier, its_logsumexp = attend_with_logsumexp(q, *before, lengths=start, implementation=implementation)
     # exp(a) / (exp(a) + exp(b)): 1 where nothing came before, since b is -inf.
-    share, its_share = (
-        jax.nn.sigmoid(x)[..., None] for x in (logsumexp - its_logsumexp, its_logsumexp - logsumexp)
-    )  # fmt: skip
+    share, its_share = (jax.nn.sigmoid(x)[..., None] for x in (logsumexp - its_logsumexp, its_logsumexp - logsumexp))
     joined = share * out.astype(jnp.float32) + its_share * earlier.astype(jnp.float32)
     return jnp.swapaxes(joined.astype(q.dtype), 1, 2)
 
@@ -126,9 +124,7 @@ def _by_cudnn(q, k, v, lengths):
     if lengths is not None:
         queries = jnp.full((batch,), tokens, jnp.int32)
         how = dict(mask_type=library.MaskType.PADDING, q_seqlen=queries, kv_seqlen=lengths)
-    return library.dot_product_attention(
-        q, k, v, scale=head_dim**-0.5, qkv_layout="BNTH", return_residual=True, **how
-    )  # fmt: skip
+    return library.dot_product_attention(q, k, v, scale=head_dim**-0.5, qkv_layout="BNTH", return_residual=True, **how)
 
 
 def _by_xla(q, k, v, lengths):
@@ -143,6 +139,7 @@ def _by_xla(q, k, v, lengths):
         seen = (slot < lengths[:, None])[:, None, None, None]
     scores = jnp.where(seen, scores * head_dim**-0.5, -jnp.inf)
     logsumexp = jax.nn.logsumexp(scores, axis=-1)
+    logsumexp = jnp.where(logsumexp == -jnp.inf, 0.0, logsumexp)  # as cuDNN has it
     weights = jnp.where(seen, jnp.exp(scores - logsumexp[..., None]), 0.0).astype(q.dtype)
     out = jnp.einsum("bkgts,bksh->bkgth", weights, v, precision=precision, preferred_element_type=jnp.float32)
     return out.reshape(q.shape).astype(q.dtype), logsumexp.reshape(batch, heads, tokens)

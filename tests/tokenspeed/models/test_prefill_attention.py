@@ -92,15 +92,15 @@ def test_a_chunk_that_begins_anywhere(window, heads, kv_heads, paged):
     np.testing.assert_allclose(found, np.asarray(whole)[rows, places], rtol=0, atol=3e-6)
 
 
+@pytest.mark.slow
 def test_a_chunk_whose_padding_reaches_beyond_the_capacity():
     """Its last tokens are no tokens: they may be anything finite, and change nothing before them."""
     q, k, v = long_sequences(6, 2)
     start, real = CAPACITY - 5, 5
     cache, _ = cached(k, v, (start,) * 4, paged=False)
-    padded = (
+    chunks = [
         np.pad(x[:, start:], ((0, 0), (0, TOKENS - real), (0, 0), (0, 0)), constant_values=9.0) for x in (q, k, v)
-    )
-    chunks = [x for x in padded]
+    ]
     places = jnp.broadcast_to(jnp.arange(start, CAPACITY), (4, real))
     for window in (None, 7):
         found = attend_chunk(
@@ -117,7 +117,8 @@ def flash_by_xla(monkeypatch):
     monkeypatch.setattr(decoder, "attend_chunk", functools.partial(attend_chunk, implementation="xla"))
 
 
-@pytest.mark.parametrize("window, paged", [(None, True), slow(None, False), slow(9, True), (9, False)])
+@pytest.mark.slow
+@pytest.mark.parametrize("window, paged", [(None, True), (None, False), (9, True), (9, False)])
 def test_the_model_in_chunks_of_ragged_sequences(window, paged, flash_by_xla):
     """Three chunks at the chosen backend against all tokens at once; padding leaves the poisoned cache as it was."""
     c = dataclasses.replace(hf_config.from_folder(TINY), max_positions=CAPACITY)
@@ -156,6 +157,7 @@ def test_the_model_in_chunks_of_ragged_sequences(window, paged, flash_by_xla):
         np.testing.assert_allclose(one, other, rtol=0, atol=2e-5)  # NaN where nothing was written, in both
 
 
+@pytest.mark.slow
 def test_long_prompts_of_an_llm_run_on_the_chosen_backend(flash_by_xla, monkeypatch):
     """All chunks of them: prompts of one batch that end in the first chunk, in the second and with the third."""
     monkeypatch.setattr(llm, "PREFILL_TOKENS", 64)
