@@ -376,11 +376,8 @@ class LLM:
             for i, row in enumerate(rows):
                 part = row.prompt[start : start + size]
                 tokens[i, : len(part)] = part
-            static = dict(
-                capacity=min(capacity, _bucket(start + size)),
-                prefill_backend=self.prefill_backend if start == 0 else "xla",
-            )
-            yield (tokens, np.int32(start), lengths), static
+            static = dict(capacity=min(capacity, _bucket(start + size)), prefill_backend=self.prefill_backend)
+            yield (tokens, np.int32(start) if start else None, lengths), static
             start += size
 
     def _take(self, rows: list[Row], state: Generation, drawn: Drawn, clock: Clock) -> Generation:

@@ -230,6 +230,36 @@ KINDS = {
         needed=_STEP_NEEDS,
         figures=("ttft_ms",),
     ),
+    "prefill": Kind(
+        "prompts up to their first token, or a chunk of tokens that begins behind others",
+        {name: STEP[name] for name in ("model", "dtype", "batch", "implementation")}
+        | STATUS
+        | dict(
+            prefill_backend=(one_of("cudnn", "xla"), "whose attention prefill ran"),
+            tokens=(SIZE, "of each sequence, those before them not counted"),
+            start=(COUNT, "positions in the cache before them; 0: whole prompts, by `LLM.generate`"),
+            ms=(POSITIVE, "median: of prompts from the call to its return with a token each, of a chunk the device's"),
+            ms_p5=(POSITIVE, "5th percentile over the samples"),
+            ms_p95=(POSITIVE, "95th percentile"),
+            samples=(COUNT, "how many; of a chunk each the mean of several calls"),
+            flop=(COUNT, "operations of products and attention, of prompts the head of the last token included"),
+            tflops=(AMOUNT, "flop by ms, 1e12 a second"),
+            bytes=(POSITIVE, "that must move, each once"),
+            ceiling_gbps=RATE["ceiling_gbps"],
+            floor_ms=(AMOUNT, "bytes at ceiling_gbps, or flop at the datasheet's peak where that is longer"),
+            products_ms=(POSITIVE, "a chunk's products alone, by XLA, of all layers"),
+            attention_ms=(POSITIVE, "its attention alone, on what was gathered"),
+            gather_ms=(POSITIVE, "its gathers from the cache alone; null where there are none"),
+            tokens_checked=(COUNT, "first tokens of different prompts, each the same in every run"),
+            tokens_agree_with_xla=(COUNT, "of tokens_checked, those by XLA's attention too; null: not compared"),
+        ),
+        ("device", "model", "dtype", "batch", "tokens", "start", "implementation", "prefill_backend"),
+        needed=(
+            "model", "dtype", "batch", "tokens", "start", "implementation", "prefill_backend", "status", "flop",
+            "bytes", "ceiling_gbps", "floor_ms",
+        ),
+        figures=("ms", "ms_p5", "ms_p95", "tflops"),
+    ),
     "peer": Kind(
         "a decode step of another engine, by its own loop",
         STEP | STATUS

@@ -10,6 +10,7 @@ from experiments.bench import record, select, tables
 from experiments.bench.record import Record
 from experiments.bench.tables import Table, number
 from experiments.decode import table as decode
+from experiments.prefill import table as prefill
 from experiments.report.origin import origin
 
 WIDTH = 118
@@ -57,6 +58,19 @@ def generate_section(records: Sequence[Record]) -> Section:
     what = "What `python -m tokenspeed generate` prints of itself at batch 1, prefill included."
     lines = decode.with_extras(header, body, found)
     return "The command line", what, lines, found, "python -m experiments.generate --prompts=128,1024"
+
+
+def prefill_section(records: Sequence[Record]) -> Section:
+    found = prefill.newest(records)
+    what = (
+        "Prompts (start 0) from the call of `LLM.generate` to its return with one token of each, and chunks of a long "
+        "prompt behind a cache, the device's time, with their products, attention and gathers alone. The floor is the "
+        "bytes at the ceiling, or the operations at the datasheet's peak where that is longer."
+    )
+    return (
+        "Prefill", what, prefill.prefill_table(found), found,
+        "python -m experiments.prefill --config=prefill.py  # or --batches=8 --prompts=1024, or --starts=30000",
+    )  # fmt: skip
 
 
 def layer_section(records: Sequence[Record]) -> Section:
@@ -175,8 +189,8 @@ def layouts_section(records: Sequence[Record]) -> Section:
 
 
 SECTIONS: tuple[Callable[[Sequence[Record]], Section], ...] = (
-    decode_section, peers_section, generate_section, layer_section, tiles_section, ablation_section, drift_section,
-    counters_section, layouts_section,
+    decode_section, peers_section, generate_section, prefill_section, layer_section, tiles_section, ablation_section,
+    drift_section, counters_section, layouts_section,
 )  # fmt: skip
 
 

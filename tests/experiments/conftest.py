@@ -86,6 +86,10 @@ OF_KIND = dict(
     ),
     layer=dict(tiles=dict(out=VALUES["tiles"]), prefetch_bytes=0),
     feasible_tiles=dict(tiles=None, feasible=dict(h200=dict(feasible=2, of=3, reasons=dict(registers=1)))),
+    prefill=dict(
+        prefill_backend="cudnn", tokens=1024, start=0, ms=30.0, ms_p5=29.0, ms_p95=31.0, flop=10**13, tflops=333.3,
+        floor_ms=16.0,
+    ),
     cache_layout=dict(context=1024, page_size=16, layout="PKZH"),
     weight_layout=dict(layout="rows"),
 )  # fmt: skip

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels import attention_counters
+from pallas_kernels import KVCache, attention_counters
 from tests.tokenspeed.models import test_goldens as goldens
 from tests.tokenspeed.models import textbook
 from tests.tokenspeed.shared import GOLDENS, folder
@@ -115,6 +115,34 @@ def test_flash_attention_against_the_blocks(window, head_dim, compiled):
     truth = prefill_attention.attend(*exact, positions, window=window)
     blocks = prefill_attention.attend(q, jnp.moveaxis(k, 1, 2), jnp.moveaxis(v, 1, 2), positions, window=window)
     found = prefill_attention.flash_attention(q, k, v, window=window)
+
+    def rms(x):
+        return float(jnp.sqrt(jnp.mean((x.astype(jnp.float32) - truth) ** 2)))
+
+    assert rms(found) <= 1.5 * rms(blocks)
+
+
+@pytest.mark.parametrize("window", [None, 100])
+def test_a_chunk_that_begins_anywhere_against_the_blocks(window, compiled):
+    """Also behind keys and values that are NaN from where the chunk begins."""
+    starts, tokens, capacity, heads, kv_heads, head_dim = (0, 777, 31, 1024), 200, 1280, 8, 2, 128
+    keys = jax.random.split(jax.random.key(1), 3)
+    q, k, v = (
+        jax.random.normal(key, (len(starts), capacity, n, head_dim), jnp.bfloat16)
+        for key, n in zip(keys, (heads, kv_heads, kv_heads), strict=True)
+    )
+    start = jnp.array(starts, jnp.int32)
+    places = start[:, None] + jnp.arange(tokens)
+    rows = jnp.arange(len(starts))[:, None]
+    k_cache, v_cache = (jnp.moveaxis(x, 1, 2) for x in (k, v))
+    exact = (x.astype(jnp.float32) for x in (q[rows, places], k_cache, v_cache))
+    truth = prefill_attention.attend(*exact, places, window=window)
+    blocks = prefill_attention.attend(q[rows, places], k_cache, v_cache, places, window=window)
+    before = jnp.arange(capacity)[:, None] < start[:, None, None, None]
+    cache = KVCache(k=jnp.where(before, k_cache, jnp.nan), v=jnp.where(before, v_cache, jnp.nan))
+    found = prefill_attention.attend_chunk(
+        q[rows, places], k[rows, places], v[rows, places], cache, start, window=window, capacity=capacity
+    )
 
     def rms(x):
         return float(jnp.sqrt(jnp.mean((x.astype(jnp.float32) - truth) ** 2)))

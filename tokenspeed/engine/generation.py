@@ -145,7 +145,7 @@ def prefill(
     weights: Weights,
     state: Generation,
     tokens: jax.Array,
-    start: jax.Array,
+    start: jax.Array | None,
     lengths: jax.Array,
     rope: tuple[jax.Array, jax.Array],
     *,
@@ -157,18 +157,22 @@ def prefill(
     Args:
         weights: of the model. state: donated.
         tokens: int32 [B, T], those of positions start to start + T.
-        start: int32, the same for all sequences. lengths: int32 [B], of the whole prompts; 0 for a row not in use.
+        start: int32, the same for all sequences, or None for 0, which is less work for 'cudnn'.
+        lengths: int32 [B], of the whole prompts; 0 for a row not in use.
         rope: from `Llama.rope_tables`.
         capacity: a static bound of start + T.
-        prefill_backend: 'cudnn' for tokens that begin at 0 alone, see `Llama.prefill`.
+        prefill_backend: see `Llama.prefill`.
     """
     length = tokens.shape[1]
-    places = start + jnp.arange(length, dtype=jnp.int32)
+    begin = 0 if start is None else start
+    places = begin + jnp.arange(length, dtype=jnp.int32)
     positions = jnp.where(places[None] < lengths[:, None], places[None], -1)
+    # A row without tokens here has nothing to see either.
+    starts = None if start is None else jnp.where(start < lengths, start, 0)
     x, caches = weights.model.prefill(
-        state.caches, tokens, positions, rope, capacity=capacity, prefill_backend=prefill_backend
+        state.caches, tokens, positions, rope, capacity=capacity, start=starts, prefill_backend=prefill_backend
     )
-    last = lengths - 1 - start
+    last = lengths - 1 - begin
     here = (last >= 0) & (last < length)
     found = jnp.take_along_axis(x, jnp.clip(last, 0, length - 1)[:, None, None], axis=1)[:, 0]
     return dataclasses.replace(

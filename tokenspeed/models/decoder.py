@@ -7,12 +7,11 @@ dimension, V vocabulary.
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 
 from pallas_kernels import DenseWeight, KVCache, activate, project, rms_norm
 from tokenspeed.measure.available_memory import needing
 from tokenspeed.models.config import ModelConfig
-from tokenspeed.models.prefill_attention import attend, flash_attention
+from tokenspeed.models.prefill_attention import attend, attend_chunk, of_sequences
 from tokenspeed.models.rope import tables
 
 INIT_SCALE = 0.02
@@ -94,6 +93,7 @@ class Llama(nnx.Module):
         rope: tuple[jax.Array, jax.Array],
         *,
         capacity: int,
+        start: jax.Array | None = None,
         page_table: jax.Array | None = None,
         prefill_backend: str = "xla",
     ) -> tuple[jax.Array, list[KVCache]]:
@@ -105,9 +105,10 @@ class Llama(nnx.Module):
             positions: int32 [B, T], each token's in its sequence, ascending; -1 for padding, which writes nothing.
             rope: from `rope_tables`.
             capacity: a bound of the positions (static): no slot from there on is looked at.
+            start: int32 [B], from where each sequence's positions count up; None where all begin at 0. It is 'cudnn'
+                that needs it.
             page_table: int32 [B, pages of a sequence], or None for contiguous caches.
-            prefill_backend: 'xla', or 'cudnn' where every sequence begins with these tokens (`positions` count up from
-                0): its flash attention sees them alone, and not the caches.
+            prefill_backend: 'xla', or 'cudnn', for tokens whose positions count up without a gap, padding last.
 
         Returns:
             (the residual stream [B, T, D], the caches).
@@ -125,9 +126,11 @@ class Llama(nnx.Module):
             )
             new.append(cache)
             if prefill_backend == "cudnn":
-                mixed = flash_attention(q, k, v, window=layer.window)
+                mixed = attend_chunk(
+                    q, k, v, cache, start, window=layer.window, capacity=capacity, page_table=page_table
+                )
             else:
-                k, v = (_of_sequences(x, batch, page_table, capacity) for x in (cache.k, cache.v))
+                k, v = (of_sequences(x, batch, page_table, capacity) for x in (cache.k, cache.v))
                 mixed = attend(q, k, v, positions, window=layer.window)
             x = self.rest(block, x, mixed)
         return x, new
@@ -174,12 +177,3 @@ def _rotation(rope, positions):
     """(cos, sin) at positions [B, T]: float32 [B, T, 1, H / 2] each."""
     at = jnp.clip(positions, 0, rope[0].shape[0] - 1)
     return tuple(table[at][:, :, None] for table in rope)
-
-
-def _of_sequences(pages: jax.Array, batch: int, page_table: jax.Array | None, capacity: int) -> jax.Array:
-    """The slots of each sequence, [B, K, S, H] with S at most the capacity."""
-    if page_table is None:
-        return lax.slice_in_dim(pages[:batch], 0, min(capacity, pages.shape[2]), axis=2)
-    count = -(-capacity // pages.shape[2])
-    found = pages[jnp.maximum(page_table[:, :count], 0)]  # [B, pages, K, Z, H]
-    return jnp.moveaxis(found, 2, 1).reshape(batch, pages.shape[1], -1, pages.shape[3])

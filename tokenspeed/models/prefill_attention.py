@@ -1,6 +1,6 @@
 """Attention of many queries, whose memory does not grow with the square of the context.
 
-cuDNN's flash attention where it can run, on tokens that begin their sequence; blocks of XLA's products elsewhere.
+cuDNN's flash attention where it can run; blocks of XLA's products elsewhere.
 """
 
 import functools
@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from pallas_kernels import KVCache
+from tokenspeed.models.flash_attention import CUDNN_HEAD_DIM, attend_behind, flash_attention
+
 BLOCK_T, BLOCK_S = 256, 512
 LOWEST = -1e30
-CUDNN_HEAD_DIM = 128
-"""At most, on every GPU since Ampere; a multiple of 8."""
-
 
 PREFILL_BACKENDS = ("cudnn", "xla")
 
@@ -40,27 +40,80 @@ def resolve_prefill_backend(backend: str | None, *, implementation: str, dtype, 
     return backend or ("cudnn" if runs else "xla")
 
 
-def flash_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, *, window: int | None, implementation: str = "cudnn"
+def attend_chunk(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    cache: KVCache,
+    start: jax.Array | None,
+    *,
+    window: int | None,
+    capacity: int,
+    page_table: jax.Array | None = None,
+    implementation: str = "cudnn",
 ) -> jax.Array:
-    """Causal attention of tokens among themselves, the softmax online (Dao et al. 2022), by cuDNN.
+    """Causal attention of a chunk of each sequence, wherever it begins, by the library's flash attention.
 
     Args:
-        q: [B, T, N, H]. k, v: [B, T, K, H], float16 or bfloat16.
+        q: [B, T, N, H], rotated. k, v: [B, T, K, H], those of the chunk.
+        cache: with what came before the chunk; what else it holds is not looked at.
+        start: int32 [B], the position of the chunk's first token in each sequence, which may be 0; None: 0 in all.
         window: each token sees itself and the `window` - 1 before it, or all before it if None.
-        implementation: of `jax.nn.dot_product_attention`.
+        capacity: a static bound of the positions. page_table: of the cache, or None for a contiguous one.
+        implementation: of `attend_with_logsumexp`.
 
     Returns:
         [B, T, N, H] of q's dtype.
     """
-    return jax.nn.dot_product_attention(
-        q,
-        k,
-        v,
-        is_causal=True,
-        local_window_size=None if window is None else (window - 1, 0),
-        implementation=implementation,
-    )
+    if start is None:
+        return flash_attention(q, k, v, window=window, implementation=implementation)
+    window = window_that_counts(window, capacity)
+    before = before_chunk(cache, start, window=window, capacity=capacity, page_table=page_table)
+    return attend_behind(q, k, v, before, start, window=window, implementation=implementation)
+
+
+def window_that_counts(window: int | None, capacity: int) -> int | None:
+    """The window, or None where no position below the capacity is out of it."""
+    return None if window is None or window >= capacity else window
+
+
+def before_chunk(
+    cache: KVCache,
+    start: jax.Array,
+    *,
+    window: int | None,
+    capacity: int,
+    page_table: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """The keys and values that a chunk finds before it, gathered from the cache; zeros from the position `start` on.
+
+    Returns:
+        Without a window [B, K, S, H] each, slot s of position s, S at least the capacity or all that there is. With
+        one [B, `window` - 1, K, H], from position max(0, start - (window - 1)) on.
+    """
+    batch = start.shape[0]
+    if window is None:
+        k, v = (of_sequences(x, batch, page_table, capacity) for x in (cache.k, cache.v))
+        seen = (jnp.arange(k.shape[2]) < start[:, None])[:, None, :, None]
+    else:
+        at = jnp.maximum(start - (window - 1), 0)[:, None] + jnp.arange(window - 1)  # [B, W - 1]
+        slot = jnp.minimum(at, capacity - 1)
+        page = jnp.arange(batch)[:, None]
+        if page_table is not None:
+            page = jnp.maximum(jnp.take_along_axis(page_table, slot // cache.page_size, axis=1), 0)
+        k, v = (x[page, :, slot % cache.page_size] for x in (cache.k, cache.v))
+        seen = (at < start[:, None])[:, :, None, None]
+    k, v = (jnp.where(seen, x, 0) for x in (k, v))  # cuDNN multiplies what it masks by 0, and NaN times 0 is NaN
+    return k, v
+
+
+def of_sequences(pages: jax.Array, batch: int, page_table: jax.Array | None, capacity: int) -> jax.Array:
+    """The slots of each sequence, [B, K, S, H] with S at most the capacity in whole pages."""
+    if page_table is None:
+        return lax.slice_in_dim(pages[:batch], 0, min(capacity, pages.shape[2]), axis=2)
+    count = -(-capacity // pages.shape[2])
+    found = pages[jnp.maximum(page_table[:, :count], 0)]  # [B, pages, K, Z, H]
+    return jnp.moveaxis(found, 2, 1).reshape(batch, pages.shape[1], -1, pages.shape[3])
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array, *, window: int | None = None) -> jax.Array:
@@ -88,7 +141,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array, *, wi
     def cut(x):
         return jnp.moveaxis(x.reshape(x.shape[0], blocks, block_t, *x.shape[2:]), 1, 0)
 
-    out = lax.map(lambda block: _over_keys(*block, k, v, window), (cut(q), cut(positions)))
+    out = lax.map(lambda block: _over_keys(block[0], block[1], k, v, window), (cut(q), cut(positions)))
     return jnp.moveaxis(out, 0, 1).reshape(q.shape)[:, :tokens]
 
 

@@ -299,3 +299,18 @@ def test_what_is_committed_is_what_the_records_say(capsys):
     assert list(logs.RESULTS.glob("*.jsonl"))
     assert report.main(["--check"]) == 0, capsys.readouterr().err
     assert "No results" not in (report.ROOT / "README.md").read_text()
+
+
+def test_prefill_has_a_section_once_there_are_records(make_record):
+    assert not any(part == "### Prefill" for part in sections.rendered([make_record("decode", xla_ms_per_token=3.0)]))
+    records = [
+        make_record("prefill"),
+        make_record("prefill", start=30000, tokens=512, ms=20.5, products_ms=11.0, attention_ms=7.25, gather_ms=1.5),
+        make_record("prefill", batch=8, status="void: something was compiled during timing"),
+    ]
+    title, _, table, origin_lines = sections.rendered(records)
+    assert title == "### Prefill" and "experiments.prefill" in origin_lines
+    prompts, void, part = table.splitlines()[2:]
+    assert "| 1 | 0 | 1024 | 16.00 | 30.00 (29.00 to 31.00) | 333.3 | - | - | - | cudnn |" in prompts
+    assert "| 512 |" in part and "| 11.00 | 7.25 | 1.50 | cudnn |" in part
+    assert "| - | - | - | - | - | cudnn |" in void and "void: something" in void

@@ -1,13 +1,25 @@
 """The library's attention stands in for the blocks: here by its own XLA implementation, on a GPU by cuDNN."""
 
+import dataclasses
 import functools
+import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from pallas_kernels import KVCache
 from tests.pallas_kernels.marks import slow
-from tokenspeed.models.prefill_attention import attend, flash_attention, resolve_prefill_backend
+from tokenspeed import LLM, SamplingParams, llm
+from tokenspeed.engine import generation
+from tokenspeed.models import decoder, hf_config
+from tokenspeed.models.config import LayerConfig
+from tokenspeed.models.decoder import Llama
+from tokenspeed.models.flash_attention import flash_attention
+from tokenspeed.models.prefill_attention import attend, attend_chunk, resolve_prefill_backend
+from tokenspeed.weights.tiny import TINY
 
 
 @pytest.mark.parametrize("window", [None, slow(1), 7, slow(100)])
@@ -23,6 +35,159 @@ def test_flash_attention_is_what_the_blocks_compute(window, heads, kv_heads):
     with jax.default_matmul_precision("highest"):
         found = jax.jit(functools.partial(flash_attention, window=window, implementation="xla"))(q, k, v)
     np.testing.assert_allclose(found, blocks, rtol=0, atol=2e-6)  # a few float32 roundings of values near 1
+
+
+# --- chunks that begin anywhere
+
+CAPACITY, PAGE = 64, 8
+STARTS = (0, 29, 5, 47)
+"""Of four sequences: one begins, one ends with the capacity."""
+TOKENS = 17
+HEAD_DIM = 16
+
+
+@functools.cache
+def long_sequences(heads, kv_heads):
+    """float32 q [B, S, N, H] and k, v [B, S, K, H] of whole sequences."""
+    draw = np.random.default_rng(heads)
+    return tuple(
+        draw.standard_normal((len(STARTS), CAPACITY, n, HEAD_DIM)).astype(np.float32)
+        for n in (heads, kv_heads, kv_heads)
+    )
+
+
+def cached(k, v, used, paged):
+    """(cache, page table) of the first `used` positions of each sequence; all else is NaN. Pages lie in any order."""
+    k, v = (
+        np.where(np.arange(CAPACITY)[:, None, None] < np.array(used)[:, None, None, None], x, np.nan) for x in (k, v)
+    )
+    if not paged:
+        return KVCache(k=jnp.asarray(k.swapaxes(1, 2)), v=jnp.asarray(v.swapaxes(1, 2))), None
+    table = np.random.default_rng(3).permutation(len(STARTS) * CAPACITY // PAGE).reshape(len(STARTS), -1)
+    pages = []
+    for x in (k, v):
+        cut = x.reshape(-1, PAGE, *x.shape[2:]).swapaxes(1, 2)
+        pages.append(np.empty_like(cut))
+        pages[-1][table.ravel()] = cut
+    return KVCache(k=jnp.asarray(pages[0]), v=jnp.asarray(pages[1])), jnp.asarray(table, jnp.int32)
+
+
+@pytest.mark.parametrize("window", [None, slow(1), slow(2), 7, slow(30), slow(63), slow(64), 1000])
+@pytest.mark.parametrize("heads, kv_heads, paged", [(6, 2, True), slow(3, 3, True), slow(4, 1, False), (4, 2, False)])
+def test_a_chunk_that_begins_anywhere(window, heads, kv_heads, paged):
+    """What the chunk's tokens see is what they would see if all of their sequence had come at once."""
+    q, k, v = long_sequences(heads, kv_heads)
+    places = np.array(STARTS)[:, None] + np.arange(TOKENS)  # [B, T]
+    rows = np.arange(len(STARTS))[:, None]
+    whole = attend(
+        q, k.swapaxes(1, 2), v.swapaxes(1, 2), jnp.asarray(np.tile(np.arange(CAPACITY), (4, 1))), window=window
+    )
+    cache, table = cached(k, v, STARTS, paged)
+    chunk = jax.jit(
+        functools.partial(attend_chunk, window=window, capacity=CAPACITY, page_table=table, implementation="xla")
+    )
+    with jax.default_matmul_precision("highest"):
+        found = chunk(q[rows, places], k[rows, places], v[rows, places], cache, jnp.array(STARTS, jnp.int32))
+    # A few float32 roundings of values near 1.
+    np.testing.assert_allclose(found, np.asarray(whole)[rows, places], rtol=0, atol=3e-6)
+
+
+@pytest.mark.slow
+def test_a_chunk_whose_padding_reaches_beyond_the_capacity():
+    """Its last tokens are no tokens: they may be anything finite, and change nothing before them."""
+    q, k, v = long_sequences(6, 2)
+    start, real = CAPACITY - 5, 5
+    cache, _ = cached(k, v, (start,) * 4, paged=False)
+    chunks = [
+        np.pad(x[:, start:], ((0, 0), (0, TOKENS - real), (0, 0), (0, 0)), constant_values=9.0) for x in (q, k, v)
+    ]
+    places = jnp.broadcast_to(jnp.arange(start, CAPACITY), (4, real))
+    for window in (None, 7):
+        found = attend_chunk(
+            *chunks, cache, jnp.full((4,), start, jnp.int32), window=window, capacity=CAPACITY, implementation="xla"
+        )
+        whole = attend(q[:, start:], k.swapaxes(1, 2), v.swapaxes(1, 2), places, window=window)
+        np.testing.assert_allclose(found[:, :real], whole, rtol=0, atol=3e-6)  # as above
+        assert np.isfinite(found).all()
+
+
+@pytest.fixture
+def flash_by_xla(monkeypatch):
+    """The model's flash attention by XLA, which any machine runs."""
+    monkeypatch.setattr(decoder, "attend_chunk", functools.partial(attend_chunk, implementation="xla"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("window, paged", [(None, True), (None, False), (9, True), (9, False)])
+def test_the_model_in_chunks_of_ragged_sequences(window, paged, flash_by_xla):
+    """Three chunks at the chosen backend against all tokens at once; padding leaves the poisoned cache as it was."""
+    c = dataclasses.replace(hf_config.from_folder(TINY), max_positions=CAPACITY)
+    c = dataclasses.replace(c, layers=tuple(LayerConfig(window=window) for _ in c.layers[:2]))
+    model = Llama(c, rngs=nnx.Rngs(0))
+    lengths = np.array([41, 7, 23])
+    tokens = np.random.default_rng(0).integers(0, c.vocab_size, (3, 48))
+    rope = model.rope_tables(CAPACITY)
+    pages, page = (3 * CAPACITY // PAGE, PAGE) if paged else (3, CAPACITY)
+    table = jnp.asarray(np.random.default_rng(1).permutation(pages).reshape(3, -1), jnp.int32) if paged else None
+    nan = jnp.full((pages, c.num_kv_heads, page, c.head_dim), jnp.nan)
+
+    def prefill(backend, cuts):
+        caches, found = [KVCache(k=nan, v=nan)] * 2, []
+        for begin, end in itertools.pairwise(cuts):
+            places = np.arange(begin, end)
+            start = None if begin == 0 else jnp.where(begin < lengths, begin, 0)
+            x, caches = jax.jit(functools.partial(model.prefill, capacity=CAPACITY, prefill_backend=backend))(
+                caches,
+                tokens[:, begin:end],
+                jnp.where(places < lengths[:, None], places, -1),
+                rope,
+                start=start,
+                page_table=table,
+            )
+            found.append(x)
+        return jnp.concatenate(found, axis=1), caches
+
+    whole, expected = prefill("xla", (0, 48))
+    with jax.default_matmul_precision("highest"):
+        chunks, caches = prefill("cudnn", (0, 16, 17, 48))
+    real = np.arange(48) < lengths[:, None]
+    assert np.isfinite(chunks).all()
+    np.testing.assert_allclose(chunks[real], whole[real], rtol=0, atol=2e-5)  # two layers of float32 roundings
+    for one, other in zip(jax.tree.leaves(caches), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=2e-5)  # NaN where nothing was written, in both
+
+
+@pytest.mark.slow
+def test_long_prompts_of_an_llm_run_on_the_chosen_backend(flash_by_xla, monkeypatch):
+    """All chunks of them: prompts of one batch that end in the first chunk, in the second and with the third."""
+    monkeypatch.setattr(llm, "PREFILL_TOKENS", 64)
+    one = LLM.from_pretrained(TINY, dtype="float32", implementation="xla")
+    draw = np.random.default_rng(2)
+    prompts = [draw.integers(0, one.model.config.vocab_size, length).tolist() for length in (9, 30, 48)]
+    params = SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True, logprobs=1)
+    expected = one.generate(prompts, params)
+    other = LLM(one.model, one.tokenizer, implementation="xla")
+    other.prefill_backend = "cudnn"
+    backends = []
+    real = generation.prefill
+
+    class Prefill:
+        lower = real.lower
+
+        def __call__(self, *operands, **static):
+            backends.append((static["prefill_backend"], operands[3] is None))
+            return real(*operands, **static)
+
+    monkeypatch.setattr(generation, "prefill", Prefill())
+    for a, b in zip(expected, other.generate(prompts, params), strict=True):
+        assert a.token_ids == b.token_ids
+        np.testing.assert_allclose(
+            [x.logprob for x in a.logprobs], [x.logprob for x in b.logprobs], rtol=0, atol=1e-4
+        )  # float32 sums in another order
+    assert backends == [("cudnn", True), ("cudnn", False), ("cudnn", False)]
+
+
+# --- whose attention
 
 
 @pytest.mark.parametrize(
