@@ -355,14 +355,12 @@ class LLM:
         self._caches.clear()  # before others are made
         if caches is None:
             prepare(clock, (), generation.empty_caches, config=config, dtype=dtype, rows=batch, capacity=capacity)
-        prepare(
-            clock, (batch, sampling.plan), generation.nothing, sampling, most, **generation.sizes(config), dtype=dtype
-        )
+        prepare(clock, (batch, sampling.plan), generation.nothing, sampling, most, **generation.sizes(config))
         state = generation.begin(config, dtype, sampling, most, capacity=capacity, caches=caches)
         shapes, chunks = _shapes(state), list(self._chunks(rows, batch, capacity))
         for operands, static in chunks:
-            length = operands[0].shape[1]
-            prepare(clock, (shapes, length), generation.prefill, self._weights, state, *operands, self._rope, **static)
+            of_chunk = shapes, operands[0].shape[1], operands[1] is None
+            prepare(clock, of_chunk, generation.prefill, self._weights, state, *operands, self._rope, **static)
         prepare(clock, shapes, generation.first, self._weights, state, **how)
         return state, how, chunks
 
@@ -376,7 +374,11 @@ class LLM:
             for i, row in enumerate(rows):
                 part = row.prompt[start : start + size]
                 tokens[i, : len(part)] = part
-            static = dict(capacity=min(capacity, _bucket(start + size)), prefill_backend=self.prefill_backend)
+            static = dict(
+                capacity=min(capacity, _bucket(start + size)),
+                prefill_backend=self.prefill_backend,
+                implementation=self.implementation,
+            )
             yield (tokens, np.int32(start) if start else None, lengths), static
             start += size
 

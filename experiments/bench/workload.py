@@ -76,7 +76,7 @@ class Workload:
                 _random_cache(key(layer), context, self.page_table, shape, self.capacity, dtype)
                 for layer in range(c.num_layers)
             ],
-            hidden=jnp.zeros((self.batch, c.d_model), self.decoder.dtype),
+            hidden=jnp.zeros((self.batch, c.d_model), jnp.float32),
             sampling=jax.tree.map(jnp.copy, self._sampling),
             **_random_start(key(c.num_layers), context, self.batch, c.num_kv_heads, c.vocab_size),
         )

@@ -60,7 +60,7 @@ def measure(decoder: Decoder, case: Case, *, prefill_backend: str, samples: int)
                 setattr(found, name, statistics.median(times))
         if compiled:
             found.void("something was compiled during timing")
-        if not bool(jnp.isfinite(state.hidden.astype(jnp.float32)).all()):
+        if not bool(jnp.isfinite(state.hidden).all()):
             found.void("a residual stream that is not finite")
     except Exception as error:
         found.failure = f"running failed: {reason_of(error)}"

@@ -1,5 +1,7 @@
 """The arithmetic that references, kernels and models share."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -53,14 +55,15 @@ def cap(x: jax.Array, soft_cap: float | None) -> jax.Array:
     return x if soft_cap is None else soft_cap * jnp.tanh(x / soft_cap)
 
 
-def project(x: jax.Array, weight: DenseWeight) -> jax.Array:
+def project(x: jax.Array, weight: DenseWeight, *, out_dtype: Any = jnp.float32) -> jax.Array:
     """x times a packed weight, plus its bias: the plain form of a projection, by XLA.
 
     Args:
         x: [..., I], any float dtype; rounded to the weight's dtype. weight: of shape [O, I] or [O, 2, I].
+        out_dtype: of the result, one of `DTYPES`.
 
     Returns:
-        float32 [..., O] or [..., O, 2]; sums are float32.
+        [..., O] or [..., O, 2]; sums are float32.
 
     Raises:
         ValueError, TypeError: an argument's shape or dtype is wrong; the message names it.
@@ -69,17 +72,17 @@ def project(x: jax.Array, weight: DenseWeight) -> jax.Array:
     checks.floating("x", x)
     pair = getattr(getattr(weight, "values", None), "ndim", 2) == 3
     weights.check(weight, ("O", 2, x.shape[-1]) if pair else ("O", x.shape[-1]), "pack_*")
-    values = weight.values
+    values, out_dtype = weight.values, checks.one_of_dtypes("out_dtype", out_dtype, checks.DTYPES)
     precision = lax.Precision.HIGHEST if values.dtype == jnp.float32 else None
     y = lax.dot_general(
         x.astype(values.dtype).reshape(-1, x.shape[-1]),
         values.reshape(-1, values.shape[-1]),
         (((1,), (1,)), ((), ())),
         precision=precision,
-        preferred_element_type=jnp.float32,
+        preferred_element_type=out_dtype if weight.bias is None else jnp.float32,
     ).reshape(-1, *values.shape[:-1])
     if weight.bias is not None:
-        y = y + weight.bias.astype(jnp.float32)
+        y = (y + weight.bias.astype(jnp.float32)).astype(out_dtype)
     return y.reshape(*x.shape[:-1], *y.shape[1:])
 
 

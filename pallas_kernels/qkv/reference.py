@@ -9,8 +9,9 @@ def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rop
     """As `api.qkv`, with every optional array present or None."""
     del prefetch
     hidden = finish_norm(x, norm, options.eps, options.norm_offset)
-    return reference.of_pairs(
+    q, _, _, cache = reference.of_pairs(
         project(hidden, weight), cache=cache, positions=positions, sequence=sequence, page_table=page_table, rope=rope,
         q_norm=q_norm, k_norm=k_norm, heads=options.num_heads, rotary_dim=weight.rotary_dim, eps=options.eps,
         norm_offset=options.norm_offset, dtype=weight.dtype,
     )  # fmt: skip
+    return q, cache

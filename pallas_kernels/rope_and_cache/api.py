@@ -39,7 +39,7 @@ def rope_and_cache(
     norm_offset: float = 0.0,
     out_dtype: Any = None,
     implementation: str | None = None,
-) -> tuple[jax.Array, KVCache]:
+) -> tuple[jax.Array, jax.Array, jax.Array, KVCache]:
     """QK-norm, RoPE and the write into the KV cache, of a QKV product that is there already.
 
     What `qkv` does with its sums, for rows of any number whose product another kernel computes faster: prefill's.
@@ -56,7 +56,7 @@ def rope_and_cache(
         implementation: 'triton', 'xla', 'interpret', or None to choose by device (`resolve_implementation`).
 
     Returns:
-        (q [B, N, H], rotated; the cache with the rows' keys and values written).
+        (q [B, N, H], rotated; k and v [B, K, H], as they are in the cache; the cache with them written).
 
     Raises:
         ValueError, TypeError: an argument's shape, dtype or known value is wrong, as in `qkv`; the message names it.

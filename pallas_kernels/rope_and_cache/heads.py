@@ -133,9 +133,13 @@ class Heads:
         return pairs, rows, mask, cached, fault, page, slot, turn, bias
 
     def finish(self, refs: Any, out_refs: tuple, prepared: Any, sums: tuple[jax.Array, jax.Array]) -> None:
-        """Stores the pairs, float32 [m, block] each, where they belong: q_ref [M, N, H] or the cache's refs."""
+        """Stores the pairs, float32 [m, block] each, where they belong.
+
+        Args:
+            out_refs: q [M, N, H], the cache's keys and values, and if they are wanted by row too, k and v [M, K, H].
+        """
         (pairs, rows, mask, cached, fault, page, slot, turn, bias), (a, b) = prepared, sums
-        q_ref, k_ref, v_ref = out_refs
+        q_ref, k_ref, v_ref, *by_row = out_refs
         a, b = (jnp.where(fault[:, None], jnp.nan, x) for x in (a, b))
         if bias is not None:
             a, b = a + bias[0], b + bias[1]
@@ -147,10 +151,12 @@ class Heads:
         for dim, value in zip(self.dims(pairs.i), (a, b), strict=True):
             store = functools.partial(scatter, value=value, interpret=self.interpret)
             store(q_ref, rows[:, None], pairs.head, dim, mask=mask & (pairs.head < self.heads))
-            for cache_ref, start in ((k_ref, self.heads), (v_ref, self.heads + self.kv_heads)):
-                kv_head = pairs.head - start
-                inside_cache = mask & cached[:, None] & (kv_head >= 0) & (kv_head < self.kv_heads)
-                store(cache_ref, page[:, None], kv_head, slot[:, None], dim, mask=inside_cache)
+            for i, cache_ref in enumerate((k_ref, v_ref)):
+                kv_head = pairs.head - self.heads - i * self.kv_heads
+                own = mask & (kv_head >= 0) & (kv_head < self.kv_heads)
+                store(cache_ref, page[:, None], kv_head, slot[:, None], dim, mask=own & cached[:, None])
+                if by_row:
+                    store(by_row[i], rows[:, None], kv_head, dim, mask=own)
 
     def _normalise(self, refs, pairs, a, b, mask):
         """QK-norm of the one head that the pairs are; values pass."""

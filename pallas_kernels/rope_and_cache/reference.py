@@ -33,5 +33,6 @@ def of_pairs(
         k = rms_norm(k, k_norm, eps, norm_offset)
     if rope is not None:
         q, k = rotate(q, positions, rope), rotate(k, positions, rope)
+    k, v = k.astype(cache.k.dtype), v.astype(cache.v.dtype)
     cache = cache.write(k, v, positions=positions, sequence=sequence, page_table=page_table)
-    return q.astype(dtype), cache
+    return q.astype(dtype), k, v, cache

@@ -21,10 +21,11 @@ def rope_and_cache(options, *, pairs, cache, positions, sequence, page_table, ro
         cache, page_table, rope, heads=options.num_heads, rotary_dim=options.rotary_dim, eps=options.eps,
         norm_offset=options.norm_offset, interpret=options.interpret,
     )  # fmt: skip
-    return store(
-        heads, pairs[None], False, cache=cache, positions=positions, sequence=sequence, page_table=page_table,
-        rope=rope, q_norm=q_norm, k_norm=k_norm, bias=None, dtype=options.dtype,
+    q, cache, k, v = store(
+        heads, pairs[None], False, by_row=True, cache=cache, positions=positions, sequence=sequence,
+        page_table=page_table, rope=rope, q_norm=q_norm, k_norm=k_norm, bias=None, dtype=options.dtype,
     )  # fmt: skip
+    return q, k, v, cache
 
 
 def store(
@@ -32,20 +33,22 @@ def store(
     parts: jax.Array,
     planes: bool,
     *,
+    by_row: bool = False,
     cache: KVCache,
     positions: jax.Array,
     rope: tuple[jax.Array, jax.Array] | None,
     dtype: Any,
     **operands: jax.Array | None,
-) -> tuple[jax.Array, KVCache]:
+) -> tuple:
     """Adds partial sums of pairs up, and stores what they make.
 
     Args:
         parts: [splits, M, O, 2], any float dtype; with `planes` [splits, 2, M, O].
+        by_row: whether keys and values are returned by row as well.
         positions: int32 [M]. dtype: of q. operands: sequence, page_table, q_norm, k_norm and bias, or None.
 
     Returns:
-        (q [M, N, H], the cache).
+        (q [M, N, H], the cache), and k and v [M, K, H] of the cache's dtype if asked for.
     """
     splits, rows = parts.shape[0], positions.shape[0]
     block = max(16, pl.next_power_of_2(heads.half))
@@ -68,19 +71,21 @@ def store(
         heads.finish(refs, out_refs, prepared, sums)
 
     cos, sin = (None, None) if rope is None else rope
-    q, k, v = launch(
+    caches = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (cache.k, cache.v)]
+    rows_of = [jax.ShapeDtypeStruct((rows, heads.kv_heads, heads.head_dim), x.dtype) for x in caches]
+    q, k, v, *of_rows = launch(
         kernel,
         name="rope_and_cache",
         grid=(heads.count, pl.cdiv(rows, block_m)),
         inputs=dict(parts=parts, cos=cos, sin=sin, k=cache.k, v=cache.v, positions=positions) | operands,
         outputs=[
             jax.ShapeDtypeStruct((rows, heads.heads, heads.head_dim), dtype),
-            jax.ShapeDtypeStruct(cache.k.shape, cache.k.dtype),
-            jax.ShapeDtypeStruct(cache.v.shape, cache.v.dtype),
+            *caches,
+            *(rows_of if by_row else []),
         ],
         aliases=dict(k=1, v=2),
         num_warps=WARPS,
         num_stages=1,
         interpret=heads.interpret,
     )
-    return q, KVCache(k=k, v=v)
+    return q, KVCache(k=k, v=v), *of_rows

@@ -50,6 +50,27 @@ def decode_step(
     Raises:
         ValueError, TypeError: an argument's shape, dtype or value is wrong; the message names it.
     """
+    x, _, caches, counters = decode_layers(
+        model, caches, tokens, positions, rope, page_table=page_table, counters=counters,
+        implementation=implementation, deferred_norm=deferred_norm, kernels=kernels,
+    )  # fmt: skip
+    return x, caches, counters
+
+
+def decode_layers(
+    model: Llama,
+    caches: list[KVCache],
+    tokens: jax.Array,
+    positions: jax.Array,
+    rope: tuple[jax.Array, jax.Array],
+    *,
+    page_table: jax.Array | None = None,
+    counters: jax.Array | None = None,
+    implementation: str | None = None,
+    deferred_norm: bool | None = None,
+    kernels: Any = pk,
+) -> tuple[jax.Array | DeferredNorm, jax.Array, list[KVCache], jax.Array | None]:
+    """As `decode_step`, which takes these arguments; returns the residual stream in float32 [B * T, D] besides."""
     batch, length = tokens.shape
     config = model.config
     if deferred_norm is None:
@@ -102,7 +123,7 @@ def decode_step(
                 x, _norm_for(x, norm), gate_up, activation=config.activation, eps=config.eps, prefetch=down, **how
             )
         x, stream = add("down", product, down, following, next_norms[i])
-    return x, new, counters
+    return x, stream, new, counters
 
 
 def logits(

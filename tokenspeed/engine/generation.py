@@ -17,6 +17,8 @@ from tokenspeed.models.decoder import Llama
 from tokenspeed.sampling.sample import RUNNING, Logprobs, finished, sample
 from tokenspeed.sampling.state import SamplingRows, SamplingState
 
+FEW_TOKENS = 256
+"""Of prompts: up to so many, a pass over the weights takes about as long whatever their number."""
 ENDED, BROKEN = -1, -2
 """In the place of a token: the sequence had ended, or its logits were not finite, which ends it."""
 
@@ -51,7 +53,7 @@ class Generation:
     Attributes:
         caches: of each layer, contiguous: page i belongs to sequence i. (Or pools of pages, where steps get a table.)
         counters: of attention, int32 [B, K].
-        hidden: [B, D], the residual stream of the last token of each prompt.
+        hidden: float32 [B, D], the residual stream of the last token of each prompt.
         token: int32 [B], drawn last, not yet in the cache; of no meaning once the sequence has ended.
         position: int32 [B], where that token will stand; -1 when the sequence has ended or its row is not in use.
         step: int32 [B], how many tokens were drawn.
@@ -104,7 +106,7 @@ def begin(
     """
     rows = max_tokens.shape[0]
     made = empty_caches(config=config, dtype=dtype, rows=rows, capacity=capacity) if caches is None else caches
-    return Generation(caches=made, **nothing(sampling, max_tokens, **sizes(config), dtype=dtype))
+    return Generation(caches=made, **nothing(sampling, max_tokens, **sizes(config)))
 
 
 @functools.partial(
@@ -121,15 +123,15 @@ def sizes(config: ModelConfig) -> dict[str, int]:
     return dict(d_model=config.d_model, num_kv_heads=config.num_kv_heads)
 
 
-@functools.partial(jax.jit, static_argnames=("d_model", "num_kv_heads", "dtype"), compiler_options=LAUNCHED_ONE_BY_ONE)
+@functools.partial(jax.jit, static_argnames=("d_model", "num_kv_heads"), compiler_options=LAUNCHED_ONE_BY_ONE)
 def nothing(
-    sampling: SamplingState | SamplingRows, max_tokens: jax.Array, *, d_model: int, num_kv_heads: int, dtype: Any
+    sampling: SamplingState | SamplingRows, max_tokens: jax.Array, *, d_model: int, num_kv_heads: int
 ) -> dict[str, Any]:
     """All that `begin` makes but for the caches, by one call."""
     rows = max_tokens.shape[0]
     return dict(
         counters=attention_counters(rows, num_kv_heads),
-        hidden=jnp.zeros((rows, d_model), dtype),
+        hidden=jnp.zeros((rows, d_model), jnp.float32),
         token=jnp.zeros((rows,), jnp.int32),
         position=jnp.full((rows,), -1, jnp.int32),
         step=jnp.zeros((rows,), jnp.int32),
@@ -139,7 +141,10 @@ def nothing(
 
 
 @functools.partial(
-    jax.jit, static_argnames=("capacity", "prefill_backend"), donate_argnums=1, compiler_options=LAUNCHED_ONE_BY_ONE
+    jax.jit,
+    static_argnames=("capacity", "prefill_backend", "implementation"),
+    donate_argnums=1,
+    compiler_options=LAUNCHED_ONE_BY_ONE,
 )
 def prefill(
     weights: Weights,
@@ -151,8 +156,11 @@ def prefill(
     *,
     capacity: int,
     prefill_backend: str = "xla",
+    implementation: str | None = None,
 ) -> Generation:
     """Puts the next T tokens of every prompt into the cache.
+
+    Up to `FEW_TOKENS` of all prompts together go through the kernels of decode, since it is weights that take the time.
 
     Args:
         weights: of the model. state: donated.
@@ -161,24 +169,33 @@ def prefill(
         lengths: int32 [B], of the whole prompts; 0 for a row not in use.
         rope: from `Llama.rope_tables`.
         capacity: a static bound of start + T.
-        prefill_backend: see `Llama.prefill`.
+        prefill_backend: see `Llama.prefill`. implementation: of the kernels.
     """
-    length = tokens.shape[1]
+    batch, length = tokens.shape
     begin = 0 if start is None else start
     places = begin + jnp.arange(length, dtype=jnp.int32)
     positions = jnp.where(places[None] < lengths[:, None], places[None], -1)
-    # A row without tokens here has nothing to see either.
-    starts = None if start is None else jnp.where(start < lengths, start, 0)
-    x, caches = weights.model.prefill(
-        state.caches, tokens, positions, rope, capacity=capacity, start=starts, prefill_backend=prefill_backend
-    )
+    model = weights.model
+    if batch * length <= FEW_TOKENS and pk.resolve_implementation(implementation) != "xla":
+        counters = attention_counters(batch, model.config.num_kv_heads, length)
+        _, x, caches, _ = decode.decode_layers(
+            model, state.caches, tokens, positions, rope, counters=counters, implementation=implementation
+        )
+        x = x.reshape(batch, length, -1)
+    else:
+        # A row without tokens here has nothing to see either.
+        starts = None if start is None else jnp.where(start < lengths, start, 0)
+        x, caches = model.prefill(
+            state.caches, tokens, positions, rope, capacity=capacity, start=starts, prefill_backend=prefill_backend,
+            implementation=implementation,
+        )  # fmt: skip
     last = lengths - 1 - begin
     here = (last >= 0) & (last < length)
     found = jnp.take_along_axis(x, jnp.clip(last, 0, length - 1)[:, None, None], axis=1)[:, 0]
     return dataclasses.replace(
         state,
         caches=caches,
-        hidden=jnp.where(here[:, None], found, state.hidden),
+        hidden=jnp.where(here[:, None], found.astype(jnp.float32), state.hidden),
         position=jnp.where(here, lengths - 1, state.position),
     )
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from pallas_kernels import DenseWeight, KVCache, activate, project, rms_norm
+from pallas_kernels import DenseWeight, KVCache, activate, project, rms_norm, rope_and_cache
 from tokenspeed.measure.available_memory import needing
 from tokenspeed.models.config import ModelConfig
 from tokenspeed.models.prefill_attention import attend, attend_chunk, of_sequences
@@ -30,8 +30,8 @@ class Linear(nnx.Module):
         return DenseWeight(values=self.values[...], bias=None if self.bias is None else self.bias[...])
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x [B, T, I] to float32 [B, T, O] or [B, T, O, 2]."""
-        return project(x, self.weight)
+        """x [B, T, I] to [B, T, O] or [B, T, O, 2] of x's dtype; sums are float32."""
+        return project(x, self.weight, out_dtype=x.dtype)
 
 
 class Block(nnx.Module):
@@ -96,6 +96,7 @@ class Llama(nnx.Module):
         start: jax.Array | None = None,
         page_table: jax.Array | None = None,
         prefill_backend: str = "xla",
+        implementation: str | None = None,
     ) -> tuple[jax.Array, list[KVCache]]:
         """Runs any number of tokens of each sequence and writes their keys and values into the caches.
 
@@ -109,21 +110,22 @@ class Llama(nnx.Module):
                 that needs it.
             page_table: int32 [B, pages of a sequence], or None for contiguous caches.
             prefill_backend: 'xla', or 'cudnn', for tokens whose positions count up without a gap, padding last.
+            implementation: of `rope_and_cache`, see `pallas_kernels.resolve_implementation`.
 
         Returns:
             (the residual stream [B, T, D], the caches).
         """
         batch, length = tokens.shape
         x = self.embedding[...][tokens]
-        cos, sin = _rotation(rope, positions)
         sequence = jnp.repeat(jnp.arange(batch, dtype=jnp.int32), length)
         new = []
         for block, cache, layer in zip(self.blocks, caches, self.config.layers, strict=True):
-            q, k, v = self.qkv(block, x, cos, sin)
-            flat_k, flat_v = (now.reshape(-1, *now.shape[2:]) for now in (k, v))
-            cache = cache.write(
-                flat_k, flat_v, positions=positions.reshape(-1), sequence=sequence, page_table=page_table
-            )
+            pairs = block.qkv(self.normed(x, block.attention_norm))
+            *heads, cache = rope_and_cache(
+                pairs.reshape(batch * length, *pairs.shape[2:]), cache, positions=positions.reshape(-1), rope=rope,
+                sequence=sequence, page_table=page_table, implementation=implementation,
+            )  # fmt: skip
+            q, k, v = (x.reshape(batch, length, *x.shape[1:]) for x in heads)
             new.append(cache)
             if prefill_backend == "cudnn":
                 mixed = attend_chunk(
@@ -148,8 +150,8 @@ class Llama(nnx.Module):
     def qkv(self, block: Block, x: jax.Array, cos: jax.Array, sin: jax.Array):
         """q [B, T, N, H], k and v [B, T, K, H] of the residual stream x [B, T, D], q and k rotated, in x's dtype."""
         c = self.config
-        hidden = rms_norm(x, block.attention_norm[...], c.eps).astype(x.dtype)
-        pairs = block.qkv(hidden).reshape(*x.shape[:2], c.num_heads + 2 * c.num_kv_heads, c.head_dim // 2, 2)
+        pairs = block.qkv(self.normed(x, block.attention_norm)).astype(jnp.float32)
+        pairs = pairs.reshape(*x.shape[:2], c.num_heads + 2 * c.num_kv_heads, c.head_dim // 2, 2)
         low, high = pairs[..., 0], pairs[..., 1]
         turned = c.num_heads + c.num_kv_heads
         low, high = (
@@ -161,16 +163,18 @@ class Llama(nnx.Module):
 
     def rest(self, block: Block, x: jax.Array, mixed: jax.Array) -> jax.Array:
         """What follows attention in a layer: both residual adds and the MLP; mixed [B, T, N, H]."""
-        x = (block.out(mixed.reshape(*x.shape[:2], -1)) + x.astype(jnp.float32)).astype(x.dtype)
-        hidden = rms_norm(x, block.mlp_norm[...], self.config.eps).astype(x.dtype)
-        both = block.gate_up(hidden)
+        x = x + block.out(mixed.reshape(*x.shape[:2], -1))
+        both = block.gate_up(self.normed(x, block.mlp_norm)).astype(jnp.float32)
         product = (activate(self.config.activation, both[..., 0]) * both[..., 1]).astype(x.dtype)
-        return (block.down(product) + x.astype(jnp.float32)).astype(x.dtype)
+        return x + block.down(product)
+
+    def normed(self, x: jax.Array, norm: nnx.Param) -> jax.Array:
+        """RMSNorm of x [..., D], in its dtype."""
+        return rms_norm(x, norm[...], self.config.eps).astype(x.dtype)
 
     def logits(self, x: jax.Array) -> jax.Array:
         """float32 [..., V] of the residual stream [..., D]."""
-        hidden = rms_norm(x, self.norm[...], self.config.eps).astype(x.dtype)
-        return project(hidden, self.head_weight)
+        return project(self.normed(x, self.norm), self.head_weight)
 
 
 def _rotation(rope, positions):
