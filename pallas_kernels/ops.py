@@ -20,6 +20,7 @@ from pallas_kernels.projection import api as projection
 from pallas_kernels.projection import cost as projection_cost
 from pallas_kernels.qkv import api as qkv
 from pallas_kernels.qkv import cost as qkv_cost
+from pallas_kernels.qkv.tiles import QKV
 
 Shape = StreamShape | AttentionShape
 AnyTiles = Tiles | AttentionTiles
@@ -73,7 +74,7 @@ class Op:
 OPS = {
     op.name: op
     for op in (
-        Op(name="qkv", tuned="qkv", shape=qkv.shape_of, cost=qkv_cost.cost, space=SPLIT_STREAM),
+        Op(name="qkv", tuned="qkv", shape=qkv.shape_of, cost=qkv_cost.cost, space=QKV),
         Op(name="attention", tuned="attention", shape=attention.shape_of, cost=attention_cost.cost, space=ATTENTION),
         Op(name="out", tuned="out", shape=projection.shape_of, cost=projection_cost.cost, space=SPLIT_STREAM),
         Op(name="gate_up", tuned="gate_up", shape=gate_up.shape_of, cost=gate_up_cost.cost, space=STREAM),

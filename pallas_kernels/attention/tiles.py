@@ -7,10 +7,16 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from pallas_kernels.common.devices import Device
-from pallas_kernels.common.tile_space import MMA_ROWS, TileSpace, Verdict, launch_verdict, resource_verdict
+from pallas_kernels.common.tile_space import (
+    MMA_ROWS,
+    WARP_GROUP_ROWS,
+    TileSpace,
+    Verdict,
+    by_warp_groups,
+    launch_verdict,
+    resource_verdict,
+)
 
-WARP_GROUP_ROWS = 64
-"""Rows of one product of four warps (wgmma on Hopper, tcgen05 on Blackwell), which reads shared memory by itself."""
 SUM_COLUMNS = 16
 """Columns of ones in the product that sums the weights: the narrowest that the tensor cores take."""
 FEWEST_PROGRAMS = 32
@@ -103,8 +109,7 @@ def shared_memory_bytes(tiles: AttentionTiles, shape: AttentionShape, device: De
     weights = rows * tiles.block_s * shape.itemsize
     block = tiles.block_s * shape.padded_head_dim * shape.itemsize
     without_loop = tiles.num_stages == 1 or tiles.splits * tiles.block_s >= shape.context
-    wide = rows >= WARP_GROUP_ROWS and tiles.num_warps % 4 == 0 and shape.itemsize == 2
-    if wide and device.compute_capability >= (9, 0):
+    if by_warp_groups(rows, tiles.num_warps, shape.itemsize, device):
         ones = tiles.block_s * SUM_COLUMNS * shape.itemsize
         return 2 * (1 if without_loop else tiles.num_stages) * block + queries + ones + 1024
     if without_loop:

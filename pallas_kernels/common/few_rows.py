@@ -70,7 +70,7 @@ def _tensor_core_default(shape: StreamShape, device: Device) -> Tiles:
     tiles = Tiles(block_n=block_n, block_k=block_k, num_warps=num_warps, num_stages=num_stages, mma=True)
 
     def have_room(tiles):
-        need, limit = shared_memory_bytes(tiles, shape), device.shared_memory_bytes
+        need, limit = shared_memory_bytes(tiles, shape, device), device.shared_memory_bytes
         return at_once * (need + RESERVED_BYTES) <= limit + RESERVED_BYTES
 
     while not have_room(tiles):

@@ -23,6 +23,7 @@ from pallas_kernels.common.stream_tiles import (
     row_blocks_of,
     shared_memory_bytes,
 )
+from pallas_kernels.common.tile_space import MMA_ROWS, WARP_GROUP_ROWS, by_warp_groups
 
 MEASURED_ON = DEVICES["h200"]
 """The GPU whose rates the estimate has, measured there; the order is hardly another elsewhere."""
@@ -32,12 +33,12 @@ LATENCY_US = 0.87
 """From asking for a block to having it, with memory busy: a stage ahead hides as much of it."""
 STEP_US = 1.1e-3
 """Of a sum's next addition, for each element of the reduction axis; twice that with the products of single warps."""
-LEAST_MMA = 64
-"""The first operand's rows of a warp group's product, which reads both operands from shared memory."""
 COMBINE_US, PARTIAL_RATE = 3.0, 2.2e6
 """Of the launch that adds partial sums up: what it takes at least, and bytes a microsecond, written and read again."""
 SHARPNESS = 4
 """Of the norm in which the parts of the estimate make a whole: near the largest alone, but two alike take longer."""
+MOST_SUMS, MOST_REGISTERS = 64, 160
+"""Of a thread: its sums, and those with the operands of a single warp's products."""
 ALIKE = 2
 """Tiles that differ only in their stages, warps and block_k, that come before others take their turn."""
 
@@ -46,7 +47,7 @@ def estimate_us(tiles: Tiles, shape: StreamShape, device: Device = MEASURED_ON) 
     """About how long a launch takes, from what it moves, computes and waits for."""
     row_blocks = row_blocks_of(shape, tiles)
     programs = pl.cdiv(shape.outputs, tiles.block_n) * row_blocks * tiles.splits
-    fit = (device.shared_memory_bytes + RESERVED_BYTES) // (shared_memory_bytes(tiles, shape) + RESERVED_BYTES)
+    fit = (device.shared_memory_bytes + RESERVED_BYTES) // (shared_memory_bytes(tiles, shape, device) + RESERVED_BYTES)
     at_once = min(max(1, fit), pl.cdiv(programs, device.num_sms))
     waves = pl.cdiv(programs, device.num_sms * at_once)
     busy = min(1.0, programs / device.num_sms)
@@ -54,7 +55,8 @@ def estimate_us(tiles: Tiles, shape: StreamShape, device: Device = MEASURED_ON) 
     moved = shape.weight_bytes * row_blocks + programs * tiles.block_m * inputs * shape.itemsize
     operations = 2 * row_blocks * tiles.block_m * shape.outputs * shape.groups * shape.inputs
     # Products of fewer rows than a warp group takes are those of single warps, whose operands pass through registers.
-    slow = 1 if (tiles.block_n if tiles.swap_ab else tiles.block_m) >= LEAST_MMA else 2
+    first = tiles.block_n if tiles.swap_ab else tiles.block_m
+    slow = 1 if by_warp_groups(first, tiles.num_warps, shape.itemsize, device) else 2
     parts = (
         shape.weight_bytes / MEMORY_RATE,
         moved / min(L2_RATE, busy * device.num_sms * SHARE_RATE),
@@ -69,34 +71,47 @@ def estimate_us(tiles: Tiles, shape: StreamShape, device: Device = MEASURED_ON) 
     return whole + COMBINE_US + partial / PARTIAL_RATE
 
 
+def _is_tried(tiles: Tiles, shape: StreamShape, device: Device) -> bool:
+    """Whether the parts fit each other; what spills registers more often than not is left out."""
+    threads = 32 * tiles.num_warps
+    outputs = shape.groups * tiles.block_n
+    if tiles.num_warps == 8 and tiles.block_m * outputs < 64 * 128:
+        return False  # warps without work
+    if tiles.block_m * outputs > (MOST_SUMS // 2 if tiles.swap_ab and tiles.num_warps == 4 else MOST_SUMS) * threads:
+        return False
+    if tiles.swap_ab and (tiles.block_n < WARP_GROUP_ROWS or tiles.block_m > tiles.block_n):
+        return False  # then the rows are the better first operand
+    if shape.inputs % (tiles.splits * tiles.block_k) and (tiles.splits > 1 or tiles.block_k > shape.inputs):
+        return False
+    first, second = (outputs, tiles.block_m) if tiles.swap_ab else (tiles.block_m, outputs)
+    if by_warp_groups(tiles.block_n if tiles.swap_ab else tiles.block_m, tiles.num_warps, shape.itemsize, device):
+        return tiles.block_k <= 128
+    # The products of single warps: each warp has the operands of its own part in registers.
+    along = min(tiles.num_warps, max(1, first // MMA_ROWS))
+    operands = (first // along + second // (tiles.num_warps // along)) * tiles.block_k * shape.itemsize / 4 / 32
+    return operands + tiles.block_m * outputs / threads <= MOST_REGISTERS
+
+
 @functools.lru_cache(maxsize=64)
-def _ordered(shape: StreamShape) -> tuple[Tiles, ...]:
-    most = padded_rows(shape.rows)
-    found = []
-    for block_m, block_n, block_k, num_warps, num_stages, swap_ab, splits in itertools.product(
-        sorted({min(most, 128), min(most, 64)}, reverse=True),
-        (32, 64, 128),
-        (64, 128, 256) if shape.itemsize == 2 else (32, 64),
-        (4, 8),
-        (3, 4, 6),
-        (False, True),
-        (1, 2, 4, 8),
-    ):
-        wide = shape.groups * block_m * block_n
-        if (num_warps == 8 and wide < 64 * 128) or (num_warps == 4 and wide > 128 * 128):
-            continue  # warps without work, or more sums than registers
-        if swap_ab and (block_n < LEAST_MMA or block_m > block_n):
-            continue  # then the rows are the better first operand
-        if shape.inputs % (splits * block_k) and (splits > 1 or block_k > shape.inputs):
-            continue
-        found.append(
-            Tiles(
-                block_m=block_m, block_n=block_n, block_k=block_k, num_warps=num_warps, num_stages=num_stages,
-                mma=True, swap_ab=swap_ab, splits=splits,
-            )
-        )  # fmt: skip
-    found = [tiles for tiles in found if feasible(tiles, shape, MEASURED_ON)]
-    found.sort(key=lambda tiles: estimate_us(tiles, shape))
+def _ordered(shape: StreamShape, device: Device = MEASURED_ON) -> tuple[Tiles, ...]:
+    most, narrow = padded_rows(shape.rows), shape.itemsize == 2
+    found = [
+        Tiles(
+            block_m=block_m, block_n=block_n, block_k=block_k, num_warps=num_warps, num_stages=num_stages,
+            mma=True, swap_ab=swap_ab, splits=splits,
+        )
+        for block_m, block_n, block_k, num_warps, num_stages, swap_ab, splits in itertools.product(
+            sorted({min(most, 128), min(most, 64)}, reverse=True) if narrow else (32,),
+            (32, 64, 128) if narrow else (32,),
+            (64, 128, 256) if narrow else (16,),  # a product in float32 has its operands in registers
+            (4, 8),
+            (3, 4, 6),
+            (False, True) if narrow else (False,),
+            (1, 2, 4, 8),
+        )
+    ]  # fmt: skip
+    found = [tiles for tiles in found if _is_tried(tiles, shape, device) and feasible(tiles, shape, device)]
+    found.sort(key=lambda tiles: estimate_us(tiles, shape, device))
     first, later, seen = [], [], collections.Counter()
     for tiles in found:
         kind = tiles.block_m, tiles.block_n, tiles.splits, tiles.swap_ab
@@ -112,7 +127,7 @@ def search_space(shape: StreamShape) -> list[Tiles]:
 
 def default(shape: StreamShape, device: Device, runs: Callable[..., Any] = feasible) -> Tiles:
     """The first by the estimate that the device can run, as `runs` says."""
-    return next((tiles for tiles in _ordered(shape) if runs(tiles, shape, device)), _least(shape))
+    return next((tiles for tiles in _ordered(shape, device) if runs(tiles, shape, device)), _least(shape))
 
 
 def _least(shape: StreamShape) -> Tiles:

@@ -7,10 +7,12 @@ from jax.experimental import pallas as pl
 
 from pallas_kernels.common import checks
 from pallas_kernels.common.devices import Device
-from pallas_kernels.common.tile_space import MMA_ROWS, Verdict, launch_verdict, resource_verdict
+from pallas_kernels.common.tile_space import MMA_ROWS, Verdict, by_warp_groups, launch_verdict, resource_verdict
 
 MAX_BLOCK_ELEMENTS = 2**20
 """The backend's limit on the elements of one block."""
+TENSOR_MEMORY_BYTES = 16
+"""Of shared memory, for each product whose sums are in Blackwell's tensor memory."""
 RESERVED_BYTES = 1 << 10
 """Of shared memory, by the driver for each block: a multiprocessor has that much more than one block may use."""
 
@@ -89,10 +91,11 @@ def row_blocks_of(shape: StreamShape, tiles: Tiles) -> int:
     return pl.cdiv(shape.rows, tiles.block_m) if tiles.mma else 1
 
 
-def shared_memory_bytes(tiles: Tiles, shape: StreamShape) -> int:
+def shared_memory_bytes(tiles: Tiles, shape: StreamShape, device: Device) -> int:
     """Shared memory of one program, from what XLA asks for on Ampere, Hopper and Blackwell: at most this, nearly exact.
 
-    A loop of `num_stages` keeps one block less than that in flight, of the weights, of x and, for vectors, of the norm.
+    A loop of `num_stages` keeps one block less than that in flight, of the weights, of x and, for vectors, of the norm;
+    products by warp groups hold on to one block more.
     A product's operands otherwise pass through it one after the other. Vectors take more for x and the norm where those
     are float32 and the weight is not: a few KB a row, which only tiles at the limit do not have.
     """
@@ -100,7 +103,11 @@ def shared_memory_bytes(tiles: Tiles, shape: StreamShape) -> int:
     norm = tiles.block_k * shape.itemsize if shape.norm and not tiles.mma else 0
     x = (tiles.block_m if tiles.mma else shape.rows) * tiles.block_k * shape.itemsize
     loops = shape.inputs >= 2 * tiles.block_k
-    ring = (tiles.num_stages - 1) * (weights + x + norm) if loops else 0
+    first = tiles.block_n if tiles.swap_ab else tiles.block_m
+    held = tiles.mma and by_warp_groups(first, tiles.num_warps, shape.itemsize, device)
+    ring = (tiles.num_stages - (0 if held else 1)) * (weights + x + norm) if loops else 0
+    if held and device.compute_capability >= (10, 0):
+        ring += TENSOR_MEMORY_BYTES * shape.groups
     if not tiles.mma:
         return max(ring, 4 * tiles.block_k)
     at_once = weights if shape.itemsize == 4 else weights // shape.groups
@@ -142,7 +149,7 @@ def feasible(tiles: Tiles, shape: StreamShape, device: Device) -> Verdict:
         return Verdict(False, f"splits: {tiles.splits} parts of whole blocks of {tiles.block_k} are not {shape.inputs}")
     if tiles.block_n * tiles.block_k > MAX_BLOCK_ELEMENTS:
         return Verdict(False, f"block_n * block_k: at most {MAX_BLOCK_ELEMENTS} elements in a block")
-    return resource_verdict(shared_memory_bytes(tiles, shape), registers_per_thread(tiles, shape), device)
+    return resource_verdict(shared_memory_bytes(tiles, shape, device), registers_per_thread(tiles, shape), device)
 
 
 def feasible_whole(tiles: Tiles, shape: StreamShape, device: Device) -> Verdict:

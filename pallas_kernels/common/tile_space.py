@@ -12,6 +12,14 @@ MAX_THREADS = 1024
 """Of one program."""
 MMA_ROWS = 16
 """Activation rows of one tensor-core instruction; fewer are padded."""
+WARP_GROUP_ROWS = 64
+"""Of a product's first operand, from which four warps multiply together, on Hopper and later."""
+
+
+def by_warp_groups(rows: int, num_warps: int, itemsize: int, device: Device) -> bool:
+    """Whether a product with so many rows in its first operand reads its operands from shared memory by itself."""
+    whole = rows >= WARP_GROUP_ROWS and num_warps % 4 == 0 and itemsize == 2
+    return whole and device.compute_capability >= (9, 0)
 
 
 class Verdict(NamedTuple):

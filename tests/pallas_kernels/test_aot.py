@@ -51,11 +51,6 @@ def tiles_of(op):
     return attention_tiles if op == "attention" else stream_tiles
 
 
-def shared_bytes(op, tile, shape, device):
-    """That of attention depends on the device too, by how it multiplies."""
-    return tiles_of(op).shared_memory_bytes(tile, shape, *([device] if op == "attention" else []))
-
-
 def chosen(op, shape, device):
     """Why, tile: the default, those next to the limit of shared memory on either side, and one with too few registers.
 
@@ -65,7 +60,7 @@ def chosen(op, shape, device):
     limit = device.shared_memory_bytes
 
     def fits(tile):
-        return shared_bytes(op, tile, shape, device) <= limit
+        return module.shared_memory_bytes(tile, shape, device) <= limit
 
     space = [
         dataclasses.replace(tile, num_stages=stages)
@@ -73,7 +68,8 @@ def chosen(op, shape, device):
         for stages in (1, 2, 4, 6, 9, 12)
     ]
     space = [tile for tile in dict.fromkeys(space) if module.registers_per_thread(tile, shape) < 128]
-    need = {tile: shared_bytes(op, tile, shape, device) for tile in space}
+    space = [t for t in space if (why := known.feasible(t, shape, device)) or why.reason.startswith("shared memory")]
+    need = {tile: module.shared_memory_bytes(tile, shape, device) for tile in space}
     yield "default", known.default_tiles(shape, device)
     for mma in (False, True):
         tiles = [tile for tile in space if getattr(tile, "mma", False) == mma]
@@ -107,8 +103,9 @@ def test_feasible_agrees_with_the_compiler(key):
     wrong = []
     for (case, why, tile), line in zip(cases, run.stdout.splitlines(), strict=True):
         verdict, op, shape = json.loads(line), case[1], call_of(*case).shape
+        module = tiles_of(op)
         feasible = pk.OPS[op.removeprefix("deferred_")].feasible(tile, shape, device)
-        need = shared_bytes(op, tile, shape, device)
+        need = module.shared_memory_bytes(tile, shape, device)
         if why == "registers":
             agrees = not feasible and "registers" in feasible.reason and verdict["spills"]
         else:

@@ -29,7 +29,7 @@ def test_the_heuristic_fits_and_leaves_room_for_a_second_program(key, dtype):
                 tiles = default(shape, device)
                 assert tiles.mma and feasible(tiles, shape, device), (shape, tiles)
                 programs = min(2, -(-shape.outputs // (tiles.block_n * device.num_sms)))
-                need = programs * (shared_memory_bytes(tiles, shape) + RESERVED_BYTES)
+                need = programs * (shared_memory_bytes(tiles, shape, device) + RESERVED_BYTES)
                 assert need <= device.shared_memory_bytes + RESERVED_BYTES, (shape, tiles)
 
 
@@ -68,9 +68,9 @@ def test_the_widest_tiles_are_tried_for_a_vocabulary_only():
 def test_the_heuristic_of_many_rows_is_the_first_that_runs(rows):
     for op in OPS:
         shape, known = shape_of("llama-3.1-8b", op, rows), pk.OPS[op]
-        for device in DEVICES.values():
-            runs = [tiles for tiles in known.search_space(shape) if known.feasible(tiles, shape, device)]
-            assert known.default_tiles(shape, device) == runs[0]
+        for key in ("h100", "h200"):  # whose products are those that the search space is in the order of
+            runs = [tiles for tiles in known.search_space(shape) if known.feasible(tiles, shape, DEVICES[key])]
+            assert known.default_tiles(shape, DEVICES[key]) == runs[0]
 
 
 def test_only_ops_with_a_second_launch_split():
