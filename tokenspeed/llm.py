@@ -2,10 +2,11 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import secrets
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -257,15 +258,16 @@ class LLM:
         _listed([params])
         rows = [self._row(0, [0] * length, params, sample, 0) for sample in range(min(params.n, MAX_BATCH))]
         clock = Clock()
-        state, how, chunks = self._begin(rows, clock)
-        sizes = self._prepare_decode(rows, state, how, clock)
+        start = self._begin(rows, clock)
+        sizes = self._prepare_decode(rows, start, clock)
+        caches = start.caches
         if jax.default_backend() != "cpu":
-            state, _ = self._first(state, how, chunks)
+            state, _ = self._first(start)
             # Those before the last one twice: when it compiles a program, XLA drops the CUDA graphs of all others.
             for steps in sizes + sizes[:-1]:
-                state, _ = generation.advance(self._weights, state, self._rope, steps=steps, **how)
-            jax.block_until_ready(state)
-        self._keep(state)
+                state, _ = generation.advance(self._weights, state, self._rope, steps=steps, **start.how)
+            caches = jax.block_until_ready(state).caches
+        self._keep(caches)
         return clock.compile_s
 
     def _run(self, rows: list[Row], clock: Clock) -> Iterator[None]:
@@ -276,14 +278,15 @@ class LLM:
         never waits for the host. What it draws too much, behind a row's end, nobody looks at; where all rows will have
         ended by `max_tokens`, there is no next call.
         """
-        state, how, chunks = self._begin(rows, clock)
+        start = self._begin(rows, clock)
+        how, state = start.how, start.caches
         asked, drawn = 1, None  # tokens of each row, those on their way included; what was drawn and not looked at
         try:
-            state, first = self._first(state, how, chunks)
+            state, first = self._first(start)
             state = self._take(rows, state, first, clock)
             yield
             if any(row.reason is None for row in rows):
-                self._prepare_decode(rows, state, how, clock)
+                self._prepare_decode(rows, start, clock)
             while any(row.reason is None for row in rows):
                 following = None
                 left = max(row.max_tokens for row in rows if row.reason is None) - asked
@@ -298,11 +301,11 @@ class LLM:
         finally:
             settled = _settle(state, drawn)
         if settled:  # and nobody has left before the end
-            self._keep(state)
+            self._keep(state.caches)
 
-    def _keep(self, state: Generation) -> None:
+    def _keep(self, caches: list[KVCache]) -> None:
         """Leaves the caches to the next call, which then need not make them: hundreds of arrays, of many bytes."""
-        self._caches = {state.caches[0].k.shape: state.caches}
+        self._caches = {caches[0].k.shape: caches}
 
     def _row(self, number: int, prompt: list[int], params: SamplingParams, sample: int, seed: int) -> Row:
         return Row(
@@ -310,29 +313,34 @@ class LLM:
             tokenizer=self.tokenizer, max_context=self.max_context, config=self.model.config,
         )  # fmt: skip
 
-    def _first(self, state: Generation, how: dict, chunks: list) -> tuple[Generation, Drawn]:
+    def _first(self, start: "_Start") -> tuple[Generation, Drawn]:
         """The prompts in the cache, and the first token of each row."""
-        for operands, static in chunks:
-            state = generation.prefill(self._weights, state, *operands, self._rope, **static)
-        return generation.first(self._weights, state, **how)
+        state: Any = start.caches
+        for operands, static in start.chunks:
+            state = generation.prefill(self._weights, state, *operands, **static)
+        return generation.first(self._weights, state, **start.how)
 
-    def _prepare_decode(self, rows: list[Row], state: Generation, how: dict, clock: Clock) -> list[int]:
+    def _prepare_decode(self, rows: list[Row], start: "_Start", clock: Clock) -> list[int]:
         """Compiles the calls that follow the first token; their steps."""
-        prepare, shapes = self._programs.prepare, _shapes(state)
+        prepare, shapes = self._programs.prepare, start.shapes
         most = max(row.max_tokens for row in rows) - 1
         sizes = list(dict.fromkeys(self._steps(left) for left in range(most, 0, -self._most_steps)))
         for steps in sizes:
-            prepare(clock, shapes, generation.advance, self._weights, state, self._rope, steps=steps, **how)
+            prepare(
+                clock, shapes, generation.advance, lambda: (self._weights, start.state(), self._rope), steps=steps,
+                **start.how,
+            )  # fmt: skip
         if any(row.params.stop for row in rows):
-            prepare(clock, shapes, generation.end, state, np.zeros(len(state.token), bool))
+            batch = shapes[0][0]
+            prepare(clock, shapes, generation.end, lambda: (start.state(), np.zeros(batch, bool)))
         return sizes
 
     def _steps(self, left: int) -> int:
         """Of the next call, where a row may draw that many tokens more."""
         return min(self._most_steps, next_power_of_2(left))
 
-    def _begin(self, rows: list[Row], clock: Clock) -> tuple[Generation, dict[str, Any], list]:
-        """The state, the static arguments of its steps and what prefill takes, all compiled up to the first token."""
+    def _begin(self, rows: list[Row], clock: Clock) -> "_Start":
+        """What the first token takes, compiled."""
         batch = next_power_of_2(len(rows))
         idle = SamplingParams(temperature=0.0)
         params = [row.params for row in rows] + [idle] * (batch - len(rows))
@@ -354,18 +362,31 @@ class LLM:
         caches = self._caches.pop((batch, config.num_kv_heads, capacity, config.head_dim), None)
         self._caches.clear()  # before others are made
         if caches is None:
-            prepare(clock, (), generation.empty_caches, config=config, dtype=dtype, rows=batch, capacity=capacity)
-        prepare(clock, (batch, sampling.plan), generation.nothing, sampling, most, **generation.sizes(config))
-        state = generation.begin(config, dtype, sampling, most, capacity=capacity, caches=caches)
-        shapes, chunks = _shapes(state), list(self._chunks(rows, batch, capacity))
-        for operands, static in chunks:
-            of_chunk = shapes, operands[0].shape[1], operands[1] is None
-            prepare(clock, of_chunk, generation.prefill, self._weights, state, *operands, self._rope, **static)
-        prepare(clock, shapes, generation.first, self._weights, state, **how)
-        return state, how, chunks
+            made = dict(config=config, dtype=dtype, rows=batch, capacity=capacity)
+            prepare(clock, (), generation.empty_caches, tuple, **made)
+            caches = generation.empty_caches(**made)
+        begun = generation.Rows(sampling=sampling, max_tokens=most)
+        chunks = list(self._chunks(rows, batch, capacity, begun))
+        shapes = caches[0].k.shape, sampling.plan
 
-    def _chunks(self, rows, batch, capacity):
-        """The prompts in buckets of length: ((tokens [B, T], start, lengths [B]), static arguments of prefill)."""
+        @functools.cache
+        def state() -> Generation:
+            (operands, static), *_ = chunks
+            return generation.prefill.eval_shape(self._weights, caches, *operands, **static)
+
+        for operands, static in chunks:
+            tokens, begins_at, *_, first = operands
+            before = state if first is None else lambda: caches
+            of_chunk = shapes, tokens.shape[1], begins_at is None, first is None
+            prepare(
+                clock, of_chunk, generation.prefill,
+                lambda before=before, operands=operands: (self._weights, before(), *operands), **static,
+            )  # fmt: skip
+        prepare(clock, shapes, generation.first, lambda: (self._weights, state()), **how)
+        return _Start(caches, how, chunks, shapes, state)
+
+    def _chunks(self, rows, batch, capacity, begun):
+        """The prompts in buckets of length: what prefill takes behind the state, and its static arguments."""
         lengths = np.array([len(row.prompt) for row in rows] + [0] * (batch - len(rows)), np.int32)
         longest, start = int(lengths.max()), 0
         while start < longest:
@@ -379,7 +400,8 @@ class LLM:
                 prefill_backend=self.prefill_backend,
                 implementation=self.implementation,
             )
-            yield (tokens, np.int32(start) if start else None, lengths), static
+            first = start == 0
+            yield (tokens, None if first else np.int32(start), lengths, self._rope, begun if first else None), static
             start += size
 
     def _take(self, rows: list[Row], state: Generation, drawn: Drawn, clock: Clock) -> Generation:
@@ -408,9 +430,21 @@ def _forward(model, tokens):
     return model(tokens)
 
 
-def _shapes(state: Generation) -> tuple:
-    """What the shapes of all arrays of a state follow from, for one model."""
-    return state.caches[0].k.shape, state.sampling.plan
+class _Start(NamedTuple):
+    """What the first token of a call takes.
+
+    Attributes:
+        caches: with anything in them. how: the static arguments of steps.
+        chunks: of the prompts, as `LLM._chunks` gives them.
+        shapes: what the shapes of all arrays of the state follow from, for one model.
+        state: describes the state that prefill leaves, by `jax.ShapeDtypeStruct`.
+    """
+
+    caches: list[KVCache]
+    how: dict[str, Any]
+    chunks: list
+    shapes: tuple
+    state: Callable[[], Generation]
 
 
 def _settle(*trees: Any) -> bool:

@@ -87,7 +87,9 @@ def measured(options: Options, models: dict[str, ModelConfig], ceiling_gbps: flo
                 if decoder is None or llm is None:
                     found = Found(failure=failure)
                 elif case.start:
-                    found = chunk.measure(decoder, case, prefill_backend=backend, samples=options.samples)
+                    found = chunk.measure(
+                        decoder, case, implementation=implementation, prefill_backend=backend, samples=options.samples
+                    )
                 else:
                     found = first_token.measure(
                         llm, case, samples=options.samples, sequences=options.sequences, seed=options.seed,

@@ -24,7 +24,7 @@ alone = functools.partial(jax.jit, compiler_options=LAUNCHED_ONE_BY_ONE)
 Pair = tuple[jax.Array, jax.Array]
 
 
-def measure(decoder: Decoder, case: Case, *, prefill_backend: str, samples: int) -> Found:
+def measure(decoder: Decoder, case: Case, *, implementation: str, prefill_backend: str, samples: int) -> Found:
     """`samples` times of one chunk, on a random cache with NaN where it will stand, and then of its parts.
 
     Void where its residual stream is not finite or something was compiled while it was timed.
@@ -43,7 +43,7 @@ def measure(decoder: Decoder, case: Case, *, prefill_backend: str, samples: int)
         def prefill(state):
             return generation.prefill(
                 decoder.weights, state, *operands, workload.rope,
-                capacity=workload.capacity, prefill_backend=prefill_backend,
+                capacity=workload.capacity, prefill_backend=prefill_backend, implementation=implementation,
             )  # fmt: skip
 
         state = prefill(prefill(workload.fresh(0)))  # compiles it, once for a state of its own making

@@ -7,6 +7,8 @@ from jax.experimental import pallas as pl
 from pallas_kernels.common.devices import Device
 from pallas_kernels.common.stream_tiles import RESERVED_BYTES, StreamShape, Tiles, shared_memory_bytes
 
+VECTOR_ROWS = 2
+"""Up to how many rows a multiply-and-add for each weight and row hides behind memory."""
 MANY_PROGRAMS = 256
 """About two for each multiprocessor of any GPU."""
 
@@ -82,9 +84,9 @@ def default(shape: StreamShape, device: Device) -> Tiles:
     """The heuristic.
 
     Weights that the register files can hold at once are loaded in one go, by many small programs; longer streams go
-    through shared memory, a few blocks ahead; from 2 rows on, tensor cores.
+    through shared memory, a few blocks ahead; beyond `VECTOR_ROWS`, tensor cores.
     """
-    if shape.rows > 1:
+    if shape.rows > VECTOR_ROWS:
         return _tensor_core_default(shape, device)
     most, share = pl.next_power_of_2(shape.inputs), shape.weight_bytes / device.num_sms
     if share < FEW_BYTES:

@@ -34,18 +34,21 @@ def default_whole(shape: StreamShape, device: Device) -> Tiles:
 def compatible(shape: StreamShape, entries: Sequence[tuple[StreamShape, Tiles]]) -> list[Tiles]:
     """Which tuned tiles may serve `shape` where it has none of its own, the best first.
 
-    Tensor cores take 2 to 16 rows as 16, more as the next power of two, and stream alike with a norm ahead and without;
-    so do vectors, nearly. For one row alone a norm's launch costs tensor cores more than they gain.
+    Tensor cores take up to 16 rows as 16, more as the next power of two, and stream alike with a norm ahead and
+    without; so do vectors, nearly, and those of one row serve 2. For one row alone a norm's launch costs tensor cores
+    more than they gain.
     """
-    one = shape.rows == 1
-    same = shape if one else dataclasses.replace(shape, rows=padded_rows(shape.rows))
-    flipped = dataclasses.replace(same, norm=not shape.norm)
-    return [
-        tiles
-        for alike in (same, flipped)
-        for other, tiles in entries
-        if other == alike and (not (tiles.mma and shape.norm) if one else tiles.mma)
-    ]
+
+    def alike(rows: int, mma: Sequence[bool]) -> list[Tiles]:
+        same = dataclasses.replace(shape, rows=rows)
+        flipped = dataclasses.replace(same, norm=not shape.norm)
+        return [tiles for one in (same, flipped) for other, tiles in entries if other == one and tiles.mma in mma]
+
+    if shape.rows == 1:
+        return alike(1, (False,) if shape.norm else (False, True))
+    own = alike(shape.rows, (False, True))
+    few = alike(1, (False,)) if shape.rows <= few_rows.VECTOR_ROWS else []
+    return own + few + alike(padded_rows(shape.rows), (True,))
 
 
 SPLIT_STREAM = TileSpace(

@@ -274,14 +274,14 @@ def calls(monkeypatch):
     class Watched:
         def __init__(self, name):
             self.name, self.program = name, getattr(generation, name)
-            self.lower = self.program.lower
+            self.lower, self.eval_shape = self.program.lower, self.program.eval_shape
 
         def __call__(self, *arguments, **options):
             seen.append((self.name, sum(isinstance(x, np.ndarray | np.generic) for x in jax.tree.leaves(arguments))))
             with jax.transfer_guard_host_to_device("allow"):
                 return self.program(*arguments, **options)
 
-    for name in ("empty_caches", "nothing", "prefill", "first", "advance", "end"):
+    for name in ("empty_caches", "prefill", "first", "advance", "end"):
         monkeypatch.setattr(generation, name, Watched(name))
     return seen
 
@@ -307,8 +307,8 @@ def test_the_host_does_nothing_on_the_device_between_the_programs_of_a_call(temp
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert not compiled
-    # The rows' numbers and how many tokens each may draw; the tokens, where they start and their lengths.
-    assert calls == [("nothing", 2), ("prefill", 3), ("first", 0), ("advance", 0), ("advance", 0)]
+    # The tokens and their lengths, the rows' numbers and how many tokens each may draw.
+    assert calls == [("prefill", 4), ("first", 0), ("advance", 0), ("advance", 0)]
 
 
 def made(calls):

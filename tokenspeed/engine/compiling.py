@@ -1,7 +1,7 @@
 """Compiling apart from running, so that no time that is told is a compiler's."""
 
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -27,7 +27,9 @@ class Programs:
     def __init__(self):
         self._compiled: set[Any] = set()
 
-    def prepare(self, clock: Clock, shapes: Hashable, program: Any, *arguments: Any, **static: Any) -> None:
+    def prepare(
+        self, clock: Clock, shapes: Hashable, program: Any, arguments: Callable[[], tuple], **static: Any
+    ) -> None:
         """Compiles `program` for these arguments, which stay as they are; at once where that was done before.
 
         What is under way on the device is waited for before anything is compiled, since its work would not be on the
@@ -37,12 +39,15 @@ class Programs:
             clock: which stands still while something is compiled.
             shapes: what the shapes and dtypes of the arguments follow from: to look at hundreds of arrays at each call
                 takes the host longer than to start the program.
-            program: a jitted function. arguments: of it. static: those that are static.
+            program: a jitted function.
+            arguments: gives those of it, or `jax.ShapeDtypeStruct` in their place; called where it is compiled.
+            static: those that are static.
         """
         key = program, shapes, tuple(sorted(static.items()))
         if key not in self._compiled:
-            jax.block_until_ready(arguments)
+            given = arguments()
+            jax.block_until_ready(given)
             before = clock.now()
-            program.lower(*arguments, **static).compile()  # a later call finds it
+            program.lower(*given, **static).compile()  # a later call finds it
             clock.compile_s += clock.now() - before
             self._compiled.add(key)

@@ -10,10 +10,6 @@ import pallas_kernels as pk
 from pallas_kernels import DeferredNorm, KVCache
 from tokenspeed.models.decoder import Llama
 
-NORMED_ROWS = range(2, 17)
-"""For how many rows norms are launches of their own: the squares of so many, read by every program, cost about what a
-norm's launch does. Of more, `out` and `down` have a second launch themselves, and sum up the squares there."""
-
 
 def decode_step(
     model: Llama,
@@ -39,8 +35,8 @@ def decode_step(
         page_table: int32 [B, pages of a sequence], or None for contiguous caches.
         counters: from `attention_counters(B, K, T)`; None makes them anew in each layer.
         implementation: of the kernels, see `pallas_kernels.resolve_implementation`.
-        deferred_norm: whether `out` and `down` defer the norm that follows; None where it is faster, and not in
-            XLA's implementation, which stays as it is commonly written.
+        deferred_norm: whether `out` and `down` defer the norm that follows; None for all but XLA's
+            implementation, which stays as it is commonly written.
         kernels: what has the ops by their names; another namespace puts others in their place.
 
     Returns:
@@ -74,8 +70,7 @@ def decode_layers(
     batch, length = tokens.shape
     config = model.config
     if deferred_norm is None:
-        fused = pk.resolve_implementation(implementation) != "xla"
-        deferred_norm = fused and batch * length not in NORMED_ROWS
+        deferred_norm = pk.resolve_implementation(implementation) != "xla"
     how = dict(implementation=implementation)
     sequence = None  # row i of sequence i: the kernels then read no index
     if length > 1:

@@ -87,26 +87,32 @@ class Drawn:
     logprobs: Logprobs | None
 
 
-def begin(
-    config: ModelConfig,
-    dtype: Any,
-    sampling: SamplingState | SamplingRows,
-    max_tokens: jax.Array | np.ndarray,
-    *,
-    capacity: int,
-    caches: list[KVCache] | None = None,
-) -> Generation:
-    """The state before any prompt is in the cache.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rows:
+    """What is known of B sequences before any prompt is in the cache; of the host, to travel with a call.
 
-    Args:
-        config: of the model. dtype: of the caches. sampling: of B rows; those on the host travel with the call.
-        max_tokens: int32 [B], how many tokens each may draw.
-        capacity: positions that a sequence may take.
-        caches: of that capacity, with anything in them, since no slot is read that was not written; None makes them.
+    Attributes:
+        sampling: how each draws its tokens. max_tokens: int32 [B], how many each may draw.
     """
-    rows = max_tokens.shape[0]
-    made = empty_caches(config=config, dtype=dtype, rows=rows, capacity=capacity) if caches is None else caches
-    return Generation(caches=made, **nothing(sampling, max_tokens, **sizes(config)))
+
+    sampling: SamplingState | SamplingRows
+    max_tokens: jax.Array | np.ndarray
+
+    def begin(self, caches: list[KVCache], config: ModelConfig) -> Generation:
+        """The state before any prompt; to be called under jit. Caches may hold anything: no slot is read unwritten."""
+        rows = self.max_tokens.shape[0]
+        sampling = self.sampling.state() if isinstance(self.sampling, SamplingRows) else self.sampling
+        return Generation(
+            caches=caches,
+            counters=attention_counters(rows, config.num_kv_heads),
+            hidden=jnp.zeros((rows, config.d_model), jnp.float32),
+            token=jnp.zeros((rows,), jnp.int32),
+            position=jnp.full((rows,), -1, jnp.int32),
+            step=jnp.zeros((rows,), jnp.int32),
+            max_tokens=jnp.asarray(self.max_tokens),
+            sampling=sampling,
+        )
 
 
 @functools.partial(
@@ -118,28 +124,6 @@ def empty_caches(*, config: ModelConfig, dtype: Any, rows: int, capacity: int) -
     return [KVCache.zeros(rows, c.num_kv_heads, capacity, c.head_dim, dtype) for _ in range(c.num_layers)]
 
 
-def sizes(config: ModelConfig) -> dict[str, int]:
-    """What `nothing` takes of a config, whose own hash, of all layers, would be most of what its call costs."""
-    return dict(d_model=config.d_model, num_kv_heads=config.num_kv_heads)
-
-
-@functools.partial(jax.jit, static_argnames=("d_model", "num_kv_heads"), compiler_options=LAUNCHED_ONE_BY_ONE)
-def nothing(
-    sampling: SamplingState | SamplingRows, max_tokens: jax.Array, *, d_model: int, num_kv_heads: int
-) -> dict[str, Any]:
-    """All that `begin` makes but for the caches, by one call."""
-    rows = max_tokens.shape[0]
-    return dict(
-        counters=attention_counters(rows, num_kv_heads),
-        hidden=jnp.zeros((rows, d_model), jnp.float32),
-        token=jnp.zeros((rows,), jnp.int32),
-        position=jnp.full((rows,), -1, jnp.int32),
-        step=jnp.zeros((rows,), jnp.int32),
-        max_tokens=max_tokens,
-        sampling=sampling.state() if isinstance(sampling, SamplingRows) else sampling,
-    )
-
-
 @functools.partial(
     jax.jit,
     static_argnames=("capacity", "prefill_backend", "implementation"),
@@ -148,11 +132,12 @@ def nothing(
 )
 def prefill(
     weights: Weights,
-    state: Generation,
+    state: Generation | list[KVCache],
     tokens: jax.Array,
     start: jax.Array | None,
     lengths: jax.Array,
     rope: tuple[jax.Array, jax.Array],
+    rows: Rows | None = None,
     *,
     capacity: int,
     prefill_backend: str = "xla",
@@ -163,11 +148,13 @@ def prefill(
     Up to `FEW_TOKENS` of all prompts together go through the kernels of decode, since it is weights that take the time.
 
     Args:
-        weights: of the model. state: donated.
+        weights: of the model.
+        state: donated; where nothing is in the cache yet, the caches of each layer alone, and `rows` besides: a call
+            of its own that made a state of them would be a wait of the host's before the first token.
         tokens: int32 [B, T], those of positions start to start + T.
         start: int32, the same for all sequences, or None for 0, which is less work for 'cudnn'.
         lengths: int32 [B], of the whole prompts; 0 for a row not in use.
-        rope: from `Llama.rope_tables`.
+        rope: from `Llama.rope_tables`. rows: of the state that begins here, else None.
         capacity: a static bound of start + T.
         prefill_backend: see `Llama.prefill`. implementation: of the kernels.
     """
@@ -176,6 +163,8 @@ def prefill(
     places = begin + jnp.arange(length, dtype=jnp.int32)
     positions = jnp.where(places[None] < lengths[:, None], places[None], -1)
     model = weights.model
+    if rows is not None:
+        state = rows.begin(state, model.config)
     if batch * length <= FEW_TOKENS and pk.resolve_implementation(implementation) != "xla":
         counters = attention_counters(batch, model.config.num_kv_heads, length)
         _, x, caches, _ = decode.decode_layers(

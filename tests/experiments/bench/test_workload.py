@@ -34,10 +34,11 @@ def test_the_program_draws_the_tokens_of_teacher_forcing(decoder, implementation
     workload = Workload(decoder, batch=batch, context=LENGTH, steps=STEPS)
     weights, rope = decoder.weights, workload.rope
     sampling = make_state([GREEDY] * batch, [[0]] * batch, CONFIG.vocab_size, ())
-    state = generation.begin(CONFIG, "float32", sampling, jnp.full((batch,), 99, jnp.int32), capacity=workload.capacity)
+    caches = generation.empty_caches(config=CONFIG, dtype="float32", rows=batch, capacity=workload.capacity)
+    rows = generation.Rows(sampling=sampling, max_tokens=jnp.full((batch,), 99, jnp.int32))
     prompts = np.random.default_rng(0).integers(0, CONFIG.vocab_size, (batch, LENGTH)).astype(np.int32)
     lengths = np.full((batch,), LENGTH, np.int32)
-    state = generation.prefill(weights, state, prompts, np.int32(0), lengths, rope, capacity=LENGTH)
+    state = generation.prefill(weights, caches, prompts, None, lengths, rope, rows, capacity=LENGTH)
     state, first = generation.first(weights, state, logprobs=None, implementation="xla")
     state, drawn = workload.compiled(implementation)(weights, state, rope)
 

@@ -180,13 +180,12 @@ def started(params=GREEDY):
     model, prompt = tiny().model, tiny().encode(PROMPT)
     weights, config = generation.Weights.of(model), model.config
     sampling = make_state([params], [prompt], config.vocab_size, (), default_seeds=[0])
-    state = generation.begin(
-        config, model.dtype, sampling, jnp.array([params.max_tokens], jnp.int32), capacity=CAPACITY
-    )
+    caches = generation.empty_caches(config=config, dtype=model.dtype, rows=1, capacity=CAPACITY)
+    rows = generation.Rows(sampling=sampling, max_tokens=jnp.array([params.max_tokens], jnp.int32))
     rope = model.rope_tables(CAPACITY)
     lengths = jnp.array([len(prompt)], jnp.int32)
     state = generation.prefill(
-        weights, state, jnp.array([prompt], jnp.int32), jnp.int32(0), lengths, rope, capacity=CAPACITY
+        weights, caches, jnp.array([prompt], jnp.int32), None, lengths, rope, rows, capacity=CAPACITY
     )
     return weights, rope, *generation.first(weights, state, **HOW)
 
