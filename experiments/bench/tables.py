@@ -6,7 +6,7 @@ from typing import Any
 
 import pallas_kernels as pk
 
-BY_DEFAULT = ("block_m", "block_t")
+BY_DEFAULT = ("block_m", "block_t", "splits")
 """Fields of tiles that are told only where they differ from their default: what few rows do not use."""
 Table = tuple[Sequence[str], list[list[Any]]]
 """Header and lines."""
@@ -62,12 +62,10 @@ def tiles_text(tiles: dict[str, Any] | None) -> str:
     """'block_n=2 block_k=1024 num_warps=4', flags by name alone, and nothing of what is not used."""
     if tiles is None:
         return "-"
-    told = {name: value for name, value in tiles.items() if value and not _is_default(name, value)}
+    of = pk.AttentionTiles if "block_s" in tiles else pk.Tiles
+    told = {name: value for name, value in tiles.items() if value and not _is_default(of, name, value)}
     return " ".join(name if value is True else f"{name}={value}" for name, value in told.items())
 
 
-def _is_default(name: str, value: Any) -> bool:
-    if name not in BY_DEFAULT:
-        return False
-    fields = (*dataclasses.fields(pk.Tiles), *dataclasses.fields(pk.AttentionTiles))
-    return any(field.name == name and field.default == value for field in fields)
+def _is_default(of: type, name: str, value: Any) -> bool:
+    return name in BY_DEFAULT and any(f.name == name and f.default == value for f in dataclasses.fields(of))

@@ -245,10 +245,11 @@ class _TensorCores:
 
     def __init__(self, stream: Stream):
         self.stream = stream
+        self.rows = stream.rows()  # here, as a loop of interpret mode does not know its program
         self.precision = lax.Precision.HIGHEST if stream.w_ref.dtype == jnp.float32 else None
 
     def parts(self):
-        return self.stream.parts(self.stream.rows())
+        return self.stream.parts(self.rows)
 
     def zeros(self):
         tiles = self.stream.tiles
@@ -258,8 +259,8 @@ class _TensorCores:
     def step(self, block: Block, k, ragged, sums):
         # x goes into the product as it is loaded: so it comes by the ring of asynchronous copies, as the weights do.
         stream = self.stream
-        weights, rows = stream.weights(block, k, ragged), stream.rows()
-        x = load(stream.x_ref, rows, stream.span(k, ragged), interpret=stream.interpret)
+        weights = stream.weights(block, k, ragged)
+        x = load(stream.x_ref, self.rows, stream.span(k, ragged), interpret=stream.interpret)
         pairs = [(w, x) if stream.tiles.swap_ab else (x, w) for w in weights]
         products = [plt.dot(a, b, trans_b=True, precision=self.precision) for a, b in pairs]
         return tuple(s + p for s, p in zip(sums, products, strict=True))

@@ -15,6 +15,8 @@ STREAM = dict(
 )
 """Of every kernel that streams a weight. Of the sizes that go with them, 45 inputs are less than a block of 64, and 150
 end inside a later one; so do 21 and 67 outputs with blocks of 32."""
+MOST_OF_ONE = 16
+"""Rows that a sequence of the smallest cache takes."""
 HEADS = ((3, 3), (6, 2), (5, 1))
 """(heads, kv_heads): multi-head, grouped, multi-query."""
 
@@ -42,5 +44,5 @@ def stream_tiles(case: dict[str, Any], block_n: int = 1) -> tuple[Tiles, dict[st
 def sequences_of(case: dict[str, Any]) -> dict[str, int]:
     """`sequences` and `padding` of a case in numbers: how many of its rows are padding, and of how many sequences."""
     rows = case["rows"]
-    sequences = dict(one=1, half=-(-rows // 2), each=rows)[case["sequences"]]
+    sequences = dict(one=-(-rows // MOST_OF_ONE), half=-(-rows // 2), each=rows)[case["sequences"]]
     return dict(sequences=sequences, padding=-(-rows // 3) if case["padding"] and rows > 1 else 0)

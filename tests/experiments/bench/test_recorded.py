@@ -83,35 +83,31 @@ def test_recorded_calls_are_those_of_the_engines_loop(implementation, batch, pag
     assert {how["implementation"] for _, how in step} == {implementation}
 
 
+@pytest.mark.parametrize("batch", [1, 2, 40])
 @pytest.mark.parametrize("model", ["ragged", "llama-3.2-1b", "qwen2.5-0.5b"])
-def test_the_norm_after_out_and_down_is_deferred_where_a_step_has_one_row(model):
+def test_the_norm_after_out_and_down_is_deferred(model, batch):
     config, how = config_of(model), dict(context=CONTEXT, dtype="bfloat16", implementation=recorded.BY_THE_KERNELS)
     width = config.d_model
     for op in ("out", "down"):
-        one, two = (recorded.call_of(op, model, batch=batch, **how) for batch in (1, 2))
-        assert (one.arguments["norm"].shape, one.arguments["norm"].dtype) == ((width,), jnp.bfloat16)
-        assert one.arguments["residual"].dtype == jnp.float32
-        deferred, total = jax.eval_shape(lambda call=one: getattr(pk, call.op)(**zeros(call), implementation="xla"))
-        assert isinstance(deferred, pk.DeferredNorm) and (total.shape, total.dtype) == ((1, width), jnp.float32)
-        assert two.arguments.get("norm") is None and two.arguments["out_dtype"] == jnp.float32
-        assert (two.arguments["residual"].shape, two.arguments["residual"].dtype) == ((2, width), jnp.float32)
+        call = recorded.call_of(op, model, batch=batch, **how)
+        assert (call.arguments["norm"].shape, call.arguments["norm"].dtype) == ((width,), jnp.bfloat16)
+        assert call.arguments["residual"].dtype == jnp.float32
+        deferred, total = jax.eval_shape(lambda call=call: getattr(pk, call.op)(**zeros(call), implementation="xla"))
+        assert isinstance(deferred, pk.DeferredNorm) and (total.shape, total.dtype) == ((batch, width), jnp.float32)
     for op in ("qkv", "gate_up", "head"):
-        one, two = (recorded.call_of(op, model, batch=batch, **how).arguments for batch in (1, 2))
-        assert isinstance(one["x"], pk.DeferredNorm) and one.get("norm") is None
-        assert one["x"].x.shape == (1, width) and one["x"].squares.dtype == jnp.float32
-        assert (two["x"].shape, two["x"].dtype, two["norm"].shape) == ((2, width), jnp.float32, (width,))
+        found = recorded.call_of(op, model, batch=batch, **how).arguments
+        assert isinstance(found["x"], pk.DeferredNorm) and found.get("norm") is None
+        assert found["x"].x.shape == (batch, width) and found["x"].squares.dtype == jnp.float32
 
 
 def test_xlas_step_is_recorded_as_it_is_made():
-    """It defers no norm, so at one row its calls are others; at more they are the same."""
+    """It defers no norm."""
     kernels, xla = calls_of("ragged", 1, recorded.BY_THE_KERNELS), calls_of("ragged", 1, "xla")
     assert [call.op for call in kernels] == [call.op for call in xla]
     differ = {a.op for a, b in zip(kernels, xla) if shown(a.op, a.arguments) != shown(b.op, b.arguments)}
     assert differ == {"qkv", "out", "gate_up", "down", "head"}, "attention alone is the same"
     assert all(call.arguments.get("norm") is None for call in xla if call.op in ("out", "down"))
     assert all(call.arguments["norm"] is not None for call in xla if call.op in ("qkv", "gate_up", "head"))
-    both = [calls_of("ragged", 2, implementation) for implementation in (recorded.BY_THE_KERNELS, "xla")]
-    assert [shown(c.op, c.arguments) for c in both[0]] == [shown(c.op, c.arguments) for c in both[1]]
 
 
 def test_the_call_of_an_op_is_the_one_that_most_layers_make():

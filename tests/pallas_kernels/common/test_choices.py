@@ -93,7 +93,7 @@ def test_tiles_from_the_argument_then_the_file_then_the_heuristic(tuned_file):
     winner = Tiles(block_n=8, block_k=64, num_stages=3)
     tuned_file(entries((SHAPE, winner)))
     assert resolve() == winner
-    assert resolve(shape=dataclasses.replace(SHAPE, rows=2)) != winner
+    assert resolve(shape=dataclasses.replace(SHAPE, rows=3)) != winner
     assert resolve(Tiles(block_n=1, block_k=32)) == Tiles(block_n=1, block_k=32)
 
 
@@ -121,6 +121,13 @@ def test_tiles_of_many_rows_serve_what_is_padded_to_them(tuned_file):
         return choose_tiles.choose("op", shape, devices.DEVICES["h200"], SPLIT_STREAM)
 
     assert [rows for rows in range(1, 131) if served(rows) == tiles] == list(range(33, 65))
+
+
+def test_vectors_of_one_row_serve_two(tuned_file):
+    one = dataclasses.replace(SIXTEEN, rows=1)
+    vectors = Tiles(block_n=8, block_k=64, num_stages=3)
+    tuned_file(entries((SIXTEEN, MMA), (one, vectors)))
+    assert [resolve(shape=dataclasses.replace(one, rows=rows)) for rows in (1, 2, 3)] == [vectors, vectors, MMA]
 
 
 @pytest.mark.parametrize("norm", [False, True])
