@@ -34,7 +34,7 @@ FORMS = {
     "pipelined": (1, PIPELINED),
     "tensor cores": (5, TENSOR_CORES),
     "many rows": (100, Tiles(block_n=32, block_k=64, num_stages=3, mma=True, block_m=64)),
-    "weights first": (37, Tiles(block_n=64, block_k=64, num_stages=3, mma=True, block_m=64, swap_ab=True)),
+    "weights first": (37, Tiles(block_n=64, block_k=64, num_warps=8, num_stages=3, mma=True, block_m=32, swap_ab=True)),
 }
 SPLIT = Tiles(block_n=64, block_k=64, num_stages=3, mma=True, block_m=64, swap_ab=True, splits=4)
 
