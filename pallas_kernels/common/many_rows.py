@@ -32,8 +32,10 @@ MEMORY_RATE, L2_RATE, SHARE_RATE, PRODUCT_RATE = 4.4e6, 8.5e6, 85e3, 550e6
 LATENCY_US = 0.87
 """From asking for a block to having it, with memory busy: a stage ahead hides as much of it."""
 STEP_US = 1.1e-3
-"""Of a sum's next addition, for each element of the reduction axis; twice that with the products of single warps."""
-COMBINE_US, PARTIAL_RATE = 3.0, 2.2e6
+"""Of a sum's next addition, for each element of the reduction axis."""
+SINGLE_WARPS = 3
+"""How much longer the products of single warps take, whose operands pass through registers."""
+COMBINE_US, PARTIAL_RATE = 1.5, 2.2e6
 """Of the launch that adds partial sums up: what it takes at least, and bytes a microsecond, written and read again."""
 SHARPNESS = 4
 """Of the norm in which the parts of the estimate make a whole: near the largest alone, but two alike take longer."""
@@ -54,9 +56,8 @@ def estimate_us(tiles: Tiles, shape: StreamShape, device: Device = MEASURED_ON) 
     inputs = shape.inputs // tiles.splits
     moved = shape.weight_bytes * row_blocks + programs * tiles.block_m * inputs * shape.itemsize
     operations = 2 * row_blocks * tiles.block_m * shape.outputs * shape.groups * shape.inputs
-    # Products of fewer rows than a warp group takes are those of single warps, whose operands pass through registers.
     first = tiles.block_n if tiles.swap_ab else tiles.block_m
-    slow = 1 if by_warp_groups(first, tiles.num_warps, shape.itemsize, device) else 2
+    slow = 1 if by_warp_groups(first, tiles.num_warps, shape.itemsize, device) else SINGLE_WARPS
     parts = (
         shape.weight_bytes / MEMORY_RATE,
         moved / min(L2_RATE, busy * device.num_sms * SHARE_RATE),
