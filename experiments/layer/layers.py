@@ -11,7 +11,6 @@ from jax import lax
 
 import pallas_kernels as pk
 from experiments.bench import cases, kernels
-from experiments.bench.cases import Case
 from experiments.bench.models import DTYPES, config_of
 from experiments.bench.recorded import LAYER_OPS
 from experiments.bench.workload import Decoder, Workload
@@ -56,8 +55,8 @@ class Layers:
         return {op: case.known.chosen_tiles(case.shape, device) for op, case in self.cases.items()}
 
     def launches(self, tiles: Mapping[str, Any]) -> int:
-        """Of a layer with these tiles: one an op, and one more for a norm ahead of tensor cores."""
-        return len(tiles) + sum(_normed_ahead(self.cases[op], tile) for op, tile in tiles.items())
+        """Of a layer with these tiles: one an op, and one more where it splits the reduction axis."""
+        return len(tiles) + sum(op != "attention" and tile.splits > 1 for op, tile in tiles.items())
 
     def result(self, implementation: str, tiles: Mapping[str, Any] | None = None, prefetch: int = 0) -> jax.Array:
         """The residual stream after one pass, before the last norm's factor; the state is left as it is."""
@@ -83,10 +82,6 @@ class Layers:
             return self.state.token
 
         return time_calls(call, calls=STEPS * self.count, samples=samples)
-
-
-def _normed_ahead(case: Case, tile: Any) -> bool:
-    return case.call.arguments.get("norm") is not None and case.op in ("qkv", "gate_up") and tile.mma
 
 
 def _step(weights: Weights, state: Generation, rope, page_table, implementation, namespace):

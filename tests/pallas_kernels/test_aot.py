@@ -39,6 +39,8 @@ CALLS = [
     ("llama-3.2-1b", "attention", 2, "float32", 5),
 ]
 """Model, op, rows, dtype, and where there are several, tokens of each row."""
+EVERY = dict(h200=1, a100=2, b200=2, h100=6)
+"""Of so many calls one is compiled for a device: an H100 takes the tiles of an H200."""
 
 
 @functools.cache
@@ -88,7 +90,7 @@ def chosen(op, shape, device):
 @pytest.mark.parametrize("key", DEVICES)
 def test_feasible_agrees_with_the_compiler(key):
     device = DEVICES[key]
-    cases = [(c, why, tile) for c in CALLS for why, tile in chosen(c[1], call_of(*c).shape, device)]
+    cases = [(c, why, tile) for c in CALLS[:: EVERY[key]] for why, tile in chosen(c[1], call_of(*c).shape, device)]
     request = [
         dict(zip(("model", "op", "rows", "dtype", "tokens"), c), tiles=dataclasses.asdict(tile)) for c, _, tile in cases
     ]

@@ -141,7 +141,7 @@ def prefill(
     *,
     capacity: int,
     prefill_backend: str = "xla",
-    implementation: str | None = None,
+    implementation: str | None = "xla",
 ) -> Generation:
     """Puts the next T tokens of every prompt into the cache.
 

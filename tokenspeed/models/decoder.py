@@ -96,7 +96,7 @@ class Llama(nnx.Module):
         start: jax.Array | None = None,
         page_table: jax.Array | None = None,
         prefill_backend: str = "xla",
-        implementation: str | None = None,
+        implementation: str | None = "xla",
     ) -> tuple[jax.Array, list[KVCache]]:
         """Runs any number of tokens of each sequence and writes their keys and values into the caches.
 

@@ -73,15 +73,13 @@ def test_the_bytes_of_a_layer_are_its_weights_and_its_cache(single):
 
 
 @pytest.mark.slow
-def test_a_norm_ahead_of_tensor_cores_is_a_launch_more(single, several, device):
-    assert single.launches(single.chosen_tiles(device)) == 5
-    for layers, launches in ((several, 5 + 2), (single, 5)):
-        plain = {
-            op: dataclasses.replace(tiles, mma=False) if op != "attention" else tiles
-            for op, tiles in layers.chosen_tiles(device).items()
-        }
-        cores = plain | {op: dataclasses.replace(plain[op], mma=True) for op in ("qkv", "out", "gate_up", "down")}
-        assert layers.launches(plain) == 5 and layers.launches(cores) == launches, "a deferred norm needs none"
+def test_a_split_reduction_axis_is_a_launch_more(several, device):
+    whole = {
+        op: dataclasses.replace(tiles, splits=1) if op != "attention" else dataclasses.replace(tiles, splits=4)
+        for op, tiles in several.chosen_tiles(device).items()
+    }
+    split = whole | {op: dataclasses.replace(whole[op], mma=True, splits=2) for op in ("qkv", "down")}
+    assert several.launches(whole) == 5 and several.launches(split) == 5 + 2, "attention's own splits are one launch"
 
 
 @pytest.mark.slow

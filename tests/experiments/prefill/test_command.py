@@ -154,7 +154,9 @@ def test_a_chunk_whose_residual_stream_is_not_finite_is_void(monkeypatch):
 
     monkeypatch.setattr(chunk, "Workload", Poisoned)
     decoder = decoder_of(CONFIG, "float32", 0)
-    result = chunk.measure(decoder, Case(batch=1, tokens=8, start=30), prefill_backend="xla", samples=2)
+    result = chunk.measure(
+        decoder, Case(batch=1, tokens=8, start=30), implementation="xla", prefill_backend="xla", samples=2
+    )
     assert result.status == "void: a residual stream that is not finite"
 
 

@@ -63,7 +63,7 @@ def check(case):
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(cases())
 def test_kernel_and_reference_are_right(case):
     check(case)
