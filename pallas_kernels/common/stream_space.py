@@ -8,10 +8,18 @@ from pallas_kernels.common.devices import Device
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles, feasible, feasible_whole, padded_rows
 from pallas_kernels.common.tile_space import MMA_ROWS, TileSpace
 
+FORMS_OF_MANY = 16
+"""How many of the tiles of many rows are tried for 3 to 16, the most promising ones: their forms, for few rows."""
+
 
 def search_space(shape: StreamShape) -> list[Tiles]:
     """The tiles worth trying for `shape` on any device, before `feasible`; of many rows the most promising first."""
-    return many_rows.search_space(shape) if shape.rows > MMA_ROWS else few_rows.search_space(shape)
+    if shape.rows > MMA_ROWS:
+        return many_rows.search_space(shape)
+    few = few_rows.search_space(shape)
+    if shape.rows <= few_rows.VECTOR_ROWS:
+        return few
+    return list(dict.fromkeys([*few, *many_rows.search_space(shape)[:FORMS_OF_MANY]]))
 
 
 def default(shape: StreamShape, device: Device) -> Tiles:

@@ -7,7 +7,7 @@ import pytest
 import pallas_kernels as pk
 from pallas_kernels.common.checks import DTYPES
 from pallas_kernels.common.devices import DEVICES
-from pallas_kernels.common.stream_space import default, search_space
+from pallas_kernels.common.stream_space import default
 from pallas_kernels.common.stream_tiles import RESERVED_BYTES, StreamShape, Tiles, feasible, shared_memory_bytes
 from tests.pallas_kernels import inputs
 
@@ -59,9 +59,11 @@ def test_the_heuristic_of_odd_shapes(rows, outputs, inputs_, groups):
             assert feasible(default(shape, device), shape, device)
 
 
-def test_the_widest_tiles_are_tried_for_a_vocabulary_only():
-    widest = {op: max(t.block_n for t in search_space(shape_of("llama-3.1-8b", op)) if t.mma) for op in OPS}
-    assert widest == dict(qkv=64, out=64, gate_up=64, down=64, head=128)
+def test_the_forms_of_many_rows_are_tried_for_three_to_sixteen():
+    for op in OPS:
+        for rows in (1, 2, 3, 16):
+            found = [tiles for tiles in pk.OPS[op].search_space(shape_of("llama-3.1-8b", op, rows)) if tiles.swap_ab]
+            assert bool(found) == (rows > 2) and len(found) <= 16, (op, rows)
 
 
 @pytest.mark.parametrize("rows", [17, 32, 64, 128, 256])
