@@ -3,6 +3,8 @@
 With splits it stores partial sums alone, and the launch of `rope_and_cache` does the rest.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -27,7 +29,9 @@ def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rop
     )  # fmt: skip
     # The sum of QK-norm spans a head, so a block is a head; with splits it is formed later.
     block_stride = heads.half if q_norm is not None and tiles.splits == 1 else None
-    stored = dict(positions=positions, sequence=sequence, page_table=page_table, q_norm=q_norm, k_norm=k_norm)
+    stored: dict[str, Any] = dict(
+        positions=positions, sequence=sequence, page_table=page_table, q_norm=q_norm, k_norm=k_norm
+    )
 
     def stream_of(refs):
         return Stream(
@@ -60,7 +64,9 @@ def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rop
         stream.run(finish)
 
     inputs = activations.inputs() | dict(w=weight.values, prefetch=flat_values(prefetch))
-    how = dict(name="qkv", num_warps=tiles.num_warps, num_stages=tiles.num_stages, interpret=options.interpret)
+    how: dict[str, Any] = dict(
+        name="qkv", num_warps=tiles.num_warps, num_stages=tiles.num_stages, interpret=options.interpret
+    )
     programs = programs_of(shape, tiles, block_stride)
     if tiles.splits > 1:
         sums = jax.ShapeDtypeStruct((tiles.splits, 2, shape.rows, shape.outputs), jnp.float32)

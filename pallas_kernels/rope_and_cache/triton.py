@@ -67,8 +67,8 @@ def store(
             where = (split, c, row[:, None], index) if planes else (split, row[:, None], index, c)
             return gather(refs.parts, *where, mask=mask)
 
-        sums = tuple(sum((part(split, c) for split in range(1, splits)), start=part(0, c)) for c in (0, 1))
-        heads.finish(refs, out_refs, prepared, sums)
+        a, b = (sum((part(split, c) for split in range(1, splits)), start=part(0, c)) for c in (0, 1))
+        heads.finish(refs, out_refs, prepared, (a, b))
 
     cos, sin = (None, None) if rope is None else rope
     caches = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (cache.k, cache.v)]
