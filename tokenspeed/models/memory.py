@@ -58,6 +58,8 @@ def plan(config: ModelConfig, *, dtype: str, context: int, batch: int, device: s
     # The widest activations of a layer, in float32 once, and the logits of every sequence with two copies to sample.
     widest = max(2 * config.d_ff, (config.num_heads + 2 * config.num_kv_heads) * config.head_dim)
     workspace = rows * (4 * widest + 2 * itemsize * config.d_model) + 3 * batch * config.vocab_size * 4
+    if batch * context > rows:  # a later chunk of a prompt gathers the keys and values before it, of a layer at a time
+        workspace += batch * context * 2 * config.num_kv_heads * config.head_dim * itemsize
     return MemoryPlan(
         weights_bytes=config.num_parameters * itemsize,
         kv_bytes=batch * context * config.kv_bytes_per_token(itemsize),
