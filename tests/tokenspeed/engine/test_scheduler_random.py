@@ -1,0 +1,190 @@
+"""The scheduler under random requests, with tokens that come late: what must hold whatever happens."""
+
+import collections
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from tests.tokenspeed.engine.paging import Device, FakePool, limits, token_of
+from tokenspeed.engine.scheduler import Scheduler
+from tokenspeed.engine.sequence import Sequence, State
+
+QUICK = settings(max_examples=40, stateful_step_count=50)
+LONG = settings(max_examples=50, stateful_step_count=100)  # 5,000 operations
+
+
+class Requests(RuleBasedStateMachine):
+    """Requests come, are cancelled and stop early, and steps run; `FakePool` and `Device` check pages and keys."""
+
+    @initialize(
+        size=st.sampled_from([1, 2, 4]),
+        pages=st.integers(4, 24),
+        rows=st.integers(1, 5),
+        spare=st.integers(0, 12),
+        chunk=st.integers(1, 4),
+        overtakes=st.integers(0, 3),
+        reuse=st.booleans(),
+    )
+    def begin(self, size, pages, rows, spare, chunk, overtakes, reuse):
+        # What is known differs from prompt to prompt, and is the same whenever it is asked.
+        known = lambda tokens: sum(tokens[:3]) % 4 if reuse else 0
+        self.pool = FakePool(pages, size, known)
+        self.limits = limits(
+            max_rows=rows, token_budget=rows - 1 + size + spare, chunk=chunk * size, max_context=60, overtakes=overtakes
+        )
+        self.scheduler = Scheduler(self.pool, self.limits)
+        self.device = Device(self.scheduler)
+        self.added: list[Sequence] = []
+        self.overtaken: collections.Counter[Sequence] = collections.Counter()
+
+    @property
+    def alive(self):
+        return [s for s in self.added if s.state is not State.FINISHED]
+
+    @rule(
+        length=st.one_of(st.integers(1, 4), st.integers(1, 40)),
+        max_tokens=st.integers(1, 24),
+        priority=st.integers(0, 2),
+        first=st.integers(0, 50),
+    )
+    def add(self, length, max_tokens, priority, first):
+        prompt = [first, *range(1, length)]
+        s = Sequence(id=len(self.added), prompt=prompt, max_tokens=max_tokens, priority=priority)
+        fits = length + max_tokens <= 60 and length + max_tokens - 1 <= self.pool.pages * self.pool.page_size
+        try:
+            self.scheduler.add(s)
+        except ValueError:
+            assert not fits
+        else:
+            assert fits
+            self.added.append(s)
+
+    @precondition(lambda self: self.alive)
+    @rule(data=st.data())
+    def cancel(self, data):
+        s = data.draw(st.sampled_from(self.alive))
+        assert self.scheduler.cancel(s.id) is s
+
+    @precondition(lambda self: self.alive)
+    @rule(data=st.data(), count=st.integers(1, 5))
+    def stop_early(self, data, count):
+        s = data.draw(st.sampled_from(self.alive))
+        self.device.stops[s] = len(s.output) + count
+
+    @rule()
+    def deliver(self):
+        self.device.deliver()
+        self.check()
+
+    @rule(behind=st.integers(0, 1), count=st.integers(1, 4))
+    def steps(self, behind, count):
+        for _ in range(count):
+            self.step(behind)
+
+    def step(self, behind):
+        before = {s: list(s.output) for s in self.alive}
+        # The first of those that run, and how much it must compute.
+        running = [s for s in self.scheduler.running if not s.exhausted]
+        prefilling = {s: s.left for s in running if s.in_prefill}
+        waiting = list(self.scheduler.waiting)
+        left = {s: s.length - self.pool.peek(s.tokens) for s in waiting}
+        pages = self.pool.available
+
+        plan = self.scheduler.plan()
+
+        chunks = {s: length for s, _, length in plan.chunks}
+        planned = [*plan.decodes, *chunks]
+        assert len(set(planned)) == len(planned)
+        assert not {*planned} & {*plan.preempted}
+        assert plan.tokens <= self.limits.token_budget
+        assert all(s.left == 1 and not s.in_prefill for s in plan.decodes)
+        assert {*plan.decodes} == {s for s in self.scheduler.running if not s.exhausted and not s.in_prefill}
+        for s, start, length in plan.chunks:
+            assert 0 < length <= self.limits.chunk and s.state is State.RUNNING
+            assert start % self.pool.page_size == 0
+            assert start + length == s.length or length % self.pool.page_size == 0
+        for s in running[:1]:
+            assert s in plan.decodes or chunks[s] >= min(s.left, self.pool.page_size)
+        first = next((s for s in self.scheduler.running if s in prefilling), None)
+        if first is not None and first.pages:
+            assert chunks[first] >= min(prefilling[first], self.pool.page_size)
+        self.check_preemption(plan, running)
+        self.check_order(plan, chunks, waiting, left, prefilling, pages)
+
+        self.device.run(plan)
+        self.device.deliver(but=behind)
+        self.check()
+        for s, output in before.items():
+            assert s.output[: len(output)] == output
+
+    def check_preemption(self, plan, running):
+        """Of those that ran, the last ones have been preempted, and then nobody was admitted."""
+        if plan.preempted:
+            assert {*running[len(running) - len(plan.preempted) :]} == {*plan.preempted}
+            assert not {s for s, *_ in plan.chunks} - {*running}
+        assert all(s in self.scheduler.waiting and not s.pages for s in plan.preempted)
+
+    def check_order(self, plan, chunks, waiting, left, prefilling, pages):
+        """Who was admitted, in order; who went before a long prompt, and how often."""
+        long = [s for s, left in prefilling.items() if left > self.limits.chunk and s not in plan.preempted]
+        before_long = []
+        for s in chunks:
+            if s in long:
+                break
+            before_long.append(s)
+        admitted = [s for s in waiting if s in chunks]
+        for s in admitted:
+            if s.preemptions:
+                needed = min(len(s.tokens) // self.pool.page_size + 1, -(-s.most_keys // self.pool.page_size))
+                assert pages >= needed and not s.pending
+            passed = [other for other in waiting if other.order < s.order and other not in chunks]
+            if s in before_long and long and any(other in chunks for other in long):
+                passed += long
+            for other in passed:
+                assert left.get(other, self.limits.chunk + 1) > self.limits.chunk
+                assert chunks[s] == left[s]  # the whole of it
+                self.overtaken[other] += 1
+                assert self.overtaken[other] <= self.limits.overtakes
+
+    def check(self):
+        held = [page for s in self.added for page in s.pages]
+        assert len(held) == len(set(held)) and set(held) == self.pool.taken
+        scheduler = self.scheduler
+        assert len(scheduler.running) <= self.limits.max_rows
+        assert {*scheduler.running, *scheduler.waiting} == {*self.alive}
+        for queue, state in ((scheduler.running, State.RUNNING), (scheduler.waiting, State.WAITING)):
+            assert [s.order for s in queue] == sorted(s.order for s in queue)
+            assert all(s.state is state for s in queue)
+        for s in scheduler.waiting:
+            assert not s.pages and s.computed == 0
+        for s in scheduler.running:
+            assert s.exhausted or s.computed <= len(s.pages) * self.pool.page_size
+        for s in self.added:
+            assert s.output == [token_of(s, i) for i in range(len(s.output))]
+            assert len(s.output) + s.pending <= s.max_tokens
+        assert scheduler.preemptions == sum(s.preemptions for s in self.added)
+
+    def teardown(self):
+        """When nothing new comes, all ends: while one is the first of those that run, each step gives it a token."""
+        if not hasattr(self, "scheduler"):
+            return
+        bound = (len(self.alive) + 1) * (sum(s.most_keys + 4 for s in self.alive) + 1)
+        stops = {s: min(s.max_tokens, self.device.stops.get(s, s.max_tokens)) for s in self.alive}
+        for _ in range(bound):
+            if self.scheduler.is_empty:
+                break
+            self.step(behind=1)
+        self.device.deliver()
+        assert self.scheduler.is_empty and self.pool.available == self.pool.pages
+        assert all(len(s.output) == stop for s, stop in stops.items())
+
+
+class TestQuick(Requests.TestCase):
+    settings = QUICK
+
+
+@pytest.mark.slow
+class TestLong(Requests.TestCase):
+    settings = LONG

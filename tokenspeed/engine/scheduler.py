@@ -1,0 +1,321 @@
+"""Scheduler: which tokens the next step computes, of sequences that share a pool of KV cache pages. No arrays here.
+
+Continuous batching. The order of sequences is (priority, arrival), and the policy is:
+
+- Every sequence in decode is in every step, with one token. What is left of the token budget goes to chunks of prefill:
+  first of the running sequences, in order, then of waiting ones, which are admitted in order.
+- A chunk starts and ends at the edge of a page, except at the end of the tokens to prefill; that chunk gives a token.
+- Pages are taken as a sequence grows. Where a decode, or the first sequence in prefill, needs one and there is none,
+  the last running sequence in the order is preempted, be it the one that asks: its pages are released, it waits at its
+  place in the order, and later it is computed again from its tokens. So the first one never stands still. Others in
+  prefill take the pages that are there, and preempt nobody.
+- Admission preempts nobody: the pages of the next chunk must be there, and nobody is admitted in a step that preempts.
+  One that was preempted is admitted again when there are pages for all of its tokens and one page more (or all that it
+  can ever take), beside those that others in prefill will take, so that it is not computed in vain.
+- Before the first long prompt in prefill (more than a chunk is left of it), waiting ones may go whose whole prompt fits
+  what is left of the budget, all but a page, which the long one gets. So may those behind a long one that waits. A
+  prompt is overtaken so at most `overtakes` times: then nobody goes before it, and it gets the largest chunk there is.
+- Full pages that prefill wrote are registered with the pool, those of decode are not.
+
+The host plans ahead of the device: plan, dispatch, `advance`, and the next plan, before the tokens of the first have
+come and are given to `append`. Steps run in the order in which they were dispatched, so pages may be released, and
+taken by others, while a step that uses them is under way.
+"""
+
+import bisect
+import dataclasses
+from collections.abc import Hashable
+from typing import Protocol
+
+from tokenspeed.arguments import MAX_INT, integer
+from tokenspeed.engine.sequence import Chunk, Plan, Sequence, State
+
+
+class Pool(Protocol):
+    """What the scheduler needs of a page pool."""
+
+    page_size: int
+    pages: int
+
+    @property
+    def available(self) -> int: ...
+    def take(self, count: int, /) -> list[int] | None: ...
+    def peek(self, tokens: list[int], /) -> int: ...
+    def take_prefix(self, tokens: list[int], /) -> list[int]: ...
+    def register(self, pages: list[int], tokens: list[int], /, *, start: int = 0) -> None: ...
+    def release(self, pages: list[int], /) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What the steps of a scheduler are held to.
+
+    Attributes:
+        max_rows: sequences that run at a time.
+        token_budget: tokens that a step computes; at least a page more than `max_rows` - 1, so that prefill goes on
+            whatever is in decode.
+        chunk: tokens of one sequence that a step prefills, a multiple of the page size; longer prompts are long ones.
+        max_context: tokens of a sequence, prompt and output together.
+        overtakes: how often a long prompt may be overtaken.
+
+    Raises:
+        ValueError, TypeError: a value is wrong; the message names it.
+    """
+
+    max_rows: int
+    token_budget: int
+    chunk: int
+    max_context: int
+    overtakes: int
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            integer(field.name, getattr(self, field.name), 0 if field.name == "overtakes" else 1, MAX_INT)
+
+
+class Scheduler:
+    """Sequences under way, and the pages that they hold.
+
+    Args:
+        pool: of pages; all of them are the scheduler's. limits: of a step.
+
+    Attributes:
+        waiting, running: sequences, in order; to be read only. Those whose last token is pending are running.
+        steps: that were dispatched. preemptions: so far.
+
+    Raises:
+        ValueError: limits do not go with the pool's page size.
+    """
+
+    def __init__(self, pool: Pool, limits: Limits):
+        least = limits.max_rows - 1 + pool.page_size
+        if limits.token_budget < least:
+            raise ValueError(
+                f"token_budget: expected {least} or more, a page beside max_rows - 1, got {limits.token_budget}"
+            )
+        if limits.chunk % pool.page_size:
+            raise ValueError(f"chunk: expected a multiple of the page size, {pool.page_size}, got {limits.chunk}")
+        self.pool, self.limits = pool, limits
+        self.waiting: list[Sequence] = []
+        self.running: list[Sequence] = []
+        self.steps = self.preemptions = 0
+        self._arrivals = 0
+        self._sequences: dict[Hashable, Sequence] = {}
+        self._plan: Plan | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._sequences
+
+    @property
+    def longest_wait(self) -> int:
+        """Steps since the arrival of the one that has waited longest for its first admission; 0 if there is none."""
+        return max((self.steps - s.added_step for s in self.waiting if s.queue_steps is None), default=0)
+
+    def add(self, sequence: Sequence) -> None:
+        """Puts a new sequence at its place among the waiting.
+
+        Raises:
+            ValueError: it can never fit, its id is under way, or it was added before.
+        """
+        s, context, pages = sequence, self.limits.max_context, self._pages_for(sequence.most_keys)
+        asked = f"{len(s.prompt)} + {s.max_tokens}"
+        if s.id in self._sequences:
+            raise ValueError(f"id: expected one that is not under way, got {s.id!r}")
+        if s.arrival >= 0:
+            raise ValueError(f"sequence {s.id!r}: expected one that was not added before")
+        if len(s.prompt) + s.max_tokens > context:
+            raise ValueError(f"prompt and max_tokens: expected at most max_context, {context}, together, got {asked}")
+        if pages > self.pool.pages:
+            raise ValueError(
+                f"prompt and max_tokens: expected at most {self.pool.pages} pages, the whole pool, got {asked}: {pages}"
+            )
+        s.arrival, s.added_step = self._arrivals, self.steps
+        self._arrivals += 1
+        self._sequences[s.id] = s
+        bisect.insort(self.waiting, s, key=lambda one: one.order)
+
+    def plan(self) -> Plan:
+        """The next step. One that is not dispatched may be dropped: what it computes is planned again."""
+        preempted = self._take_needed_pages()
+        running = [s for s in self.running if not s.exhausted]
+        decodes = tuple(s for s in running if not s.in_prefill)
+        prefilling = [s for s in running if s.in_prefill]
+        long = [s for s in prefilling if s.left > self.limits.chunk]
+        budget, chunks = self.limits.token_budget - len(decodes), []
+        for s in prefilling:
+            if s in long[:1] and not preempted:
+                budget = self._admit_waiting(chunks, budget, long)
+            if length := self._chunk_length(s.left, budget):
+                there = (len(s.pages) + self.pool.available) * self.pool.page_size - s.computed
+                length = min(length, there)
+            if length:
+                self._grow(s, s.computed + length)
+                chunks.append(Chunk(s, s.computed, length))
+                budget -= length
+        if not preempted:
+            self._admit_waiting(chunks, budget)
+        self._plan = Plan(decodes=decodes, chunks=tuple(chunks), preempted=tuple(preempted))
+        return self._plan
+
+    def advance(self, plan: Plan) -> None:
+        """Notes that a step has been dispatched; sequences that have ended since it was planned are left out.
+
+        The pages of a sequence that has nothing more to compute go back.
+
+        Raises:
+            ValueError: the plan is not the last one, or was dispatched before.
+        """
+        if plan is not self._plan:
+            raise ValueError("plan: expected the last one, once")
+        self._plan = None
+        self.steps += 1
+        size = self.pool.page_size
+        for s, start, length in plan.chunks:
+            if s.state is State.RUNNING:
+                s.computed += length
+                if (full := s.computed // size) > start // size:
+                    self.pool.register(s.pages[:full], s.tokens[: full * size], start=start // size)
+        for s in plan.decodes:
+            if s.state is State.RUNNING:
+                s.computed += 1
+        for s in (*plan.decodes, *(chunk.sequence for chunk in plan.chunks)):
+            if s.state is State.RUNNING and not s.in_prefill:
+                s.pending += 1
+                if s.exhausted:
+                    self._release(s)
+
+    def append(self, sequence: Sequence, token: int) -> None:
+        """Takes a token of a step that was dispatched, in the order of steps; one of an ended sequence is dropped.
+
+        Raises:
+            ValueError: no step was to give this sequence one.
+        """
+        if sequence.state is State.FINISHED:
+            return
+        if not sequence.pending:
+            raise ValueError(f"sequence {sequence.id!r}: expected no token, none is pending")
+        sequence.output.append(token)
+        sequence.pending -= 1
+
+    def finished(self, sequence: Sequence) -> None:
+        """Ends a sequence, in any state, and releases its pages; nothing happens where it has ended.
+
+        Raises:
+            ValueError: it was not added.
+        """
+        if sequence.state is State.FINISHED:
+            return
+        if self._sequences.get(sequence.id) is not sequence:
+            raise ValueError(f"sequence {sequence.id!r}: expected one that was added")
+        (self.running if sequence.state is State.RUNNING else self.waiting).remove(sequence)
+        del self._sequences[sequence.id]
+        self._release(sequence)
+        sequence.state = State.FINISHED
+
+    def cancel(self, id: Hashable) -> Sequence | None:
+        """Ends the sequence of this id, and returns it; None where there is none, since it may just have ended."""
+        sequence = self._sequences.get(id)
+        if sequence is not None:
+            self.finished(sequence)
+        return sequence
+
+    def _take_needed_pages(self) -> list[Sequence]:
+        """Pages for all decodes and for the first sequence in prefill; those that were preempted for them.
+
+        One that is preempted comes after the one that asks, so nothing was taken for it.
+        """
+        preempted, prefilling = [], False
+        for s in list(self.running):
+            if s.state is not State.RUNNING or s.exhausted or (s.in_prefill and prefilling):
+                continue
+            prefilling |= s.in_prefill
+            needed = s.computed + (min(s.left, self.pool.page_size) if s.in_prefill else 1)
+            while s.state is State.RUNNING and not self._grow(s, needed):
+                holders = [other for other in self.running if not other.exhausted]
+                if len(holders) == 1:
+                    raise RuntimeError(f"sequence {s.id!r} needs a page that no sequence holds and the pool lacks")
+                self._preempt(holders[-1])
+                preempted.append(holders[-1])
+        return preempted
+
+    def _admit_waiting(self, chunks: list[Chunk], budget: int, long: list[Sequence] | None = None) -> int:
+        """Adds the first chunks of those that can be admitted; what is left of the budget.
+
+        Args:
+            long: prompts in prefill, before whose chunks they go; None where all in prefill have theirs.
+        """
+        limits, over = self.limits, list(long or ())
+        for s in list(self.waiting):
+            room = budget - (self.pool.page_size if long else 0)
+            if room <= 0 or not self.pool.available or len(self.running) == limits.max_rows:
+                break
+            if s.pending or any(other.overtaken >= limits.overtakes for other in over):
+                break
+            left = s.length - self.pool.peek(s.tokens)
+            if long and left <= budget - limits.chunk:
+                break  # it fits beside the chunk of a long one, and need not go before it
+            length = self._chunk_length(left, room)
+            if length and not (over and length < left) and self._admit(s, left, length):
+                chunks.append(Chunk(s, s.computed, length))
+                budget -= length
+                for other in over:
+                    other.overtaken += 1
+            elif left > limits.chunk:
+                over.append(s)
+            else:
+                break
+        return budget
+
+    def _admit(self, s: Sequence, left: int, length: int) -> bool:
+        """Takes what is known of its tokens, and pages for `length` of the `left` others, if they are there."""
+        known = s.length - left
+        wanted = self._pages_for(known + length)
+        there = wanted
+        if s.preemptions:
+            owed = sum(self._pages_for(p.prefill_end) - len(p.pages) for p in self.running if p.in_prefill)
+            there = owed + min(self._pages_for(s.length) + 1, self._pages_for(s.most_keys))
+        if self.pool.available < there - known // self.pool.page_size:
+            return False
+        pages = self.pool.take_prefix(s.tokens) if known else []
+        # Of the known pages, those that nobody uses were available and are not any more.
+        if self.pool.available < there - len(pages):
+            self.pool.release(pages)
+            return False
+        s.pages, s.computed, s.prefill_end = pages, known, s.length
+        self._grow(s, known + length)
+        s.state = State.RUNNING
+        if s.queue_steps is None:
+            s.queue_steps = self.steps - s.added_step
+        self.waiting.remove(s)
+        bisect.insort(self.running, s, key=lambda one: one.order)
+        return True
+
+    def _preempt(self, s: Sequence) -> None:
+        """What prefill wrote of it has been registered, so it may be found when it comes back."""
+        self._release(s)
+        s.computed = s.prefill_end = 0
+        s.state = State.WAITING
+        s.preemptions += 1
+        self.preemptions += 1
+        self.running.remove(s)
+        bisect.insort(self.waiting, s, key=lambda one: one.order)
+
+    def _release(self, s: Sequence) -> None:
+        self.pool.release(s.pages)
+        s.pages = []
+
+    def _grow(self, s: Sequence, tokens: int) -> bool:
+        """Takes the pages that it lacks for so many tokens; False where they are not there."""
+        lacking = self._pages_for(tokens) - len(s.pages)
+        taken = self.pool.take(lacking) if lacking > 0 else []
+        s.pages += taken or []
+        return taken is not None
+
+    def _chunk_length(self, left: int, budget: int) -> int:
+        """All that is left, or whole pages, within the budget and the limit of a chunk."""
+        most = min(budget, self.limits.chunk)
+        return left if left <= most else most // self.pool.page_size * self.pool.page_size
+
+    def _pages_for(self, tokens: int) -> int:
+        return -(-tokens // self.pool.page_size)
