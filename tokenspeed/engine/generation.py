@@ -189,22 +189,28 @@ def prefill(
     )
 
 
-@functools.partial(
-    jax.jit, static_argnames=("logprobs", "implementation"), donate_argnums=1, compiler_options=LAUNCHED_ONE_BY_ONE
-)
-def first(
+def draw_first(
     weights: Weights, state: Generation, *, logprobs: int | None, implementation: str | None
 ) -> tuple[Generation, Drawn]:
-    """Draws the first token of each sequence, from the end of its prompt; `Drawn` of one step.
+    """Draws the first token of each sequence, from the end of its prompt; `Drawn` of one step. To be compiled: `first`.
 
     Args:
-        weights: of the model. state: donated. logprobs: how many of the most likely tokens to report, see `sample`.
-        implementation: of the kernels.
+        weights: of the model. state: as prefill left it. logprobs: how many of the most likely tokens to report, see
+            `sample`. implementation: of the kernels.
     """
     token, found, sampling = _draw(
         weights.model, state.sampling, state.hidden, state.step, state.position >= 0, logprobs, implementation
     )
     return _after(dataclasses.replace(state, sampling=sampling), token[None], jax.tree.map(lambda x: x[None], found))
+
+
+first = jax.jit(
+    draw_first,
+    static_argnames=("logprobs", "implementation"),
+    donate_argnums=1,
+    compiler_options=LAUNCHED_ONE_BY_ONE,
+)
+"""`draw_first`, compiled; the state is donated."""
 
 
 def decode_steps(
