@@ -1,0 +1,129 @@
+"""The engine: requests that come and go give the tokens that each gives alone."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from tokenspeed.engine.engine import Engine
+from tokenspeed.engine.row import Row
+from tokenspeed.engine.runner import Runner, Sizes
+from tokenspeed.engine.scheduler import Limits
+from tokenspeed.llm import LLM
+from tokenspeed.sampling.params import SamplingParams
+from tokenspeed.sampling.state import make_plan
+
+CONTEXT, PAGE = 128, 16
+PROMPTS = (
+    "Once upon a time there was a little dog who",
+    "The cat",
+    "A bird sat on",
+    "One day, a girl named Lily went to the park. She saw a big",
+    "Once upon a time there was a little cat who",
+)
+PARAMS = (
+    SamplingParams(temperature=0.0, max_tokens=20),
+    SamplingParams(temperature=0.8, max_tokens=30, seed=1, logprobs=2),
+    SamplingParams(temperature=0.0, max_tokens=5, ignore_eos=True),
+    SamplingParams(temperature=1.0, max_tokens=40, seed=2, frequency_penalty=0.5),
+    SamplingParams(temperature=0.7, max_tokens=17, seed=3, top_k=20, stop=["park"]),
+)
+
+
+@functools.cache
+def llm() -> LLM:
+    return LLM.from_pretrained("tiny", implementation="xla")
+
+
+@functools.cache
+def alone(prompt: str, params: SamplingParams):
+    return llm().generate([prompt], params)[0]
+
+
+def engine_of(pages: int, *, rows: int = 4, budget: int = 64, model=None) -> Engine:
+    model = model or llm().model
+    config = model.config
+    plan = make_plan(PARAMS, config.vocab_size, config.eos_ids)
+    sizes = Sizes(pages=pages, page_size=PAGE, slots=rows, max_context=CONTEXT)
+    runner = Runner(model, sizes, plan=plan, implementation="xla", prefill_backend="xla")
+    limits = Limits(max_rows=rows, token_budget=budget, chunk=32, max_context=CONTEXT, overtakes=2)
+    return Engine(runner, limits, vocab_size=config.vocab_size, eos_ids=config.eos_ids)
+
+
+def row_of(number: int, prompt: str, params: SamplingParams) -> Row:
+    one = llm()
+    return Row(
+        number, one.encode(prompt), params, 0, 0, tokenizer=one.tokenizer, max_context=CONTEXT, config=one.model.config
+    )
+
+
+def run(engine: Engine) -> None:
+    for _ in range(1000):
+        if engine.is_idle:
+            return
+        engine.step()
+    pytest.fail("the engine does not come to an end")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pages", [64, 9], ids=["room", "preemption"])
+def test_together_as_alone(pages):
+    engine = engine_of(pages)
+    asked = [(PROMPTS[i % 5], PARAMS[(i + i // 5) % 5]) for i in range(12)]
+    rows = [row_of(i, *one) for i, one in enumerate(asked)]
+    for i, row in enumerate(rows):
+        engine.add(i, row)
+        engine.step()  # they arrive while others run
+    run(engine)
+    for row, (prompt, params) in zip(rows, asked, strict=True):
+        expected = alone(prompt, params)
+        assert (row.ids, row.text, row.reason) == (expected.token_ids, expected.text, expected.finish_reason)
+        if params.logprobs is not None:
+            found = [one.logprob for one in row.logprobs]
+            # the order of float32 sums follows the number of rows
+            np.testing.assert_allclose(found, [one.logprob for one in expected.logprobs], rtol=0, atol=1e-4)
+    assert (engine.scheduler.preemptions > 0) == (pages == 9)
+    assert engine.pool.used == 0 and engine.pool.available == pages
+
+
+@pytest.mark.slow
+def test_a_prompt_that_is_known_is_not_computed_again():
+    engine, prompt = engine_of(64), PROMPTS[3] + " " + PROMPTS[0]
+    params = SamplingParams(temperature=0.0, max_tokens=8)
+    for i in range(2):
+        row = row_of(i, prompt, params)
+        engine.add(i, row)
+        run(engine)
+        assert row.ids == alone(prompt, params).token_ids
+    assert engine.pool.stats.hit_tokens == (len(row.prompt) - 1) // PAGE * PAGE > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [0, 1, 4])
+def test_cancelled_requests_leave_nothing(after):
+    engine = engine_of(20)
+    rows = [row_of(i, PROMPTS[i % 5], PARAMS[0]) for i in range(8)]
+    for i, row in enumerate(rows):
+        engine.add(i, row)
+    for _ in range(after):
+        engine.step()
+    for i in range(8):
+        engine.cancel(i)
+    engine.cancel("nobody")
+    run(engine)
+    assert engine.pool.used == 0 and all(row.reason is None or len(row.ids) for row in rows)
+    again = row_of(9, PROMPTS[0], PARAMS[0])
+    engine.add(9, again)
+    run(engine)
+    assert again.ids == alone(PROMPTS[0], PARAMS[0]).token_ids
+
+
+def test_what_can_never_fit_and_who_is_there_already_is_refused():
+    engine = engine_of(4)
+    with pytest.raises(ValueError, match="the whole pool"):
+        engine.add(1, row_of(1, PROMPTS[3], SamplingParams(max_tokens=100)))
+    engine.add(2, row_of(2, PROMPTS[1], PARAMS[2]))
+    with pytest.raises(ValueError, match="not under way"):
+        engine.add(2, row_of(2, PROMPTS[1], PARAMS[2]))
+    with pytest.raises(ValueError, match="params"):
+        engine.add(3, row_of(3, PROMPTS[1], SamplingParams(min_p=0.1, max_tokens=3)))
