@@ -17,6 +17,7 @@ class FakePool:
         self.pages, self.page_size, self.known = pages, page_size, known
         self.free, self.taken = list(range(pages)), set()
         self.slots: dict[tuple[int, int], tuple] = {}  # (page, slot) -> whose key of which position
+        self.prefixes = 0  # how often a known prefix was taken
         self.registered: list[tuple[list[int], list[int], int]] = []
 
     @property
@@ -39,6 +40,7 @@ class FakePool:
         return self._found(tokens) * self.page_size
 
     def take_prefix(self, tokens: list[int]) -> list[int]:
+        self.prefixes += 1
         pages = self.take(self._found(tokens)) if self._found(tokens) else []
         for i, page in enumerate(pages):
             for slot in range(self.page_size):
