@@ -11,7 +11,7 @@ from tests.tokenspeed.engine.paging import Device, FakePool, limits, token_of
 from tokenspeed.engine.scheduler import Scheduler
 from tokenspeed.engine.sequence import Sequence, State
 
-QUICK = settings(max_examples=25, stateful_step_count=30)
+QUICK = settings(max_examples=30, stateful_step_count=40)
 LONG = settings(max_examples=100, stateful_step_count=50)  # 5,000 operations
 
 LENGTH = st.integers(1, 4) | st.integers(20, 40) | st.integers(1, 40)
@@ -39,7 +39,7 @@ class Requests(RuleBasedStateMachine):
             max_rows=rows, token_budget=rows - 1 + size + spare, chunk=chunk * size, max_context=60, overtakes=overtakes
         )
         self.scheduler = Scheduler(self.pool, self.limits)
-        self.device = Device(self.scheduler)
+        self.device = Device(self.scheduler, self.pool)
         self.added: list[Sequence] = []
         self.overtaken: collections.Counter[Sequence] = collections.Counter()
 
