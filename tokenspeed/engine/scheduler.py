@@ -227,11 +227,10 @@ class Scheduler:
         """
         preempted, prefilling = [], False
         for s in list(self.running):
-            if s.state is not State.RUNNING or s.exhausted or (s.in_prefill and prefilling):
+            if s.exhausted or (s.in_prefill and prefilling):
                 continue
             prefilling |= s.in_prefill
-            needed = s.computed + (min(s.left, self.pool.page_size) if s.in_prefill else 1)
-            while s.state is State.RUNNING and not self._grow(s, needed):
+            while s.state is State.RUNNING and not self._grow(s, s.computed + 1):
                 holders = [other for other in self.running if not other.exhausted]
                 if len(holders) == 1:
                     raise RuntimeError(f"sequence {s.id!r} needs a page that no sequence holds and the pool lacks")
@@ -268,7 +267,7 @@ class Scheduler:
         return budget
 
     def _admit(self, s: Sequence, left: int, length: int) -> bool:
-        """Takes what is known of its tokens, and pages for `length` of the `left` others, if they are there."""
+        """Whether it is: it takes what is known of its tokens, and pages for `length` of the `left` others."""
         known = s.length - left
         wanted = self._pages_for(known + length)
         there = wanted

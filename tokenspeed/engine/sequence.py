@@ -60,7 +60,7 @@ class Sequence:
     queue_steps: int | None = dataclasses.field(default=None, init=False)
 
     def __post_init__(self):
-        self.prompt = list(integers("prompt", self.prompt, 0, MAX_INT))
+        self.prompt = integers("prompt", self.prompt, 0, MAX_INT)
         if not self.prompt:
             raise ValueError("prompt: expected at least one token id, got none")
         self.max_tokens = integer("max_tokens", self.max_tokens, 1, MAX_INT)

@@ -17,6 +17,7 @@ class FakePool:
         self.pages, self.page_size, self.known = pages, page_size, known
         self.free, self.taken = list(range(pages)), set()
         self.slots: dict[tuple[int, int], tuple] = {}  # (page, slot) -> whose key of which position
+        self.prefixes = 0  # how often a known prefix was taken
         self.registered: list[tuple[list[int], list[int], int]] = []
 
     @property
@@ -39,7 +40,9 @@ class FakePool:
         return self._found(tokens) * self.page_size
 
     def take_prefix(self, tokens: list[int]) -> list[int]:
-        pages = self.take(self._found(tokens)) if self._found(tokens) else []
+        self.prefixes += 1
+        found = self._found(tokens)
+        pages = (found and self.take(found)) or []
         for i, page in enumerate(pages):
             for slot in range(self.page_size):
                 self.slots[page, slot] = EARLIER, i * self.page_size + slot
@@ -64,11 +67,11 @@ def token_of(sequence: Sequence, index: int) -> int:
 class Device:
     """Runs plans in order and gives the tokens later; checks that each key that is needed is where it should be.
 
-    Pages may be released, and be others', while a step that uses them runs: as on a device, steps run one after another.
+    Pages may be released, and be others', while a step that uses them runs: steps run one after another.
     """
 
-    def __init__(self, scheduler: Scheduler):
-        self.scheduler, self.pool = scheduler, scheduler.pool
+    def __init__(self, scheduler: Scheduler, pool: FakePool):
+        self.scheduler, self.pool = scheduler, pool
         self.drawn: collections.Counter[Sequence] = collections.Counter()
         self.under_way: collections.deque[list[tuple[Sequence, int]]] = collections.deque()
         self.stops: dict[Sequence, int] = {}  # end it when it has so many tokens
@@ -126,8 +129,9 @@ def limits(**changed) -> Limits:
 
 
 def make(pages: int = 100, page_size: int = 4, known=lambda tokens: 0, **changed) -> tuple[Scheduler, Device]:
-    scheduler = Scheduler(FakePool(pages, page_size, known), limits(**changed))
-    return scheduler, Device(scheduler)
+    pool = FakePool(pages, page_size, known)
+    scheduler = Scheduler(pool, limits(**changed))
+    return scheduler, Device(scheduler, pool)
 
 
 def put(scheduler: Scheduler, id, prompt: int, max_tokens: int = 4, priority: int = 0) -> Sequence:

@@ -11,8 +11,12 @@ from tests.tokenspeed.engine.paging import Device, FakePool, limits, token_of
 from tokenspeed.engine.scheduler import Scheduler
 from tokenspeed.engine.sequence import Sequence, State
 
-QUICK = settings(max_examples=40, stateful_step_count=50)
-LONG = settings(max_examples=50, stateful_step_count=100)  # 5,000 operations
+QUICK = settings(max_examples=30, stateful_step_count=40)
+LONG = settings(max_examples=100, stateful_step_count=50)  # 5,000 operations
+
+LENGTH = st.integers(1, 4) | st.integers(20, 40) | st.integers(1, 40)
+REQUEST = st.tuples(LENGTH, st.integers(1, 24), st.integers(0, 2), st.integers(0, 50))
+"""The prompt's length, max_tokens, priority, and the prompt's first token."""
 
 
 class Requests(RuleBasedStateMachine):
@@ -35,7 +39,7 @@ class Requests(RuleBasedStateMachine):
             max_rows=rows, token_budget=rows - 1 + size + spare, chunk=chunk * size, max_context=60, overtakes=overtakes
         )
         self.scheduler = Scheduler(self.pool, self.limits)
-        self.device = Device(self.scheduler)
+        self.device = Device(self.scheduler, self.pool)
         self.added: list[Sequence] = []
         self.overtaken: collections.Counter[Sequence] = collections.Counter()
 
@@ -43,23 +47,19 @@ class Requests(RuleBasedStateMachine):
     def alive(self):
         return [s for s in self.added if s.state is not State.FINISHED]
 
-    @rule(
-        length=st.one_of(st.integers(1, 4), st.integers(1, 40)),
-        max_tokens=st.integers(1, 24),
-        priority=st.integers(0, 2),
-        first=st.integers(0, 50),
-    )
-    def add(self, length, max_tokens, priority, first):
-        prompt = [first, *range(1, length)]
-        s = Sequence(id=len(self.added), prompt=prompt, max_tokens=max_tokens, priority=priority)
-        fits = length + max_tokens <= 60 and length + max_tokens - 1 <= self.pool.pages * self.pool.page_size
-        try:
-            self.scheduler.add(s)
-        except ValueError:
-            assert not fits
-        else:
-            assert fits
-            self.added.append(s)
+    @rule(requests=st.lists(REQUEST, min_size=1, max_size=4))
+    def add(self, requests):
+        for length, max_tokens, priority, first in requests:
+            prompt = [first, *range(1, length)]
+            s = Sequence(id=len(self.added), prompt=prompt, max_tokens=max_tokens, priority=priority)
+            fits = length + max_tokens <= 60 and length + max_tokens - 1 <= self.pool.pages * self.pool.page_size
+            try:
+                self.scheduler.add(s)
+            except ValueError:
+                assert not fits
+            else:
+                assert fits
+                self.added.append(s)
 
     @precondition(lambda self: self.alive)
     @rule(data=st.data())
@@ -89,7 +89,6 @@ class Requests(RuleBasedStateMachine):
         running = [s for s in self.scheduler.running if not s.exhausted]
         prefilling = {s: s.left for s in running if s.in_prefill}
         waiting = list(self.scheduler.waiting)
-        left = {s: s.length - self.pool.peek(s.tokens) for s in waiting}
         pages = self.pool.available
 
         plan = self.scheduler.plan()
@@ -111,7 +110,7 @@ class Requests(RuleBasedStateMachine):
         if first is not None and first.pages:
             assert chunks[first] >= min(prefilling[first], self.pool.page_size)
         self.check_preemption(plan, running)
-        self.check_order(plan, chunks, waiting, left, prefilling, pages)
+        self.check_order(plan, chunks, waiting, prefilling, pages)
 
         self.device.run(plan)
         self.device.deliver(but=behind)
@@ -126,7 +125,7 @@ class Requests(RuleBasedStateMachine):
             assert not {s for s, *_ in plan.chunks} - {*running}
         assert all(s in self.scheduler.waiting and not s.pages for s in plan.preempted)
 
-    def check_order(self, plan, chunks, waiting, left, prefilling, pages):
+    def check_order(self, plan, chunks, waiting, prefilling, pages):
         """Who was admitted, in order; who went before a long prompt, and how often."""
         long = [s for s, left in prefilling.items() if left > self.limits.chunk and s not in plan.preempted]
         before_long = []
@@ -134,8 +133,7 @@ class Requests(RuleBasedStateMachine):
             if s in long:
                 break
             before_long.append(s)
-        admitted = [s for s in waiting if s in chunks]
-        for s in admitted:
+        for s in [s for s in waiting if s in chunks]:
             if s.preemptions:
                 needed = min(len(s.tokens) // self.pool.page_size + 1, -(-s.most_keys // self.pool.page_size))
                 assert pages >= needed and not s.pending
@@ -143,8 +141,8 @@ class Requests(RuleBasedStateMachine):
             if s in before_long and long and any(other in chunks for other in long):
                 passed += long
             for other in passed:
-                assert left.get(other, self.limits.chunk + 1) > self.limits.chunk
-                assert chunks[s] == left[s]  # the whole of it
+                assert other in long or other.length - self.pool.peek(other.tokens) > self.limits.chunk
+                assert s.computed + chunks[s] == s.length  # the whole of it
                 self.overtaken[other] += 1
                 assert self.overtaken[other] <= self.limits.overtakes
 

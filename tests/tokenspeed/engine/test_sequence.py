@@ -1,5 +1,7 @@
 """What a sequence says of itself, and what it refuses."""
 
+from typing import Any
+
 import pytest
 
 from tokenspeed.engine.sequence import Sequence
@@ -32,8 +34,9 @@ def test_pending_tokens_count_before_they_are_known():
     ],
 )
 def test_wrong_values_are_named(name, value, error):
+    arguments: dict[str, Any] = dict(id=0, prompt=[1], max_tokens=1)
     with pytest.raises(error, match=f"^{name}: expected"):
-        Sequence(**(dict(id=0, prompt=[1], max_tokens=1) | {name: value}))
+        Sequence(**arguments | {name: value})
 
 
 def test_sequences_with_equal_tokens_are_not_equal():
