@@ -1,7 +1,6 @@
 """Engine: requests in, tokens out, step by step; the host is one step ahead of the tokens that it looks at."""
 
 import dataclasses
-import secrets
 import time
 from collections import deque
 from collections.abc import Hashable
@@ -9,7 +8,7 @@ from typing import Any
 
 import jax
 
-from tokenspeed.engine.generation import BROKEN, Drawn
+from tokenspeed.engine.generation import BROKEN, ENDED, Drawn
 from tokenspeed.engine.page_pool import PagePool
 from tokenspeed.engine.row import Row
 from tokenspeed.engine.runner import Runner
@@ -38,10 +37,15 @@ class Engine:
     """Continuous batching over one runner. Not for several threads.
 
     Args:
-        runner: of the model. limits: of a step. eos_ids: of the model.
+        runner: of the model. limits: of a step. vocab_size, eos_ids: of the model.
+        steps: of decode that are started together where nothing waits, a power of two.
+        reuse: whether prompts reuse the pages of others that began alike.
     """
 
-    def __init__(self, runner: Runner, limits: Limits, *, vocab_size: int, eos_ids: Any, reuse: bool = True):
+    def __init__(
+        self, runner: Runner, limits: Limits, *, vocab_size: int, eos_ids: Any, steps: int = 1, reuse: bool = True
+    ):
+        self._steps = steps
         self.pool = PagePool(runner.sizes.pages, runner.sizes.page_size, reuse=reuse)
         self.scheduler = Scheduler(self.pool, limits)
         self._runner, self._vocab_size, self._eos_ids = runner, vocab_size, eos_ids
@@ -72,9 +76,9 @@ class Engine:
         if (seat := self._seats.pop(id, None)) is not None:
             self._leave(seat)
 
-    def step(self) -> list[Row]:
-        """Starts a step and takes the tokens of the one before; the rows that got some."""
-        plan = self.scheduler.plan()
+    def step(self) -> list[tuple[Hashable, Row]]:
+        """Starts a step and takes the tokens of the one before; the ids and rows of those that got some."""
+        plan = self.scheduler.plan(self._steps)
         for sequence in plan.preempted:
             self._unseat(self._seats[sequence.id])
         if plan.tokens:
@@ -101,7 +105,7 @@ class Engine:
         decodes = [self._seats[s.id] for s in plan.decodes]
         if decodes:
             rows, *how = self._rows(decodes, final=False)
-            started.append((self._runner.steps(rows, 1, *how), decodes))
+            started.append((self._runner.steps(rows, plan.steps, *how), decodes))
         for drawn, _ in started:
             for array in jax.tree.leaves(drawn):
                 array.copy_to_host_async()
@@ -118,7 +122,7 @@ class Engine:
             asked += [] if seat.row.params.logprobs is None else [seat.row.params.logprobs]
         return rows, plan, max(asked) if asked else None
 
-    def _take(self, started: list[tuple[Drawn, list[_Seat]]]) -> list[Row]:
+    def _take(self, started: list[tuple[Drawn, list[_Seat]]]) -> list[tuple[Hashable, Row]]:
         taken = []
         for drawn, seats in started:
             drawn = jax.device_get(drawn)
@@ -127,18 +131,25 @@ class Engine:
                 sequence, row = seat.sequence, seat.row
                 if self._seats.get(sequence.id) is not seat:
                     continue  # it has ended meanwhile
-                token = int(drawn.tokens[0, i])
-                if token == BROKEN:
-                    self.pool.forget(sequence.pages)
+                tokens = [int(token) for token in drawn.tokens[:, i] if token != ENDED]
+                if BROKEN in tokens:
+                    self._forget(sequence)
                     row.reason = "error"
                 else:
-                    self.scheduler.append(sequence, token)
+                    for token in tokens:
+                        self.scheduler.append(sequence, token)
                     row.take(drawn, i, now)
-                taken.append(row)
+                taken.append((sequence.id, row))
                 if row.reason is not None:
                     del self._seats[sequence.id]
                     self._leave(seat)
         return taken
+
+    def _forget(self, sequence: Sequence) -> None:
+        """Lets nobody find what was computed of a sequence whose logits are not finite, whoever holds its pages now."""
+        pages = self.pool.take_prefix(sequence.tokens)
+        self.pool.forget(list(dict.fromkeys([*pages, *sequence.pages])))
+        self.pool.release(pages)
 
     def _sit(self, seat: _Seat) -> None:
         seat.slot, seat.pages_told = self._free.pop(), 0
@@ -165,7 +176,3 @@ def _pages_to_tell(seat: _Seat) -> list[tuple[int, int, int]]:
     entries = [(seat.slot, seat.pages_told + i, page) for i, page in enumerate(new)]
     seat.pages_told += len(new)
     return entries
-
-
-def default_seed() -> int:
-    return secrets.randbits(64)

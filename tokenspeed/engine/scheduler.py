@@ -135,8 +135,12 @@ class Scheduler:
         self._sequences[s.id] = s
         bisect.insort(self.waiting, s, key=lambda one: one.order)
 
-    def plan(self) -> Plan:
-        """The next step. One that is not dispatched may be dropped: what it computes is planned again."""
+    def plan(self, steps: int = 1) -> Plan:
+        """The next step. One that is not dispatched may be dropped: what it computes is planned again.
+
+        Args:
+            steps: of decode in one go, where nothing is in prefill or waits, and the pages for them are there.
+        """
         preempted = self._take_needed_pages()
         running = [s for s in self.running if not s.exhausted]
         decodes = tuple(s for s in running if not s.in_prefill)
@@ -155,7 +159,9 @@ class Scheduler:
                 budget -= length
         if not preempted:
             self._admit_waiting(chunks, budget)
-        self._plan = Plan(decodes=decodes, chunks=tuple(chunks), preempted=tuple(preempted))
+        if chunks or preempted or self.waiting or not all([self._grow_for(s, steps) for s in decodes]):
+            steps = 1
+        self._plan = Plan(decodes=decodes, chunks=tuple(chunks), preempted=tuple(preempted), steps=steps)
         return self._plan
 
     def advance(self, plan: Plan) -> None:
@@ -176,12 +182,14 @@ class Scheduler:
                 s.computed += length
                 if (full := s.computed // size) > start // size:
                     self.pool.register(s.pages[:full], s.tokens[: full * size], start=start // size)
+        given = dict.fromkeys((chunk.sequence for chunk in plan.chunks), 1)
         for s in plan.decodes:
+            given[s] = min(plan.steps, s.may_draw)
             if s.state is State.RUNNING:
-                s.computed += 1
-        for s in (*plan.decodes, *(chunk.sequence for chunk in plan.chunks)):
+                s.computed += given[s]
+        for s, count in given.items():
             if s.state is State.RUNNING and not s.in_prefill:
-                s.pending += 1
+                s.pending += count
                 if s.exhausted:
                     self._release(s)
 
@@ -303,6 +311,10 @@ class Scheduler:
     def _release(self, s: Sequence) -> None:
         self.pool.release(s.pages)
         s.pages = []
+
+    def _grow_for(self, s: Sequence, steps: int) -> bool:
+        """Takes the pages that it lacks for so many steps of decode; False where they are not there."""
+        return self._grow(s, s.computed + min(steps, s.may_draw))
 
     def _grow(self, s: Sequence, tokens: int) -> bool:
         """Takes the pages that it lacks for so many tokens; False where they are not there."""

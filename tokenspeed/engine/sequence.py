@@ -92,9 +92,14 @@ class Sequence:
         return self.computed < self.prefill_end
 
     @property
+    def may_draw(self) -> int:
+        """Tokens that `max_tokens` still allows to dispatch."""
+        return self.max_tokens - len(self.output) - self.pending
+
+    @property
     def exhausted(self) -> bool:
         """Whether all tokens that `max_tokens` allows have been dispatched: there is nothing more to plan."""
-        return len(self.output) + self.pending >= self.max_tokens
+        return self.may_draw <= 0
 
     @property
     def order(self) -> tuple[int, int]:
@@ -117,13 +122,15 @@ class Chunk(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A step: `decodes` compute one token each and draw the next; `preempted` have lost their pages since the last."""
+    """A step: `decodes` compute a token and draw the next, `steps` times; `preempted` have lost their pages since the
+    last."""
 
     decodes: tuple[Sequence, ...]
     chunks: tuple[Chunk, ...]
     preempted: tuple[Sequence, ...]
+    steps: int = 1
 
     @property
     def tokens(self) -> int:
         """How many it computes; 0 where there is nothing to dispatch."""
-        return len(self.decodes) + sum(chunk.length for chunk in self.chunks)
+        return len(self.decodes) * self.steps + sum(chunk.length for chunk in self.chunks)

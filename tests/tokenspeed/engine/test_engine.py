@@ -40,14 +40,14 @@ def alone(prompt: str, params: SamplingParams):
     return llm().generate([prompt], params)[0]
 
 
-def engine_of(pages: int, *, rows: int = 4, budget: int = 64, model=None) -> Engine:
-    model = model or llm().model
+def engine_of(pages: int, *, rows: int = 4, budget: int = 64, steps: int = 1) -> Engine:
+    model = llm().model
     config = model.config
     plan = make_plan(PARAMS, config.vocab_size, config.eos_ids)
     sizes = Sizes(pages=pages, page_size=PAGE, slots=rows, max_context=CONTEXT)
     runner = Runner(model, sizes, plan=plan, implementation="xla", prefill_backend="xla")
     limits = Limits(max_rows=rows, token_budget=budget, chunk=32, max_context=CONTEXT, overtakes=2)
-    return Engine(runner, limits, vocab_size=config.vocab_size, eos_ids=config.eos_ids)
+    return Engine(runner, limits, vocab_size=config.vocab_size, eos_ids=config.eos_ids, steps=steps)
 
 
 def row_of(number: int, prompt: str, params: SamplingParams) -> Row:
@@ -66,9 +66,9 @@ def run(engine: Engine) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pages", [64, 9], ids=["room", "preemption"])
-def test_together_as_alone(pages):
-    engine = engine_of(pages)
+@pytest.mark.parametrize("pages, steps", [(64, 1), (9, 1), (64, 4), (9, 4)])
+def test_together_as_alone(pages, steps):
+    engine = engine_of(pages, steps=steps)
     asked = [(PROMPTS[i % 5], PARAMS[(i + i // 5) % 5]) for i in range(12)]
     rows = [row_of(i, *one) for i, one in enumerate(asked)]
     for i, row in enumerate(rows):
