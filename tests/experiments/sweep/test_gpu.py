@@ -136,6 +136,7 @@ def test_a_corrupt_file_stops_the_sweep(make_options, make_machine, device, tmp_
     assert (tmp_path / "records.jsonl").read_text() == "{\n{}\n"
 
 
+@pytest.mark.slow
 def test_records_of_other_software_are_not_reused(make_options, make_machine, device, monkeypatch):
     options = make_options()
     swept(options, make_machine(), device)

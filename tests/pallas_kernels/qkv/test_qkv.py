@@ -56,7 +56,7 @@ def test_ragged(seed, case):
 @pytest.mark.parametrize(
     "options",
     [
-        dict(rows=21, rotary_dim=8, layout=Layout(6, 4), bias=True, padding=2, sequences=9),
+        slow(dict(rows=21, rotary_dim=8, layout=Layout(6, 4), bias=True, padding=2, sequences=9)),
         slow(dict(rows=5, qk_norm=True, norm_offset=1.0, layout=Layout(19), dtype="float32")),
     ],
     ids=["partial rotation", "QK-norm"],
