@@ -99,6 +99,7 @@ def test_different_prompts_take_turns(run, given):
     assert one["ms"] == pytest.approx(4.5) and one["status"] == "ok", "the first two calls are not counted"
 
 
+@pytest.mark.slow
 def test_a_first_token_that_is_not_the_same_again_is_void(run, given, capsys):
     given(lambda number, prompts: ([number % 4 for _ in prompts], 0.002))
     _, (one,) = run()

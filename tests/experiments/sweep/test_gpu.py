@@ -144,6 +144,7 @@ def test_records_of_other_software_are_not_reused(make_options, make_machine, de
     assert [found["sources"] for found in swept(options, make_machine(), device)[1]].count("another") == 4
 
 
+@pytest.mark.slow
 def test_the_time_limit_stops_after_a_tile(make_options, make_machine, device, monkeypatch, capsys):
     clock = itertools.count()
     monkeypatch.setattr(gpu, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))

@@ -69,8 +69,9 @@ def test_kernel_and_reference_are_right(case):
     check(case)
 
 
-@pytest.mark.parametrize("splits", [2, slow(1), slow(8)])
-@pytest.mark.parametrize("window", [slow(None), 7])
+@pytest.mark.slow
+@pytest.mark.parametrize("splits", [2, 1, 8])
+@pytest.mark.parametrize("window", [None, 7])
 def test_tokens_of_any_length(window, splits):
     lengths = in_any_order(1, 2, 5, Layout(24, 3))
     check(
