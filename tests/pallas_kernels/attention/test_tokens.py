@@ -14,7 +14,6 @@ from pallas_kernels.common.devices import DEVICES
 from tests.pallas_kernels import inputs
 from tests.pallas_kernels.compare import assert_right, assert_same_bits
 from tests.pallas_kernels.inputs import Layout
-from tests.pallas_kernels.marks import slow
 
 GROUPS = ((3, 3), (6, 2), (4, 1), (8, 1))
 """(heads, kv_heads): 1, 3, 4 and 8 query heads a kv head."""
