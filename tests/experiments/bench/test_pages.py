@@ -27,6 +27,7 @@ def test_a_table_has_every_page_once_and_none_in_its_own_place(sequences, pages)
         assert (np.diff(table, axis=1) == 1).mean() < 0.05, "pages of a sequence are no neighbours"
 
 
+@pytest.mark.slow
 def test_a_table_is_fixed_by_its_key_and_compiles():
     one, again, other = (shuffled_table(jax.random.key(seed), 4, 8) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, again)

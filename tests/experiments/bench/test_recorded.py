@@ -83,7 +83,7 @@ def test_recorded_calls_are_those_of_the_engines_loop(implementation, batch, pag
     assert {how["implementation"] for _, how in step} == {implementation}
 
 
-@pytest.mark.parametrize("batch", [1, 2, 40])
+@pytest.mark.parametrize("batch", [1, 40])
 @pytest.mark.parametrize("model", ["ragged", "llama-3.2-1b", "qwen2.5-0.5b"])
 def test_the_norm_after_out_and_down_is_deferred(model, batch):
     config, how = config_of(model), dict(context=CONTEXT, dtype="bfloat16", implementation=recorded.BY_THE_KERNELS)

@@ -60,6 +60,7 @@ def contiguous(cache, page_table):
         yield cut.reshape(*cut.shape[:2], -1, cut.shape[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page_size, capacity", [(16, 128), (48, 144), (256, 256)])
 def test_a_sequence_has_the_same_cache_in_pages_of_any_size(page_size, capacity):
     whole, paged = (

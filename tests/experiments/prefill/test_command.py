@@ -82,6 +82,7 @@ def test_records_of_prompts_and_of_a_chunk(run, capsys):
     assert "batch 2, 30 tokens behind 100, xla: " in out and "4 first tokens checked; ok" in out
 
 
+@pytest.mark.slow
 def test_different_prompts_take_turns(run, given):
     seen = []
 
@@ -98,6 +99,7 @@ def test_different_prompts_take_turns(run, given):
     assert one["ms"] == pytest.approx(4.5) and one["status"] == "ok", "the first two calls are not counted"
 
 
+@pytest.mark.slow
 def test_a_first_token_that_is_not_the_same_again_is_void(run, given, capsys):
     given(lambda number, prompts: ([number % 4 for _ in prompts], 0.002))
     _, (one,) = run()
@@ -105,6 +107,7 @@ def test_a_first_token_that_is_not_the_same_again_is_void(run, given, capsys):
     assert re.search(r"small +f32 +2 +0 +20 +\S+ +- +- +- +- +- +xla +xla +void", capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_what_is_compiled_during_timing_is_void(run, given):
     def outcome(number, prompts):
         if number == 3:
@@ -193,6 +196,7 @@ def test_what_fails_is_a_record_and_the_run_goes_on(run, given):
     assert ok["status"] == "ok" and ok["ms"] == 2.0
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_made(run, given, tmp_path, monkeypatch):
     (tmp_path / "large.json").write_text(json.dumps(SMALL | dict(hidden_size=64)))
     given(steady)
@@ -207,6 +211,7 @@ def test_a_model_that_cannot_be_made(run, given, tmp_path, monkeypatch):
     assert [one["status"] for one in records] == ["making the model failed: MemoryError: too large", "ok"]
 
 
+@pytest.mark.slow
 def test_an_interruption_loses_nothing(run, given, capsys):
     def outcome(number, prompts):
         if len(prompts[0]) == 30:
@@ -219,6 +224,7 @@ def test_an_interruption_loses_nothing(run, given, capsys):
     assert "Interrupted" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_gpu_that_stops_answering_ends_the_run(run, given, monkeypatch, capsys):
     def fails(number, prompts):
         raise RuntimeError("no")

@@ -136,6 +136,7 @@ def test_a_corrupt_file_stops_the_sweep(make_options, make_machine, device, tmp_
     assert (tmp_path / "records.jsonl").read_text() == "{\n{}\n"
 
 
+@pytest.mark.slow
 def test_records_of_other_software_are_not_reused(make_options, make_machine, device, monkeypatch):
     options = make_options()
     swept(options, make_machine(), device)
@@ -143,6 +144,7 @@ def test_records_of_other_software_are_not_reused(make_options, make_machine, de
     assert [found["sources"] for found in swept(options, make_machine(), device)[1]].count("another") == 4
 
 
+@pytest.mark.slow
 def test_the_time_limit_stops_after_a_tile(make_options, make_machine, device, monkeypatch, capsys):
     clock = itertools.count()
     monkeypatch.setattr(gpu, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))

@@ -14,7 +14,6 @@ from pallas_kernels.common.devices import DEVICES
 from tests.pallas_kernels import inputs
 from tests.pallas_kernels.compare import assert_right, assert_same_bits
 from tests.pallas_kernels.inputs import Layout
-from tests.pallas_kernels.marks import slow
 
 GROUPS = ((3, 3), (6, 2), (4, 1), (8, 1))
 """(heads, kv_heads): 1, 3, 4 and 8 query heads a kv head."""
@@ -69,8 +68,9 @@ def test_kernel_and_reference_are_right(case):
     check(case)
 
 
-@pytest.mark.parametrize("splits", [2, slow(1), slow(8)])
-@pytest.mark.parametrize("window", [slow(None), 7])
+@pytest.mark.slow
+@pytest.mark.parametrize("splits", [2, 1, 8])
+@pytest.mark.parametrize("window", [None, 7])
 def test_tokens_of_any_length(window, splits):
     lengths = in_any_order(1, 2, 5, Layout(24, 3))
     check(

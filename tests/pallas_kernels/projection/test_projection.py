@@ -45,7 +45,7 @@ SPLIT = Tiles(block_n=16, block_k=32, mma=True, block_m=32, splits=4)
 @pytest.mark.parametrize(
     "tiles, options",
     [
-        (SPLIT, dict(rows=40, outputs=37, norm=True)),
+        slow(SPLIT, dict(rows=40, outputs=37, norm=True)),
         slow(SPLIT, dict(rows=5, outputs=37, bias=True, dtype="float32")),
         slow(dataclasses.replace(SPLIT, swap_ab=True, splits=2), dict(rows=33, outputs=1100, norm=True, bias=True)),
         slow(dataclasses.replace(SPLIT, block_m=16), dict(rows=3, outputs=64, residual=False, out_dtype="float32")),

@@ -13,6 +13,7 @@ from tests.pallas_kernels import covering, inputs
 from tests.pallas_kernels.compare import assert_same_bits
 from tests.pallas_kernels.inputs import Layout
 from tests.pallas_kernels.lowering import for_gpu
+from tests.pallas_kernels.marks import slow
 from tests.pallas_kernels.ragged import HEADS, sequences_of
 
 CASES = covering.all_pairs(
@@ -47,7 +48,7 @@ def call_of(seed=0, *, rows, heads=(4, 2), head_dim=24, rotary=1.0, **options):
     return pairs, arrays["cache"], how | dict(rotary_dim=arrays["weight"].rotary_dim), call
 
 
-@pytest.mark.parametrize("seed, case", covering.parameters(CASES))
+@pytest.mark.parametrize("seed, case", covering.parameters(CASES, quick=(0,)))
 def test_kernel_and_reference_agree(seed, case):
     pairs, cache, how, _ = call_of(seed, **case)
     with guarded():
@@ -59,7 +60,7 @@ def test_kernel_and_reference_agree(seed, case):
         np.testing.assert_allclose(np.float32(one), np.float32(other), rtol=size, atol=size)
 
 
-@pytest.mark.parametrize("implementation", ["xla", "interpret"])
+@pytest.mark.parametrize("implementation", [slow("xla"), slow("interpret")])
 def test_it_is_the_end_of_qkv(implementation):
     """Of qkv whose product is XLA's."""
     pairs, cache, how, call = call_of(rows=21, layout=Layout(6, 5), dtype="float32", padding=True)
@@ -74,6 +75,7 @@ def test_it_is_the_end_of_qkv(implementation):
     assert_same_bits(v[real], np.asarray(written.v)[page, :, at[real] % 6])
 
 
+@pytest.mark.slow
 def test_a_row_without_a_place_is_nan_where_it_is_traced():
     pairs, cache, how, _ = call_of(rows=5, layout=Layout(6, 5))
     positions = how.pop("positions").at[2].set(30)
@@ -87,6 +89,7 @@ def test_a_row_without_a_place_is_nan_where_it_is_traced():
         assert np.isnan(q[2]).all() and np.isfinite(np.delete(q, 2, axis=0)).all()
 
 
+@pytest.mark.slow
 def test_its_dtypes():
     pairs, cache, how, _ = call_of(rows=5, dtype="bfloat16")
     assert pairs.dtype == jnp.float32
@@ -117,6 +120,7 @@ def test_wrong_arguments(change, message):
         pk.rope_and_cache(**arguments)
 
 
+@pytest.mark.slow
 def test_gradients_are_the_references():
     pairs, cache, how, _ = call_of(rows=5, dtype="float32")
 

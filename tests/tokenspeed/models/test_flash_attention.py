@@ -23,6 +23,7 @@ def drawn():
     return tuple(jnp.asarray(draw.standard_normal((BATCH, *shape, HEAD_DIM)), jnp.float32) for shape in shapes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lengths", [None, (11, 0, 3)])
 def test_what_it_computes(lengths):
     q, k, v = drawn()

@@ -72,8 +72,10 @@ def cached(k, v, used, paged):
     return KVCache(k=jnp.asarray(pages[0]), v=jnp.asarray(pages[1])), jnp.asarray(table, jnp.int32)
 
 
-@pytest.mark.parametrize("window", [None, slow(1), slow(2), 7, slow(30), slow(63), slow(64), 1000])
-@pytest.mark.parametrize("heads, kv_heads, paged", [(6, 2, True), slow(3, 3, True), slow(4, 1, False), (4, 2, False)])
+@pytest.mark.parametrize("window", [None, slow(1), slow(2), 7, slow(30), slow(63), slow(64), slow(1000)])
+@pytest.mark.parametrize(
+    "heads, kv_heads, paged", [(6, 2, True), slow(3, 3, True), slow(4, 1, False), slow(4, 2, False)]
+)
 def test_a_chunk_that_begins_anywhere(window, heads, kv_heads, paged):
     """What the chunk's tokens see is what they would see if all of their sequence had come at once."""
     q, k, v = long_sequences(heads, kv_heads)
