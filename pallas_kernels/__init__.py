@@ -1,6 +1,6 @@
 """Fused kernels of a LLaMA decode step, for any JAX model. Everything public is here; `help()` on each says the rest.
 
-The ops, each one launch, and what they take and return:
+The ops, each one launch (two where tiles split the reduction axis), and what they take and return:
     qkv, attention, out, gate_up, down, head, head_logits, and rope_and_cache for a QKV product from elsewhere
     DenseWeight, pack_* and unpack_*, KVCache, DeferredNorm, attention_counters, Weight
 How an op runs:

@@ -19,11 +19,12 @@ from pallas_kernels.common.stream_tiles import (
     StreamShape,
     Tiles,
     feasible,
+    in_warp_groups,
     padded_rows,
     row_blocks_of,
     shared_memory_bytes,
 )
-from pallas_kernels.common.tile_space import MMA_ROWS, WARP_GROUP_ROWS, by_warp_groups
+from pallas_kernels.common.tile_space import MMA_ROWS, WARP_GROUP_ROWS
 
 MEASURED_ON = DEVICES["h200"]
 """The GPU whose rates the estimate has, measured there; the order is hardly another elsewhere."""
@@ -56,8 +57,7 @@ def estimate_us(tiles: Tiles, shape: StreamShape, device: Device = MEASURED_ON) 
     inputs = shape.inputs // tiles.splits
     moved = shape.weight_bytes * row_blocks + programs * tiles.block_m * inputs * shape.itemsize
     operations = 2 * row_blocks * tiles.block_m * shape.outputs * shape.groups * shape.inputs
-    first = tiles.block_n if tiles.swap_ab else tiles.block_m
-    slow = 1 if by_warp_groups(first, tiles.num_warps, shape.itemsize, device) else SINGLE_WARPS
+    slow = 1 if in_warp_groups(tiles, shape, device) else SINGLE_WARPS
     parts = (
         shape.weight_bytes / MEMORY_RATE,
         moved / min(L2_RATE, busy * device.num_sms * SHARE_RATE),
@@ -84,10 +84,10 @@ def _is_tried(tiles: Tiles, shape: StreamShape, device: Device) -> bool:
         return False  # then the rows are the better first operand
     if shape.inputs % (tiles.splits * tiles.block_k) and (tiles.splits > 1 or tiles.block_k > shape.inputs):
         return False
-    first, second = (outputs, tiles.block_m) if tiles.swap_ab else (tiles.block_m, outputs)
-    if by_warp_groups(tiles.block_n if tiles.swap_ab else tiles.block_m, tiles.num_warps, shape.itemsize, device):
+    if in_warp_groups(tiles, shape, device):
         return tiles.block_k <= 128
     # The products of single warps: each warp has the operands of its own part in registers.
+    first, second = (outputs, tiles.block_m) if tiles.swap_ab else (tiles.block_m, outputs)
     along = min(tiles.num_warps, max(1, first // MMA_ROWS))
     operands = (first // along + second // (tiles.num_warps // along)) * tiles.block_k * shape.itemsize / 4 / 32
     return operands + tiles.block_m * outputs / threads <= MOST_REGISTERS

@@ -7,7 +7,7 @@ the tensor-core form x comes normed, from a small launch ahead (`prenorm`). A de
 only the factor, in either form.
 
 With `splits` several programs share a block, each with a part of the reduction axis. What they have are partial sums,
-which a launch of its own adds up (`partial_sums`).
+which a launch of its own adds up (`projection/combine.py`, `rope_and_cache`).
 
 Letters: M activation rows, O outputs of the weight, C outputs packed together (2 for the two halves of a rotation, or
 gate and up), I the reduction axis.

@@ -91,6 +91,12 @@ def row_blocks_of(shape: StreamShape, tiles: Tiles) -> int:
     return pl.cdiv(shape.rows, tiles.block_m) if tiles.mma else 1
 
 
+def in_warp_groups(tiles: Tiles, shape: StreamShape, device: Device) -> bool:
+    """Whether the tensor-core products are those of warp groups; see `by_warp_groups`."""
+    first = tiles.block_n if tiles.swap_ab else tiles.block_m
+    return by_warp_groups(first, tiles.num_warps, shape.itemsize, device)
+
+
 def shared_memory_bytes(tiles: Tiles, shape: StreamShape, device: Device) -> int:
     """Shared memory of one program, from what XLA asks for on Ampere, Hopper and Blackwell: at most this, nearly exact.
 
@@ -103,8 +109,7 @@ def shared_memory_bytes(tiles: Tiles, shape: StreamShape, device: Device) -> int
     norm = tiles.block_k * shape.itemsize if shape.norm and not tiles.mma else 0
     x = (tiles.block_m if tiles.mma else shape.rows) * tiles.block_k * shape.itemsize
     loops = shape.inputs >= 2 * tiles.block_k
-    first = tiles.block_n if tiles.swap_ab else tiles.block_m
-    held = tiles.mma and by_warp_groups(first, tiles.num_warps, shape.itemsize, device)
+    held = tiles.mma and in_warp_groups(tiles, shape, device)
     ring = (tiles.num_stages - (0 if held else 1)) * (weights + x + norm) if loops else 0
     if held and device.compute_capability >= (10, 0):
         ring += TENSOR_MEMORY_BYTES * shape.groups
@@ -145,7 +150,7 @@ def feasible(tiles: Tiles, shape: StreamShape, device: Device) -> Verdict:
         return Verdict(False, f"mma: needs block_m, block_n and block_k >= {MMA_ROWS}, got {sizes}")
     if not tiles.mma and shape.rows > MMA_ROWS:
         return Verdict(False, f"mma: more than {MMA_ROWS} rows need tensor cores, got {shape.rows}")
-    if shape.inputs % (tiles.splits * (tiles.block_k if tiles.splits > 1 else 1)):
+    if tiles.splits > 1 and shape.inputs % (tiles.splits * tiles.block_k):
         return Verdict(False, f"splits: {tiles.splits} parts of whole blocks of {tiles.block_k} are not {shape.inputs}")
     if tiles.block_n * tiles.block_k > MAX_BLOCK_ELEMENTS:
         return Verdict(False, f"block_n * block_k: at most {MAX_BLOCK_ELEMENTS} elements in a block")

@@ -50,7 +50,15 @@ def test_programs_are_wide_where_many_are_left(model, op, weight_rows):
 
 @pytest.mark.parametrize(
     "rows, outputs, inputs_, groups",
-    [(3, 1, 1, 1), (16, 37, 100, 2), (8, 10**6, 17, 1), (17, 1, 1, 2), (256, 99, 70, 1)],
+    [
+        (3, 1, 1, 1),
+        (16, 37, 100, 2),
+        (8, 10**6, 17, 1),
+        (2, 37, 100, 2),
+        (2, 128256, 4096, 1),
+        (17, 1, 1, 2),
+        (256, 99, 70, 1),
+    ],
 )
 def test_the_heuristic_of_odd_shapes(rows, outputs, inputs_, groups):
     for dtype in DTYPES:
