@@ -183,7 +183,7 @@ def _of_rows(batch: Batch, rows: jax.Array, plan: SamplingPlan) -> Generation:
     slot, position, step, most = rows.T
     at, used = jnp.maximum(slot, 0), slot != NOBODY
     wanted = dict(bias=plan.bias, counts=plan.penalties, prompted=plan.penalties)
-    fields = {
+    fields: dict[str, Any] = {
         field.name: getattr(batch.sampling, field.name)[at] if wanted.get(field.name, True) else None
         for field in dataclasses.fields(SamplingState)
         if field.name != "plan"
@@ -204,7 +204,7 @@ def _back(batch: Batch, rows: jax.Array, state: Generation) -> Batch:
     """The batch after these rows' steps."""
     slot = _or_none(rows[:, 0], batch)
     sampling = batch.sampling
-    if state.sampling.counts is not None:
+    if sampling.counts is not None and state.sampling.counts is not None:
         counts = sampling.counts.at[slot].set(state.sampling.counts, mode="drop")
         sampling = dataclasses.replace(sampling, counts=counts)
     return dataclasses.replace(

@@ -90,22 +90,19 @@ class Engine:
 
     def _dispatch(self, plan: Plan) -> list[tuple[Drawn, list[_Seat]]]:
         seats = [self._seats[s.id] for s in (*(c.sequence for c in plan.chunks), *plan.decodes)]
-        for seat in seats:
-            if seat.slot is None:
-                self._sit(seat)
-        self._runner.turn([entry for seat in seats for entry in _pages_to_tell(seat)])
+        self._runner.turn([entry for seat in seats for entry in _pages_to_tell(seat, self._slot(seat))])
         started = []
         for chunk in plan.chunks:
-            seat = self._seats[chunk.sequence.id]
+            slot = self._slot(self._seats[chunk.sequence.id])
             tokens = chunk.sequence.tokens[chunk.start : chunk.start + chunk.length]
-            self._runner.chunk(seat.slot, chunk.start, tokens)
+            self._runner.chunk(slot, chunk.start, tokens)
         ends = [self._seats[chunk.sequence.id] for chunk in plan.chunks if chunk.final]
         if ends:
             started.append((self._runner.first(*self._rows(ends, final=True)), ends))
         decodes = [self._seats[s.id] for s in plan.decodes]
         if decodes:
-            rows, *how = self._rows(decodes, final=False)
-            started.append((self._runner.steps(rows, plan.steps, *how), decodes))
+            rows, sampling, logprobs = self._rows(decodes, final=False)
+            started.append((self._runner.steps(rows, plan.steps, sampling, logprobs), decodes))
         for drawn, _ in started:
             for array in jax.tree.leaves(drawn):
                 array.copy_to_host_async()
@@ -151,14 +148,19 @@ class Engine:
         self.pool.forget(list(dict.fromkeys([*pages, *sequence.pages])))
         self.pool.release(pages)
 
-    def _sit(self, seat: _Seat) -> None:
-        seat.slot, seat.pages_told = self._free.pop(), 0
+    def _slot(self, seat: _Seat) -> int:
+        """Its slot of the batch, which it gets where it has none."""
+        if seat.slot is not None:
+            return seat.slot
+        slot = seat.slot = self._free.pop()
+        seat.pages_told = 0
         s, row = seat.sequence, seat.row
         rows = make_rows(
             [row.params], [s.prompt], self._vocab_size, self._eos_ids, outputs=[s.output], samples=[row.sample],
             default_seeds=[row.seed], plan=self._runner.plan,
         )  # fmt: skip
-        self._runner.seat(seat.slot, rows)
+        self._runner.seat(slot, rows)
+        return slot
 
     def _unseat(self, seat: _Seat) -> None:
         if seat.slot is not None:
@@ -170,9 +172,9 @@ class Engine:
         self._unseat(seat)
 
 
-def _pages_to_tell(seat: _Seat) -> list[tuple[int, int, int]]:
+def _pages_to_tell(seat: _Seat, slot: int) -> list[tuple[int, int, int]]:
     """Of the pages that it was given since the last look."""
     new = seat.sequence.pages[seat.pages_told :]
-    entries = [(seat.slot, seat.pages_told + i, page) for i, page in enumerate(new)]
+    entries = [(slot, seat.pages_told + i, page) for i, page in enumerate(new)]
     seat.pages_told += len(new)
     return entries

@@ -20,10 +20,14 @@ FEWEST_TOKENS = 16
 ENTRIES = 64
 """Of page tables that travel together."""
 
-_CHUNK = dict(static_argnames=("behind", "prefill_backend", "implementation"), compiler_options=LAUNCHED_ONE_BY_ONE)
 _seat = jax.jit(batches.seat, donate_argnums=0)
 _turn = jax.jit(batches.turn, donate_argnums=0)
-_chunk = jax.jit(batches.chunk, donate_argnums=1, **_CHUNK)
+_chunk = jax.jit(
+    batches.chunk,
+    static_argnames=("behind", "prefill_backend", "implementation"),
+    donate_argnums=1,
+    compiler_options=LAUNCHED_ONE_BY_ONE,
+)
 _first = jax.jit(batches.first, static_argnames=("plan", "logprobs", "implementation"), donate_argnums=1)
 _steps = jax.jit(batches.steps, static_argnames=("count", "plan", "logprobs", "implementation"), donate_argnums=1)
 

@@ -79,6 +79,7 @@ def test_together_as_alone(pages, steps):
         expected = alone(prompt, params)
         assert (row.ids, row.text, row.reason) == (expected.token_ids, expected.text, expected.finish_reason)
         if params.logprobs is not None:
+            assert row.logprobs is not None and expected.logprobs is not None
             found = [one.logprob for one in row.logprobs]
             # the order of float32 sums follows the number of rows
             np.testing.assert_allclose(found, [one.logprob for one in expected.logprobs], rtol=0, atol=1e-4)
