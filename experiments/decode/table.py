@@ -48,7 +48,7 @@ def _line(found: Record, records: Sequence[Record]) -> list[Any]:
         found[field] if ok else None for field in ("ms_per_token", "tokens_per_s", "percent_of_ceiling")
     )
     beside = xla_beside(found, records) if ok else None
-    xla = beside and beside["xla_ms_per_token"]
+    xla = beside["xla_ms_per_token"] if beside else None
     return [
         found["model"], found["dtype"], found["batch"], found["context"], number(found["floor_ms"], ".3f"),
         tables.spread(ms, found["ms_p5"], found["ms_p95"], ".3f"), number(rate, ".1f"), number(percent, ".1f"),

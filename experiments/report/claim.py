@@ -43,7 +43,8 @@ def claim(records: Sequence[Record], device: str) -> str:
     parts = [
         textwrap.fill(WHAT.format(device=device, context=CONTEXT), WIDTH),
         tables.markdown(*_table(steps, mine, peers)),
-        origin([*steps, *beside], COMMAND) + (f"\\\nOthers: {_versions(shown)}, by `{PEERS}` (or `torch`)." if shown else ""),
+        origin([*steps, *beside], COMMAND)
+        + (f"\\\nOthers: {_versions(shown)}, by `{PEERS}` (or `torch`)." if shown else ""),
     ]
     return "\n\n".join(parts)
 
