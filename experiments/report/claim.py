@@ -7,7 +7,7 @@ from typing import Any
 from experiments.bench import tables
 from experiments.bench.record import Record
 from experiments.bench.tables import Table, number
-from experiments.decode.table import newest
+from experiments.decode.table import newest, xla_beside
 from experiments.report.origin import origin
 from experiments.report.sections import WIDTH
 
@@ -39,25 +39,32 @@ def claim(records: Sequence[Record], device: str) -> str:
         return ""
     peers = [found for found in mine if found["kind"] == "peer" and found["status"] == "ok"]
     shown = [found for found in peers if any(_alike(found, step) for step in steps)]
+    beside = [found for step in steps if (found := xla_beside(step, mine))]
     parts = [
         textwrap.fill(WHAT.format(device=device, context=CONTEXT), WIDTH),
-        tables.markdown(*_table(steps, peers)),
-        origin(steps, COMMAND) + (f"\\\nOthers: {_versions(shown)}, by `{PEERS}` (or `torch`)." if shown else ""),
+        tables.markdown(*_table(steps, mine, peers)),
+        origin([*steps, *beside], COMMAND)
+        + (f"\\\nOthers: {_versions(shown)}, by `{PEERS}` (or `torch`)." if shown else ""),
     ]
     return "\n\n".join(parts)
 
 
-def _table(steps: Sequence[Record], peers: Sequence[Record]) -> Table:
+def _table(steps: Sequence[Record], records: Sequence[Record], peers: Sequence[Record]) -> Table:
     return HEADER, [
         [
             step["model"], step["batch"], number(step["floor_ms"], ".3f"),
             f"**{step['ms_per_token']:.3f}** ({step['ms_p5']:.3f} to {step['ms_p95']:.3f})",
-            number(step["percent_of_ceiling"], ".1f"), number(step["xla_ms_per_token"], ".3f"),
+            number(step["percent_of_ceiling"], ".1f"), _xla(step, records),
             *(_range([peer for peer in peers if peer["engine"] == engine and _alike(peer, step)])
               for engine in ("torch", "vllm")),
         ]
         for step in steps
     ]  # fmt: skip
+
+
+def _xla(step: Record, records: Sequence[Record]) -> str:
+    beside = xla_beside(step, records)
+    return number(beside["xla_ms_per_token"] if beside else None, ".3f")
 
 
 def _alike(peer: Record, step: Record) -> bool:

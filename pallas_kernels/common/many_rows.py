@@ -27,16 +27,16 @@ from pallas_kernels.common.stream_tiles import (
 from pallas_kernels.common.tile_space import MMA_ROWS, WARP_GROUP_ROWS
 
 MEASURED_ON = DEVICES["h200"]
-"""The GPU whose rates the estimate has, measured there; the order is hardly another elsewhere."""
-MEMORY_RATE, L2_RATE, SHARE_RATE, PRODUCT_RATE = 4.4e6, 8.5e6, 85e3, 550e6
+"""The GPU whose rates the estimate has, fitted to sweeps there; the order is hardly another elsewhere."""
+MEMORY_RATE, L2_RATE, SHARE_RATE, PRODUCT_RATE = 3.6e6, 13e6, 75e3, 800e6
 """Bytes a microsecond of memory, of L2 and into one multiprocessor; operations a microsecond of the tensor cores."""
-LATENCY_US = 0.87
+LATENCY_US = 1.1
 """From asking for a block to having it, with memory busy: a stage ahead hides as much of it."""
-STEP_US = 1.1e-3
+STEP_US = 1e-3
 """Of a sum's next addition, for each element of the reduction axis."""
-SINGLE_WARPS = 3
+SINGLE_WARPS = 4
 """How much longer the products of single warps take, whose operands pass through registers."""
-COMBINE_US, PARTIAL_RATE = 1.5, 2.2e6
+COMBINE_US, PARTIAL_RATE = 0.7, 1.5e6
 """Of the launch that adds partial sums up: what it takes at least, and bytes a microsecond, written and read again."""
 SHARPNESS = 4
 """Of the norm in which the parts of the estimate make a whole: near the largest alone, but two alike take longer."""

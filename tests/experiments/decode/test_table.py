@@ -42,6 +42,16 @@ def test_xla_is_a_column_where_another_has_a_time(decoded):
     assert "by" not in lines(records[:2])[0] and "status" not in both, "what all lines have in common is no column"
 
 
+def test_xla_of_another_run_where_the_newest_has_none_beside_it(decoded):
+    records = [
+        decoded(implementation="xla", ms_per_token=6.0, xla_ms_per_token=6.0, date="2026-01-01T00:00:00Z"),
+        decoded(xla_ms_per_token=None, date="2026-01-02T00:00:00Z"),
+        decoded(batch=8, xla_ms_per_token=None),
+    ]
+    one, eight = lines(records)
+    assert (one["XLA ms"], one["times XLA"], eight["XLA ms"]) == ("6.000", "1.50", "-")
+
+
 def test_the_newest_record_counts(decoded):
     old = decoded(ms_per_token=9.0, date="2026-01-01T00:00:00Z")
     new = decoded(date="2026-01-02T00:00:00Z")
