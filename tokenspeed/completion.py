@@ -74,9 +74,11 @@ class Delta:
 
     Attributes:
         text: new text, or None where the folder has no tokenizer. token_ids: new ids.
-        completion: all of it, in the last piece; else None.
+        completion: all of it, in the last piece of a sample; else None.
+        sample: which of the prompt's n, from 0.
     """
 
     text: str | None
     token_ids: list[int]
     completion: Completion | None = None
+    sample: int = 0

@@ -2,50 +2,38 @@
 
 import contextlib
 import dataclasses
-import functools
+import itertools
 import os
-import secrets
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.pallas import next_power_of_2
 
-from pallas_kernels import DTYPES, KVCache, resolve_implementation
+from pallas_kernels import DTYPES, resolve_implementation
 from tokenspeed.arguments import boolean, integer, integers, is_sequence, one_of
 from tokenspeed.completion import Completion, Delta
-from tokenspeed.engine import generation
-from tokenspeed.engine.compiling import Clock, Programs
-from tokenspeed.engine.generation import BROKEN, Drawn, Generation, Weights
+from tokenspeed.engine.build import EngineOptions, offline
+from tokenspeed.engine.engine import Engine
+from tokenspeed.engine.input_processor import InputProcessor, Prompt
 from tokenspeed.engine.row import Row
+from tokenspeed.engine.sizes import check_kv_bytes
 from tokenspeed.messages import shown
 from tokenspeed.models import hf_config
 from tokenspeed.models.config import ModelConfig
 from tokenspeed.models.decoder import Llama
-from tokenspeed.models.memory import PREFILL_TOKENS
 from tokenspeed.models.prefill_attention import resolve_prefill_backend
 from tokenspeed.sampling.params import SamplingParams
-from tokenspeed.sampling.sample import RUNNING
-from tokenspeed.sampling.state import make_rows
 from tokenspeed.text.tokenizer import Tokenizer
 from tokenspeed.weights import checkpoint
 from tokenspeed.weights.default_dtype import default_dtype
 from tokenspeed.weights.random import random_model
 from tokenspeed.weights.tiny import folder_of
 
-MAX_BATCH = 16
-"""Sequences at a time, each with a cache for all of its tokens; more take turns."""
-SMALLEST_BUCKET, BUCKET_STEP = 16, 1024
-"""Lengths that programs are compiled for: powers of two from the one to the other, then multiples of the other."""
-STEPS = 16
-"""Tokens drawn between two looks of the host: a GPU does not wait for it, and neither do small models."""
-LARGE = 1 << 26
-"""Bytes of float32 weights from which a CPU's step takes so long that the host looks after each. XLA converts 16-bit
-weights for a CPU, once for all steps of a call."""
-
-Prompt = str | Sequence[int]
+MAX_BATCH, MOST_BATCH = 64, 256
+"""Sequences at a time, more take turns: unless asked otherwise, and at most."""
 
 
 class LLM:
@@ -54,6 +42,10 @@ class LLM:
     Args:
         model: the decoder. tokenizer: or None, for token ids only.
         max_context: positions a sequence may take, prompt and output together; the model's own limit if None.
+        max_batch: sequences that run at a time; more take turns.
+        kv_bytes: of the pool of keys and values; None: as many as `max_batch` sequences of `max_context` take, as far
+            as there is memory, on a CPU at most a GiB.
+        prefix_caching: prompts that begin alike share the pages of what they have in common.
         implementation: of the kernels: 'triton', 'xla', 'interpret', or None to choose by device.
         prefill_backend: whose attention prefill runs: 'cudnn', 'xla', or None to choose by device and model.
 
@@ -67,17 +59,36 @@ class LLM:
         tokenizer: Tokenizer | None = None,
         *,
         max_context: int | None = None,
+        max_batch: int = MAX_BATCH,
+        kv_bytes: int | None = None,
+        prefix_caching: bool = True,
         implementation: str | None = None,
         prefill_backend: str | None = None,
     ):
-        options = _options(model.config, model.dtype, max_context, implementation, prefill_backend)
+        options = _options(
+            model.config, model.dtype, max_context=max_context, max_batch=max_batch, kv_bytes=kv_bytes,
+            prefix_caching=prefix_caching, implementation=implementation, prefill_backend=prefill_backend,
+        )  # fmt: skip
         if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
             raise ValueError(
                 f"tokenizer: expected at most the model's {model.config.vocab_size} tokens, got {tokenizer.vocab_size}"
             )
-        self.model, self.tokenizer = model, tokenizer
-        self.max_context, self.implementation, self.prefill_backend = options.values()
-        self._rope = model.rope_tables(self.max_context)
+        self.tokenizer = tokenizer
+        self.options = EngineOptions(**options)
+        self._ids = itertools.count()
+        self.model = model
+
+    @property
+    def max_context(self) -> int:
+        return self.options.max_context
+
+    @property
+    def implementation(self) -> str:
+        return self.options.implementation
+
+    @property
+    def prefill_backend(self) -> str:
+        return self.options.prefill_backend
 
     @property
     def model(self) -> Llama:
@@ -85,11 +96,7 @@ class LLM:
 
     @model.setter
     def model(self, model: Llama) -> None:
-        self._model, self._dtype = model, model.dtype
-        self._weights, self._programs = Weights.of(model), Programs()
-        self._caches: dict[tuple[int, ...], list[KVCache]] = {}  # those of the last call, by their shape
-        large = self._dtype == jnp.float32 and sum(x.nbytes for x in self._weights.arrays) > LARGE
-        self._most_steps = 1 if large and jax.default_backend() == "cpu" else STEPS
+        self._model, self._made = model, None
 
     @classmethod
     def from_pretrained(
@@ -97,10 +104,8 @@ class LLM:
         folder: str | os.PathLike,
         *,
         dtype: str | None = None,
-        max_context: int | None = None,
-        implementation: str | None = None,
-        prefill_backend: str | None = None,
         progress: bool = False,
+        **options: Any,
     ) -> "LLM":
         """Loads a checkpoint.
 
@@ -108,8 +113,8 @@ class LLM:
             folder: in the Hugging Face layout; 'tiny' is the one that ships with the project.
             dtype: 'bfloat16', 'float16' or 'float32'; None for the checkpoint's, or on a CPU for float32, which is
                 faster there, if there is memory for it.
-            max_context, implementation, prefill_backend: as in `LLM`.
             progress: show a bar on standard error.
+            options: the others of `LLM`.
 
         Raises:
             ConfigError, CheckpointError, TokenizerError: something is wrong with the folder; one line says what.
@@ -120,9 +125,8 @@ class LLM:
         boolean("progress", progress)
         path = folder_of(folder)
         config = hf_config.from_folder(path)
-        implementation = resolve_implementation(implementation)
-        dtype = default_dtype(config, implementation) if dtype is None else one_of("dtype", dtype, DTYPES)
-        options = _options(config, dtype, max_context, implementation, prefill_backend)  # before the weights
+        dtype = _dtype(config, dtype, options)
+        options = _options(config, dtype, **options)  # before the weights
         tokenizer = Tokenizer.from_folder(path)
         return cls(checkpoint.load(path, config, dtype=dtype, progress=progress), tokenizer, **options)
 
@@ -133,22 +137,19 @@ class LLM:
         *,
         dtype: str | None = None,
         seed: int = 0,
-        max_context: int | None = None,
-        implementation: str | None = None,
-        prefill_backend: str | None = None,
+        **options: Any,
     ) -> "LLM":
         """A model with random weights: for measuring, not for reading.
 
         Args:
             config: its architecture. dtype: as in `from_pretrained`. seed: of the weights.
-            max_context, implementation, prefill_backend: as in `LLM`.
+            options: the others of `LLM`.
 
         Raises:
             ValueError, TypeError: as `from_pretrained`.
         """
-        implementation = resolve_implementation(implementation)
-        dtype = default_dtype(config, implementation) if dtype is None else one_of("dtype", dtype, DTYPES)
-        options = _options(config, dtype, max_context, implementation, prefill_backend)
+        dtype = _dtype(config, dtype, options)
+        options = _options(config, dtype, **options)
         return cls(random_model(config, dtype, integer("seed", seed, 0, 2**32 - 1)), **options)
 
     def encode(self, prompt: Prompt) -> list[int]:
@@ -158,18 +159,7 @@ class LLM:
             TypeError: neither a text nor a sequence of integers.
             ValueError: it has no token, one outside the vocabulary, or too many for `max_context`.
         """
-        if isinstance(prompt, str):
-            if self.tokenizer is None:
-                raise ValueError("prompts: expected token ids, since the folder has no tokenizer")
-            prompt = self.tokenizer.encode(prompt)
-        elif not is_sequence(prompt):
-            raise TypeError(f"prompts: expected a text or a sequence of token ids, got {shown(prompt)}")
-        ids = integers("prompts", prompt, 0, self.model.config.vocab_size - 1)
-        if not ids:
-            raise ValueError("prompts: expected at least one token")
-        if len(ids) >= self.max_context:
-            raise ValueError(f"prompts: {len(ids)} tokens leave no room in a context of {self.max_context}")
-        return ids
+        return self._inputs.encode(prompt)
 
     def logits(self, token_ids: Sequence[Sequence[int]] | np.ndarray | jax.Array) -> jax.Array:
         """Teacher-forced logits: of each token's successor, given it and those before it.
@@ -190,7 +180,8 @@ class LLM:
         lengths = {len(row) for row in rows}
         if len(lengths) != 1 or not 1 <= max(lengths) <= config.max_positions:
             raise ValueError(f"token_ids: expected {wanted}, got {len(rows)} rows of {shown(sorted(lengths))} ids")
-        self._caches.clear()  # room for the logits
+        if self._made is not None and self._made.is_idle:
+            self._made = None  # room for the logits
         return _forward(self.model, jnp.asarray(rows, jnp.int32))
 
     def generate(
@@ -209,7 +200,7 @@ class LLM:
             TypeError, ValueError: a prompt or its params cannot be run; the message names what.
             FloatingPointError: the model's logits are not finite.
         """
-        clock = Clock()
+        called = time.perf_counter()
         if not isinstance(prompts, str) and not is_sequence(prompts):
             raise TypeError(f"prompts: expected a text, token ids, or a sequence of such, got {shown(prompts)}")
         prompts = [prompts] if _is_prompt(prompts) else list(prompts)
@@ -217,13 +208,13 @@ class LLM:
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else _listed(params)
         if len(each) != len(prompts):
             raise ValueError(f"params: expected one, or one for each of {len(prompts)} prompts, got {len(each)}")
-        rows = []
-        for number, (prompt, own) in enumerate(zip(prompts, each, strict=True)):
-            ids, seed = self.encode(prompt), secrets.randbits(64)
-            rows += [self._row(number, ids, own, sample, seed) for sample in range(own.n)]
-        for i in range(0, len(rows), MAX_BATCH):
-            for _ in self._run(rows[i : i + MAX_BATCH], clock):
-                pass
+        inputs = self._inputs
+        rows = [row for i, (prompt, own) in enumerate(zip(prompts, each)) for row in inputs.rows(i, prompt, own)]
+        with self._running(rows, called) as engine:
+            while any(row.reason is None for row in rows):
+                for _, row in engine.step():
+                    if row.reason == "error":
+                        row.completion()  # which raises
         found: dict[int, list[Completion]] = {}
         for row in rows:
             found.setdefault(row.number, []).append(row.completion())
@@ -235,18 +226,20 @@ class LLM:
         Raises:
             TypeError, ValueError, FloatingPointError: as `generate`, and where `params.n` is not 1.
         """
-        clock = Clock()
+        called = time.perf_counter()
         (params,) = _listed([SamplingParams() if params is None else params])
         if params.n != 1:
             raise ValueError(f"n: expected 1 in a stream, got {params.n}")
-        return self._deltas(self._row(0, self.encode(prompt), params, 0, secrets.randbits(64)), clock)
+        return self._deltas(*self._inputs.rows(0, prompt, params), called)
 
-    def _deltas(self, row: Row, clock: Clock) -> Iterator[Delta]:
-        for _ in self._run([row], clock):
-            text, ids = row.news()
-            if text or ids:
-                yield Delta(text=text, token_ids=ids)
-        whole = row.completion()
+    def _deltas(self, row: Row, called: float) -> Iterator[Delta]:
+        with self._running([row], called) as engine:
+            while row.reason is None:
+                engine.step()
+                text, ids = row.news()
+                if text or ids:
+                    yield Delta(text=text, token_ids=ids)
+            whole = row.completion()
         yield Delta(text=None if self.tokenizer is None else "", token_ids=[], completion=whole)
 
     def warm_up(self, prompt_tokens: int, params: SamplingParams) -> float:
@@ -256,203 +249,40 @@ class LLM:
         """
         length = integer("prompt_tokens", prompt_tokens, 1, self.max_context - 1)
         _listed([params])
-        rows = [self._row(0, [0] * length, params, sample, 0) for sample in range(min(params.n, MAX_BATCH))]
-        clock = Clock()
-        start = self._begin(rows, clock)
-        sizes = self._prepare_decode(rows, start, clock)
-        caches = start.caches
-        if jax.default_backend() != "cpu":
-            state, _ = self._first(start)
-            # Those before the last one twice: when it compiles a program, XLA drops the CUDA graphs of all others.
-            for steps in sizes + sizes[:-1]:
-                state, _ = generation.advance(self._weights, state, self._rope, steps=steps, **start.how)
-            caches = jax.block_until_ready(state).caches
-        self._keep(caches)
-        return clock.compile_s
+        row, engine = self._inputs.rows(0, [0] * length, params)[0], self._engine
+        return engine.runner.prepare(engine.programs_for(row, min(params.n, self.max_batch)))
 
-    def _run(self, rows: list[Row], clock: Clock) -> Iterator[None]:
-        """Generates all rows together; yields whenever tokens have come.
-
-        The first token is looked at before anything follows it, so that its time is its own. From there the device is
-        one call ahead: the next steps are dispatched before the tokens of those before them are looked at, so that it
-        never waits for the host. What it draws too much, behind a row's end, nobody looks at; where all rows will have
-        ended by `max_tokens`, there is no next call.
-        """
-        start = self._begin(rows, clock)
-        how, state = start.how, start.caches
-        asked, drawn = 1, None  # tokens of each row, those on their way included; what was drawn and not looked at
+    @contextlib.contextmanager
+    def _running(self, rows: list[Row], called: float) -> Iterator[Engine]:
+        """The engine with these rows added, whose times are from `called` on; what is left at the end is cancelled."""
+        took = time.perf_counter() - called
+        engine, ids, leaders = self._engine, [next(self._ids) for _ in rows], {}
         try:
-            state, first = self._first(start)
-            state = self._take(rows, state, first, clock)
-            yield
-            if any(row.reason is None for row in rows):
-                self._prepare_decode(rows, start, clock)
-            while any(row.reason is None for row in rows):
-                following = None
-                left = max(row.max_tokens for row in rows if row.reason is None) - asked
-                if left > 0:
-                    steps = self._steps(left)
-                    state, following = generation.advance(self._weights, state, self._rope, steps=steps, **how)
-                    asked += steps
-                if drawn is not None:
-                    state = self._take(rows, state, drawn, clock)
-                    yield
-                drawn = following
+            for id, row in zip(ids, rows, strict=True):
+                leader = leaders.setdefault(row.number, id)
+                engine.add(id, row, leader=None if leader == id else leader)
+                row.begun_s -= took
+            yield engine
         finally:
-            settled = _settle(state, drawn)
-        if settled:  # and nobody has left before the end
-            self._keep(state.caches)
+            for id in ids:
+                engine.cancel(id)
+            engine.rest()
 
-    def _keep(self, caches: list[KVCache]) -> None:
-        """Leaves the caches to the next call, which then need not make them: hundreds of arrays, of many bytes."""
-        self._caches = {caches[0].k.shape: caches}
+    @property
+    def _engine(self) -> Engine:
+        """Made when it is first needed: its pool takes what memory the weights leave."""
+        if self._made is None:
+            self._made = offline(self.model, self.options)
+        return self._made
 
-    def _row(self, number: int, prompt: list[int], params: SamplingParams, sample: int, seed: int) -> Row:
-        return Row(
-            number, prompt, params, sample, seed,
-            tokenizer=self.tokenizer, max_context=self.max_context, config=self.model.config,
-        )  # fmt: skip
-
-    def _first(self, start: "_Start") -> tuple[Generation, Drawn]:
-        """The prompts in the cache, and the first token of each row."""
-        state: Any = start.caches
-        for operands, static in start.chunks:
-            state = generation.prefill(self._weights, state, *operands, **static)
-        return generation.first(self._weights, state, **start.how)
-
-    def _prepare_decode(self, rows: list[Row], start: "_Start", clock: Clock) -> list[int]:
-        """Compiles the calls that follow the first token; their steps."""
-        prepare, shapes = self._programs.prepare, start.shapes
-        most = max(row.max_tokens for row in rows) - 1
-        sizes = list(dict.fromkeys(self._steps(left) for left in range(most, 0, -self._most_steps)))
-        for steps in sizes:
-            prepare(
-                clock, shapes, generation.advance, lambda: (self._weights, start.state(), self._rope), steps=steps,
-                **start.how,
-            )  # fmt: skip
-        if any(row.params.stop for row in rows):
-            batch = shapes[0][0]
-            prepare(clock, shapes, generation.end, lambda: (start.state(), np.zeros(batch, bool)))
-        return sizes
-
-    def _steps(self, left: int) -> int:
-        """Of the next call, where a row may draw that many tokens more."""
-        return min(self._most_steps, next_power_of_2(left))
-
-    def _begin(self, rows: list[Row], clock: Clock) -> "_Start":
-        """What the first token takes, compiled."""
-        batch = next_power_of_2(len(rows))
-        idle = SamplingParams(temperature=0.0)
-        params = [row.params for row in rows] + [idle] * (batch - len(rows))
-        config = self.model.config
-        sampling = make_rows(
-            params,
-            [row.prompt for row in rows] + [[0]] * (batch - len(rows)),
-            config.vocab_size,
-            config.eos_ids,
-            samples=[row.sample for row in rows] + [0] * (batch - len(rows)),
-            default_seeds=[row.seed for row in rows] + [0] * (batch - len(rows)),
-        )
-        most = np.array([row.max_tokens for row in rows] + [1] * (batch - len(rows)), np.int32)
-        needed = max(len(row.prompt) + row.max_tokens for row in rows)
-        capacity = min(self.max_context, _bucket(needed))
-        asked = [row.params.logprobs for row in rows if row.params.logprobs is not None]
-        how = dict(logprobs=max(asked) if asked else None, implementation=self.implementation)
-        dtype, prepare = self._dtype, self._programs.prepare
-        caches = self._caches.pop((batch, config.num_kv_heads, capacity, config.head_dim), None)
-        self._caches.clear()  # before others are made
-        if caches is None:
-            made = dict(config=config, dtype=dtype, rows=batch, capacity=capacity)
-            prepare(clock, (), generation.empty_caches, tuple, **made)
-            caches = generation.empty_caches(**made)
-        begun = generation.Rows(sampling=sampling, max_tokens=most)
-        chunks = list(self._chunks(rows, batch, capacity, begun))
-        shapes = caches[0].k.shape, sampling.plan
-
-        @functools.cache
-        def state() -> Generation:
-            (operands, static), *_ = chunks
-            return generation.prefill.eval_shape(self._weights, caches, *operands, **static)
-
-        for operands, static in chunks:
-            tokens, begins_at, *_, first = operands
-            before = state if first is None else lambda: caches
-            of_chunk = shapes, tokens.shape[1], begins_at is None, first is None
-            prepare(
-                clock, of_chunk, generation.prefill,
-                lambda before=before, operands=operands: (self._weights, before(), *operands), **static,
-            )  # fmt: skip
-        prepare(clock, shapes, generation.first, lambda: (self._weights, state()), **how)
-        return _Start(caches, how, chunks, shapes, state)
-
-    def _chunks(self, rows, batch, capacity, begun):
-        """The prompts in buckets of length: what prefill takes behind the state, and its static arguments."""
-        lengths = np.array([len(row.prompt) for row in rows] + [0] * (batch - len(rows)), np.int32)
-        longest, start = int(lengths.max()), 0
-        while start < longest:
-            size = min(max(PREFILL_TOKENS // batch, SMALLEST_BUCKET), _bucket(longest - start))
-            tokens = np.zeros((batch, size), np.int32)
-            for i, row in enumerate(rows):
-                part = row.prompt[start : start + size]
-                tokens[i, : len(part)] = part
-            static = dict(
-                capacity=min(capacity, _bucket(start + size)),
-                prefill_backend=self.prefill_backend,
-                implementation=self.implementation,
-            )
-            first = start == 0
-            yield (tokens, None if first else np.int32(start), lengths, self._rope, begun if first else None), static
-            start += size
-
-    def _take(self, rows: list[Row], state: Generation, drawn: Drawn, clock: Clock) -> Generation:
-        """Gives what was drawn to the rows; the state, without those that a stop string has ended, and not the device.
-
-        Raises:
-            FloatingPointError: logits were not finite.
-        """
-        drawn = jax.device_get(drawn)
-        now = clock.now()
-        stopped = np.zeros(drawn.tokens.shape[1], bool)
-        for i, row in enumerate(rows):
-            if row.reason is None:
-                if (drawn.tokens[:, i] == BROKEN).any():
-                    raise FloatingPointError(f"prompt {row.number}: the model's logits are not finite")
-                row.take(drawn, i, now)
-                row.compile_s = clock.compile_s
-                stopped[i] = row.reason is not None and drawn.reason[i] == RUNNING
-        if stopped.any() and any(row.reason is None for row in rows):
-            state = generation.end(state, stopped)
-        return state
+    @property
+    def _inputs(self) -> InputProcessor:
+        return InputProcessor(self.model.config, self.tokenizer, self.max_context)
 
 
 @jax.jit
 def _forward(model, tokens):
     return model(tokens)
-
-
-class _Start(NamedTuple):
-    """What the first token of a call takes.
-
-    Attributes:
-        caches: with anything in them. how: the static arguments of steps.
-        chunks: of the prompts, as `LLM._chunks` gives them.
-        shapes: what the shapes of all arrays of the state follow from, for one model.
-        state: describes the state that prefill leaves, by `jax.ShapeDtypeStruct`.
-    """
-
-    caches: list[KVCache]
-    how: dict[str, Any]
-    chunks: list
-    shapes: tuple
-    state: Callable[[], Generation]
-
-
-def _settle(*trees: Any) -> bool:
-    """Waits for what is under way: a process that ended before it would be aborted. Whether nothing of it failed."""
-    with contextlib.suppress(jax.errors.JaxRuntimeError):  # of a computation that failed, which was told
-        jax.block_until_ready([x for x in jax.tree.leaves(trees) if not x.is_deleted()])
-        return True
-    return False
 
 
 def _is_prompt(value) -> bool:
@@ -470,7 +300,22 @@ def _listed(params) -> list[SamplingParams]:
     return found
 
 
-def _options(config: ModelConfig, dtype, max_context, implementation, prefill_backend) -> dict[str, Any]:
+def _dtype(config: ModelConfig, dtype: str | None, options: dict[str, Any]) -> str:
+    implementation = resolve_implementation(options.get("implementation"))
+    return default_dtype(config, implementation) if dtype is None else one_of("dtype", dtype, DTYPES)
+
+
+def _options(
+    config: ModelConfig,
+    dtype: Any,
+    *,
+    max_context: int | None = None,
+    max_batch: int = MAX_BATCH,
+    kv_bytes: int | None = None,
+    prefix_caching: bool = True,
+    implementation: str | None = None,
+    prefill_backend: str | None = None,
+) -> dict[str, Any]:
     """The options of `LLM` as they will be; they are checked before weights are loaded."""
     limit = config.max_positions
     if max_context is not None:
@@ -479,10 +324,11 @@ def _options(config: ModelConfig, dtype, max_context, implementation, prefill_ba
     backend = resolve_prefill_backend(
         prefill_backend, implementation=implementation, dtype=dtype, head_dim=config.head_dim
     )
-    return dict(max_context=max_context or limit, implementation=implementation, prefill_backend=backend)
-
-
-def _bucket(length: int) -> int:
-    if length <= BUCKET_STEP:
-        return max(SMALLEST_BUCKET, next_power_of_2(length))
-    return -(-length // BUCKET_STEP) * BUCKET_STEP
+    integer("max_batch", max_batch, 1, MOST_BATCH)
+    if kv_bytes is not None:
+        check_kv_bytes(config, kv_bytes, dtype=dtype, max_context=max_context or limit)
+    boolean("prefix_caching", prefix_caching)
+    return dict(
+        max_context=max_context or limit, max_batch=max_batch, kv_bytes=kv_bytes, prefix_caching=prefix_caching,
+        implementation=implementation, prefill_backend=backend,
+    )  # fmt: skip

@@ -1,7 +1,8 @@
 """The batch on the device: the pool's pages, each slot's page table, last token and way of drawing, and its programs.
 
 A slot is a row that a sequence keeps while it runs. A program takes the slots that it works on by number, so that
-sequences join and leave without anything else being moved; tokens pass from step to step on the device.
+sequences join and leave without anything else being moved; tokens pass from step to step on the device. What the host
+tells a program travels in one array of integers.
 """
 
 import dataclasses
@@ -18,7 +19,14 @@ from tokenspeed.models.config import ModelConfig
 from tokenspeed.sampling.state import SamplingPlan, SamplingRows, SamplingState
 
 NOBODY = -1
-"""A slot's number where a row of a program is not in use."""
+"""A slot's number where a row of a program is not in use; what such a row says is not looked at."""
+CHUNK_COLUMNS = "slot", "start", "tokens", "tables"
+"""Of a chunk's row, before the words of `SamplingRows`, the page table and the tokens themselves: the slot, where its
+tokens begin, how many they are, and whether the slot's tables (`Batch.sampling`) are this sequence's."""
+DECODE_COLUMNS = "slot", "position", "drawn", "max_tokens", "place", "page", "token"
+"""Of a row of decode: the slot; the position where its last token will stand; how many tokens it has drawn, and how
+many it may; a place of its page table and the page there, -1 where there is no new one; its last token, -1 for the one
+that was drawn."""
 
 
 @jax.tree_util.register_dataclass
@@ -31,6 +39,7 @@ class Batch:
         page_table: int32 [S, pages of a sequence], -1 where there is no page.
         token: int32 [S], drawn last, not yet in the cache.
         hidden: float32 [S, D], the residual stream of the last token of each prompt.
+        tables: bool [S], whether the slot's bias counts; else it is of a sequence that was there before.
         sampling: of S rows, with every table that any plan of the engine needs.
     """
 
@@ -38,13 +47,14 @@ class Batch:
     page_table: jax.Array
     token: jax.Array
     hidden: jax.Array
+    tables: jax.Array
     sampling: SamplingState
 
 
 def empty(
     config: ModelConfig, dtype: Any, *, pages: int, page_size: int, slots: int, pages_each: int, plan: SamplingPlan
 ) -> Batch:
-    """A batch of which nothing is in use.
+    """A batch of which nothing is in use; to be compiled.
 
     Args:
         config: of the model. dtype: of the pool.
@@ -63,6 +73,7 @@ def empty(
         page_table=jnp.full((slots, pages_each), -1, jnp.int32),
         token=integers((slots,)),
         hidden=floats((slots, c.d_model)),
+        tables=jnp.zeros((slots,), bool),
         sampling=SamplingState(
             temperature=floats((slots,)), top_k=integers((slots,)), top_p=floats((slots,)), min_p=floats((slots,)),
             presence_penalty=floats((slots,)), frequency_penalty=floats((slots,)),
@@ -72,61 +83,58 @@ def empty(
     )  # fmt: skip
 
 
-def seat(batch: Batch, slot: jax.Array, rows: SamplingRows) -> Batch:
-    """A new sequence in a slot: how it draws; to be compiled.
+def seat_tables(batch: Batch, slot: jax.Array, rows: SamplingRows) -> Batch:
+    """The tables of a sequence that needs some into its slot; to be compiled.
 
     Args:
         slot: int32. rows: of one row, by the batch's plan.
     """
-    own, state = rows.state(), batch.sampling
     placed = {
-        field.name: getattr(state, field.name).at[slot].set(getattr(own, field.name)[0])
-        for field in dataclasses.fields(SamplingState)
-        if field.name != "plan" and getattr(state, field.name) is not None
+        name: getattr(batch.sampling, name).at[slot].set(getattr(rows, name)[0])
+        for name in ("bias", "counts", "prompted")
+        if getattr(batch.sampling, name) is not None
     }
-    return dataclasses.replace(
-        batch,
-        page_table=batch.page_table.at[slot].set(-1),
-        sampling=dataclasses.replace(state, **placed),
-    )
-
-
-def turn(batch: Batch, entries: jax.Array) -> Batch:
-    """Pages that sequences were given; to be compiled.
-
-    Args:
-        entries: int32 [U, 3], the slot, the place in its table, and the page; a slot of `NOBODY` is no entry.
-    """
-    slot, place, page = entries.T
-    slot = jnp.where(slot == NOBODY, batch.page_table.shape[0], slot)
-    return dataclasses.replace(batch, page_table=batch.page_table.at[slot, place].set(page, mode="drop"))
+    return dataclasses.replace(batch, sampling=dataclasses.replace(batch.sampling, **placed))
 
 
 def chunk(
     weights: Weights,
     batch: Batch,
-    tokens: jax.Array,
     rows: jax.Array,
     rope: tuple[jax.Array, jax.Array],
     *,
+    length: int,
     behind: int,
     prefill_backend: str,
     implementation: str,
 ) -> Batch:
-    """The next tokens of some prompts into the cache; to be compiled.
+    """The next tokens of some sequences into the cache, and how each draws into its slot; to be compiled.
 
     Args:
-        tokens: int32 [B, T]. rows: int32 [B, 3], the slot, where its tokens begin, and how many they are.
+        rows: int32 [B, columns]: CHUNK_COLUMNS, the words of `SamplingRows`, the whole page table, `length` tokens.
         rope: from `Llama.rope_tables`.
+        length: static: T, of the longest of them.
         behind: static: a bound of where any of them begins, 0 where all begin at 0.
-        prefill_backend, implementation: see `generation.prefill`.
+        prefill_backend, implementation: see `Llama.prefill`.
     """
-    (count, length), model = tokens.shape, weights.model
-    slot, start, tokens_of = rows.T
+    model, state = weights.model, batch.sampling
+    count, pages_each = len(rows), batch.page_table.shape[1]
+    columns, words, table, tokens = jnp.split(
+        rows, [len(CHUNK_COLUMNS), rows.shape[1] - length - pages_each, rows.shape[1] - length], axis=1
+    )
+    slot, start, tokens_of, tables = columns.T
+    seat = _or_none(slot, batch)
+    words = jax.lax.bitcast_convert_type(words, jnp.uint32)
+    plain = dataclasses.replace(state.plan, bias=False, penalties=False)
+    own = SamplingRows(words=words, bias=None, counts=None, prompted=None, plan=plain).state()
+    placed = {
+        field.name: getattr(state, field.name).at[seat].set(value, mode="drop")
+        for field in dataclasses.fields(SamplingState)
+        if field.name != "plan" and (value := getattr(own, field.name)) is not None
+    }
     place = jnp.arange(length, dtype=jnp.int32)
     positions = jnp.where(place < tokens_of[:, None], start[:, None] + place, -1)
-    table = batch.page_table[jnp.maximum(slot, 0)]
-    if count * length <= generation.FEW_TOKENS and resolve_implementation(implementation) != "xla":
+    if takes_decode_kernels(count, length, implementation):
         counters = attention_counters(count, model.config.num_kv_heads, length)
         _, x, caches, _ = decode.decode_layers(
             model, batch.caches, tokens, positions, rope, page_table=table, counters=counters,
@@ -140,15 +148,25 @@ def chunk(
         )  # fmt: skip
     last = jnp.take_along_axis(x, jnp.maximum(tokens_of - 1, 0)[:, None, None], axis=1)[:, 0].astype(jnp.float32)
     return dataclasses.replace(
-        batch, caches=caches, hidden=batch.hidden.at[_or_none(slot, batch)].set(last, mode="drop")
+        batch,
+        caches=caches,
+        hidden=batch.hidden.at[seat].set(last, mode="drop"),
+        page_table=batch.page_table.at[seat].set(table, mode="drop"),
+        tables=batch.tables.at[seat].set(tables != 0, mode="drop"),
+        sampling=dataclasses.replace(state, **placed),
     )
+
+
+def takes_decode_kernels(count: int, length: int, implementation: str) -> bool:
+    """Whether a chunk of that many sequences goes through the kernels of decode: it is weights that take the time."""
+    return count * length <= generation.FEW_TOKENS and resolve_implementation(implementation) != "xla"
 
 
 def first(
     weights: Weights, batch: Batch, rows: jax.Array, *, plan: SamplingPlan, logprobs: int | None, implementation: str
 ) -> tuple[Batch, Drawn]:
     """Draws the token that follows each prompt; `Drawn` of one step. To be compiled; arguments as in `steps`."""
-    state = _of_rows(batch, rows, plan)
+    batch, state, _ = _of_rows(batch, rows, plan)
     state, drawn = generation.draw_first(weights, state, logprobs=logprobs, implementation=implementation)
     return _back(batch, rows, state), drawn
 
@@ -160,6 +178,7 @@ def steps(
     rope: tuple[jax.Array, jax.Array],
     *,
     count: int,
+    capacity: int,
     plan: SamplingPlan,
     logprobs: int | None,
     implementation: str,
@@ -167,37 +186,44 @@ def steps(
     """`count` steps of decode of some sequences; to be compiled.
 
     Args:
-        rows: int32 [B, 4]: the slot, `NOBODY` for a row that is not in use; the position where its last token will
-            stand; how many tokens it has drawn; how many it may.
+        rows: int32 [B, 7], DECODE_COLUMNS.
+        rope: from `Llama.rope_tables`. count: static.
+        capacity: static: a bound of the positions; XLA's attention takes as long as that.
         plan: static: that covers these rows. logprobs, implementation: as in `generation.decode_steps`.
     """
-    state = _of_rows(batch, rows, plan)
-    table = batch.page_table[jnp.maximum(rows[:, 0], 0)]
+    batch, state, table = _of_rows(batch, rows, plan)
     state, drawn = generation.decode_steps(
-        weights, state, rope, steps=count, logprobs=logprobs, implementation=implementation, page_table=table
-    )
+        weights, state, rope, steps=count, logprobs=logprobs, implementation=implementation,
+        page_table=table[:, : -(-capacity // batch.caches[0].page_size)],
+    )  # fmt: skip
     return _back(batch, rows, state), drawn
 
 
-def _of_rows(batch: Batch, rows: jax.Array, plan: SamplingPlan) -> Generation:
-    slot, position, step, most = rows.T
+def _of_rows(batch: Batch, rows: jax.Array, plan: SamplingPlan) -> tuple[Batch, Generation, jax.Array]:
+    """(the batch with the new pages, the rows' sequences, their page tables)."""
+    slot, position, drawn, most, place, page, token = rows.T
     at, used = jnp.maximum(slot, 0), slot != NOBODY
+    new = jnp.where(page >= 0, _or_none(slot, batch), batch.token.shape[0])
+    page_table = batch.page_table.at[new, place].set(page, mode="drop")
     wanted = dict(bias=plan.bias, counts=plan.penalties, prompted=plan.penalties)
     fields: dict[str, Any] = {
         field.name: getattr(batch.sampling, field.name)[at] if wanted.get(field.name, True) else None
         for field in dataclasses.fields(SamplingState)
         if field.name != "plan"
     }
-    return Generation(
+    if plan.bias:
+        fields["bias"] = jnp.where(batch.tables[at][:, None], fields["bias"], 0.0)
+    state = Generation(
         caches=batch.caches,
         counters=attention_counters(len(rows), batch.caches[0].k.shape[1]),
         hidden=batch.hidden[at],
-        token=batch.token[at],
+        token=jnp.where(token >= 0, token, batch.token[at]),
         position=jnp.where(used, position, -1),
-        step=step,
+        step=drawn,
         max_tokens=most,
         sampling=SamplingState(**fields, plan=plan),
     )
+    return dataclasses.replace(batch, page_table=page_table), state, page_table[at]
 
 
 def _back(batch: Batch, rows: jax.Array, state: Generation) -> Batch:

@@ -4,17 +4,19 @@ import dataclasses
 import time
 from collections import deque
 from collections.abc import Hashable
-from typing import Any
+from typing import NamedTuple
 
 import jax
+import numpy as np
 
-from tokenspeed.engine.generation import BROKEN, ENDED, Drawn
+from tokenspeed.engine.generation import BROKEN, Drawn
+from tokenspeed.engine.kinds import FULL, KINDS, Kind, kind_of
 from tokenspeed.engine.page_pool import PagePool
 from tokenspeed.engine.row import Row
-from tokenspeed.engine.runner import Runner
+from tokenspeed.engine.runner import Program, Runner
 from tokenspeed.engine.scheduler import Limits, Scheduler
-from tokenspeed.engine.sequence import Plan, Sequence
-from tokenspeed.sampling.state import SamplingPlan, make_plan, make_rows
+from tokenspeed.engine.sequence import Chunk, Plan, Sequence
+from tokenspeed.sampling.state import SamplingRows, make_plan, make_rows
 
 
 @dataclasses.dataclass(eq=False)
@@ -22,54 +24,86 @@ class _Seat:
     """A sequence with its row, and what the device has been told of it.
 
     Attributes:
+        kind: of drawing, that the row needs. words: of `SamplingRows`. tables: whether the row needs any.
         slot: of the batch, None while it waits. pages_told: how many of its pages the device knows.
-        plan: the sampling plan that the row needs.
     """
 
     sequence: Sequence
     row: Row
-    plan: SamplingPlan
+    kind: Kind
+    words: np.ndarray
+    tables: bool
     slot: int | None = None
     pages_told: int = 0
+
+
+class _Flight(NamedTuple):
+    """A call under way, and whose tokens it draws."""
+
+    drawn: Drawn
+    seats: list[_Seat]
 
 
 class Engine:
     """Continuous batching over one runner. Not for several threads.
 
     Args:
-        runner: of the model. limits: of a step. vocab_size, eos_ids: of the model.
-        steps: of decode that are started together where nothing waits, a power of two.
+        runner: of the model. limits: of a step.
+        steps: of decode that are started together where nothing waits, at most a page.
         reuse: whether prompts reuse the pages of others that began alike.
+
+    Raises:
+        ValueError: the limits, the steps and the runner's sizes do not go together.
     """
 
-    def __init__(
-        self, runner: Runner, limits: Limits, *, vocab_size: int, eos_ids: Any, steps: int = 1, reuse: bool = True
-    ):
-        self._steps = steps
-        self.pool = PagePool(runner.sizes.pages, runner.sizes.page_size, reuse=reuse)
+    def __init__(self, runner: Runner, limits: Limits, *, steps: int = 1, reuse: bool = True):
+        sizes = runner.sizes
+        if limits.max_rows > sizes.slots:
+            raise ValueError(f"max_rows: expected at most the runner's slots, {sizes.slots}, got {limits.max_rows}")
+        if limits.max_context > sizes.max_context:
+            raise ValueError(
+                f"max_context: expected at most the runner's, {sizes.max_context}, got {limits.max_context}"
+            )
+        if not 1 <= steps <= sizes.page_size:
+            raise ValueError(f"steps: expected 1 to {sizes.page_size}, the tokens of a page, got {steps}")
+        self.runner, self._steps = runner, steps
+        self.pool = PagePool(sizes.pages, sizes.page_size, reuse=reuse)
         self.scheduler = Scheduler(self.pool, limits)
-        self._runner, self._vocab_size, self._eos_ids = runner, vocab_size, eos_ids
         self._seats: dict[Hashable, _Seat] = {}
-        self._free = list(reversed(range(runner.sizes.slots)))
-        self._flying: deque[list[tuple[Drawn, list[_Seat]]]] = deque()
+        self._free = list(reversed(range(sizes.slots)))
+        self._flying: deque[list[_Flight]] = deque()
         self._begun = time.perf_counter()
 
     @property
     def is_idle(self) -> bool:
         return self.scheduler.is_empty and not self._flying
 
-    def add(self, id: Hashable, row: Row, *, priority: int = 0) -> None:
+    def now(self) -> float:
+        """Seconds since it was made, less those in which programs were compiled."""
+        return time.perf_counter() - self._begun - self.runner.compile_s
+
+    def add(self, id: Hashable, row: Row, *, priority: int = 0, leader: Hashable = None) -> None:
         """A sample of a prompt to be generated; its row takes the tokens.
 
+        Args:
+            id: unlike that of any other sample under way. priority: lower runs first.
+            leader: the id of another sample of this prompt, under way or not, whose pages it shares.
+
         Raises:
-            ValueError: it can never fit, or the id is under way.
+            ValueError, TypeError: it can never fit, the id is under way, or something of the row cannot be run.
         """
-        sequence = Sequence(id=id, prompt=row.prompt, max_tokens=row.max_tokens, priority=priority)
-        plan = make_plan([row.params], self._vocab_size, self._eos_ids)
-        if not self._runner.plan.covers(plan):
-            raise ValueError(f"params: this engine was not made for {plan}")
+        config, params = self.runner.config, row.params
+        plan = make_plan([params], config.vocab_size, config.eos_ids)
+        kind, words = kind_of(plan, params.logprobs), self._sampling(row, tables=False).words[0]
+        other = None if leader is None else self._seats.get(leader)
+        if params.max_tokens is None:  # up to the end of the context, or of the pool
+            row.max_tokens = max(1, min(row.max_tokens, self.pool.pages * self.pool.page_size + 1 - len(row.prompt)))
+        sequence = Sequence(
+            id=id, prompt=row.prompt, max_tokens=row.max_tokens, priority=priority, leader=other and other.sequence
+        )
         self.scheduler.add(sequence)
-        self._seats[id] = _Seat(sequence, row, plan)
+        row.begin(self.now(), self.runner.compile_s)
+        self._seats[id] = _Seat(sequence, row, kind, words, plan.bias or plan.penalties)
 
     def cancel(self, id: Hashable) -> None:
         """Ends a sample, in any state; nothing happens where it has ended."""
@@ -77,8 +111,8 @@ class Engine:
             self._leave(seat)
 
     def step(self) -> list[tuple[Hashable, Row]]:
-        """Starts a step and takes the tokens of the one before; the ids and rows of those that got some."""
-        plan = self.scheduler.plan(self._steps)
+        """Starts a step and takes the tokens of the one before; the ids and rows of those that got some or ended."""
+        plan = self.scheduler.plan(self._steps_at_once())
         for sequence in plan.preempted:
             self._unseat(self._seats[sequence.id])
         if plan.tokens:
@@ -88,54 +122,104 @@ class Engine:
             return self._take(self._flying.popleft())
         return []
 
-    def _dispatch(self, plan: Plan) -> list[tuple[Drawn, list[_Seat]]]:
-        seats = [self._seats[s.id] for s in (*(c.sequence for c in plan.chunks), *plan.decodes)]
-        self._runner.turn([entry for seat in seats for entry in _pages_to_tell(seat, self._slot(seat))])
-        started = []
-        for chunk in plan.chunks:
-            slot = self._slot(self._seats[chunk.sequence.id])
-            tokens = chunk.sequence.tokens[chunk.start : chunk.start + chunk.length]
-            self._runner.chunk(slot, chunk.start, tokens)
+    def rest(self) -> None:
+        """Where nothing is under way for anybody: drops what the device still draws, and waits for it."""
+        if self.scheduler.is_empty:
+            self._flying.clear()
+            self.runner.settle()
+
+    def close(self) -> None:
+        """Ends all that is under way, and waits for the device."""
+        for id in list(self._seats):
+            self.cancel(id)
+        self.rest()
+
+    def programs_for(self, row: Row, samples: int) -> list[Program]:
+        """What a prompt with so many samples runs, where nothing is known of it and nobody else is there."""
+        runner, shapes, limits = self.runner, self.runner.shapes, self.scheduler.limits
+        config, length, most = runner.config, len(row.prompt), min(row.max_tokens, limits.max_context - len(row.prompt))
+        kind = kind_of(make_plan([row.params], config.vocab_size, config.eos_ids), row.params.logprobs)
+        found = [Program("tables")] if row.params.needs_bias or row.params.needs_penalties else []
+        known = (length - 1) // self.pool.page_size * self.pool.page_size
+        for count, begin in ((1, 0), *([(samples - 1, known)] if samples > 1 else [])):
+            for start in range(begin, length, limits.chunk):
+                for part in shapes.split(min(limits.chunk, length - start)):
+                    found += [runner.chunk_program(shape, start) for shape, _ in shapes.pack([part] * count)]
+                    start += part
+            found.append(Program("first", *reversed(shapes.first_for(kind, count))))
+        while most > 1:
+            of = [shapes.decode_for(kind, samples, steps) for steps in {1, min(self._steps, most - 1)}]
+            found += [runner.steps_program(one, length + most) for one in of]
+            most //= 2
+        return list(dict.fromkeys(found))
+
+    def _steps_at_once(self) -> int:
+        """As many as every program of decode that this step may take has, and somebody may draw."""
+        running = [self._seats[s.id] for s in self.scheduler.running if not s.exhausted]
+        if self._steps == 1 or not running:
+            return 1
+        if max(seat.sequence.may_draw for seat in running) < self._steps:
+            return 1
+        return self.runner.shapes.decode_for(_widest(running), len(running), self._steps)[2]
+
+    def _dispatch(self, plan: Plan) -> list[_Flight]:
+        flights = []
+        self._chunks(plan.chunks)
         ends = [self._seats[chunk.sequence.id] for chunk in plan.chunks if chunk.final]
-        if ends:
-            started.append((self._runner.first(*self._rows(ends, final=True)), ends))
-        decodes = [self._seats[s.id] for s in plan.decodes]
-        if decodes:
-            rows, sampling, logprobs = self._rows(decodes, final=False)
-            started.append((self._runner.steps(rows, plan.steps, sampling, logprobs), decodes))
-        for drawn, _ in started:
-            for array in jax.tree.leaves(drawn):
+        while ends:
+            _, count = self.runner.shapes.first_for(_widest(ends), len(ends))
+            seats, ends = ends[:count], ends[count:]
+            rows = [self._row(seat, seat.sequence.prefill_end - 1) for seat in seats]
+            flights.append(_Flight(self.runner.first(rows, _widest(seats)), seats))
+        seats = [self._seats[s.id] for s in plan.decodes]
+        if seats:
+            rows = [self._row(seat, seat.sequence.computed) for seat in seats]
+            flights.append(_Flight(self.runner.steps(rows, plan.steps, _widest(seats)), seats))
+        for flight in flights:
+            for array in jax.tree.leaves(flight.drawn):
                 array.copy_to_host_async()
-        return started
+        return flights
 
-    def _rows(self, seats: list[_Seat], *, final: bool) -> tuple[list[tuple], SamplingPlan, int | None]:
-        """(slot, position, tokens drawn, max_tokens) of each, the plan that covers them, and the logprobs to report."""
-        rows, plan, asked = [], seats[0].plan, []
-        for seat in seats:
-            s = seat.sequence
-            position = s.prefill_end - 1 if final else s.computed
-            rows.append((seat.slot, position, len(s.output) + s.pending, s.max_tokens))
-            plan |= seat.plan
-            asked += [] if seat.row.params.logprobs is None else [seat.row.params.logprobs]
-        return rows, plan, max(asked) if asked else None
+    def _chunks(self, chunks: tuple[Chunk, ...]) -> None:
+        """Starts prefill: the first parts of all chunks, then the second ones, as there are programs for them."""
+        shapes, parts = self.runner.shapes, []
+        for chunk in chunks:
+            seat, place = self._seats[chunk.sequence.id], chunk.start
+            slot, tokens = self._slot(seat), chunk.sequence.tokens
+            for i, length in enumerate(shapes.split(chunk.length)):
+                part = slot, place, seat.tables, seat.words, seat.sequence.pages, tokens[place : place + length]
+                parts += [[]] if i == len(parts) else []
+                parts[i].append(part)
+                place += length
+        for together in parts:
+            for shape, members in shapes.pack([len(part[-1]) for part in together]):
+                self.runner.chunk([together[i] for i in members], shape)
 
-    def _take(self, started: list[tuple[Drawn, list[_Seat]]]) -> list[tuple[Hashable, Row]]:
+    def _row(self, seat: _Seat, position: int) -> tuple[int, ...]:
+        """By `batch.DECODE_COLUMNS`."""
+        s, place, page = seat.sequence, 0, -1
+        if len(s.pages) > seat.pages_told:
+            (page,), place = s.pages[seat.pages_told :], seat.pages_told  # steps of a call are at most a page
+            seat.pages_told += 1
+        assert seat.slot is not None
+        return seat.slot, position, len(s.output) + s.pending, s.max_tokens, place, page, -1
+
+    def _take(self, flights: list[_Flight]) -> list[tuple[Hashable, Row]]:
         taken = []
-        for drawn, seats in started:
-            drawn = jax.device_get(drawn)
-            now = time.perf_counter() - self._begun
-            for i, seat in enumerate(seats):
+        for flight in flights:
+            drawn = jax.device_get(flight.drawn)
+            now = self.now()
+            for i, seat in enumerate(flight.seats):
                 sequence, row = seat.sequence, seat.row
                 if self._seats.get(sequence.id) is not seat:
                     continue  # it has ended meanwhile
-                tokens = [int(token) for token in drawn.tokens[:, i] if token != ENDED]
-                if BROKEN in tokens:
+                tokens = drawn.tokens[:, i]
+                for token in tokens[tokens >= 0].tolist():
+                    self.scheduler.append(sequence, token)
+                row.take(drawn, i, now, self.runner.compile_s)
+                if row.reason is None and BROKEN in tokens:
                     self._forget(sequence)
                     row.reason = "error"
-                else:
-                    for token in tokens:
-                        self.scheduler.append(sequence, token)
-                    row.take(drawn, i, now)
                 taken.append((sequence.id, row))
                 if row.reason is not None:
                     del self._seats[sequence.id]
@@ -148,19 +232,24 @@ class Engine:
         self.pool.forget(list(dict.fromkeys([*pages, *sequence.pages])))
         self.pool.release(pages)
 
+    def _sampling(self, row: Row, *, tables: bool, outputs: list[int] | None = None) -> SamplingRows:
+        config, plan = self.runner.config, FULL.plan
+        if not tables and not row.params.needs_bias and not row.params.needs_penalties:
+            plan = dataclasses.replace(plan, bias=False, penalties=False)
+        return make_rows(
+            [row.params], [row.prompt], config.vocab_size, config.eos_ids, outputs=[outputs or []],
+            samples=[row.sample], default_seeds=[row.seed], plan=plan,
+        )  # fmt: skip
+
     def _slot(self, seat: _Seat) -> int:
         """Its slot of the batch, which it gets where it has none."""
-        if seat.slot is not None:
-            return seat.slot
-        slot = seat.slot = self._free.pop()
-        seat.pages_told = 0
-        s, row = seat.sequence, seat.row
-        rows = make_rows(
-            [row.params], [s.prompt], self._vocab_size, self._eos_ids, outputs=[s.output], samples=[row.sample],
-            default_seeds=[row.seed], plan=self._runner.plan,
-        )  # fmt: skip
-        self._runner.seat(slot, rows)
-        return slot
+        if seat.slot is None:
+            seat.slot = self._free.pop()
+            if seat.tables:
+                rows = self._sampling(seat.row, tables=True, outputs=seat.sequence.output)
+                self.runner.seat_tables(seat.slot, rows)
+        seat.pages_told = len(seat.sequence.pages)
+        return seat.slot
 
     def _unseat(self, seat: _Seat) -> None:
         if seat.slot is not None:
@@ -172,9 +261,6 @@ class Engine:
         self._unseat(seat)
 
 
-def _pages_to_tell(seat: _Seat, slot: int) -> list[tuple[int, int, int]]:
-    """Of the pages that it was given since the last look."""
-    new = seat.sequence.pages[seat.pages_told :]
-    entries = [(slot, seat.pages_told + i, page) for i, page in enumerate(new)]
-    seat.pages_told += len(new)
-    return entries
+def _widest(seats: list[_Seat]) -> Kind:
+    """The kind that does for all."""
+    return max((seat.kind for seat in seats), key=KINDS.index)

@@ -45,7 +45,7 @@ class Row:
         self.stop_reason: str | int | None = None
         self.text = ""
         self.first_s: float | None = None
-        self.last_s = self.compile_s = 0.0
+        self.begun_s = self.last_s = self.compiled_before_s = self.compile_s = 0.0
         self.decode_steps = 0
         self.told = 0, 0
         self.eos_ids = set() if params.ignore_eos else set(config.eos_ids)
@@ -60,8 +60,12 @@ class Row:
                 skip_special_tokens=params.skip_special_tokens,
             )
 
-    def take(self, drawn: Drawn, row: int, now: float) -> None:
-        """Takes the tokens of a few steps, which arrived `now`."""
+    def begin(self, now: float, compiled_s: float) -> None:
+        """Its times are from `now` on, until when `compiled_s` seconds had gone into compiling."""
+        self.begun_s, self.compiled_before_s = now, compiled_s
+
+    def take(self, drawn: Drawn, row: int, now: float, compiled_s: float) -> None:
+        """Takes the tokens of a few steps, which arrived `now`; `compiled_s` as in `begin`."""
         ids = [int(i) for i in drawn.tokens[:, row] if i >= 0]
         reason = int(drawn.reason[row])
         ends = reason not in (RUNNING, LENGTH)
@@ -81,7 +85,7 @@ class Row:
             self.first_s = now
         else:
             self.decode_steps += len(drawn.tokens)
-        self.last_s = now
+        self.last_s, self.compile_s = now, compiled_s - self.compiled_before_s
         self.ids += kept
         if stopped_by is not None:
             self.reason, self.stop_reason = "stop", stopped_by
@@ -105,10 +109,17 @@ class Row:
         return (None if self.stream is None else self.text[text:]), self.ids[ids:]
 
     def completion(self) -> Completion:
+        """All of it.
+
+        Raises:
+            FloatingPointError: the model's logits were not finite.
+        """
         assert self.reason is not None and self.first_s is not None
+        if self.reason == "error":
+            raise FloatingPointError(f"prompt {self.number}: the model's logits are not finite")
         timings = Timings(
             compile_s=self.compile_s,
-            ttft_s=self.first_s,
+            ttft_s=self.first_s - self.begun_s,
             decode_s=self.last_s - self.first_s,
             decode_steps=self.decode_steps,
         )

@@ -1,35 +1,44 @@
-"""Runner: the batch on the device, and the programs that work on it, each of a few shapes."""
+"""Runner: the batch on the device, and its programs, each of a few shapes, compiled apart from running."""
 
+import concurrent.futures
 import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import Any
+import os
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.experimental.pallas import next_power_of_2
+from tqdm import tqdm
 
+from pallas_kernels import resolve_implementation
 from tokenspeed.engine import batch as batches
-from tokenspeed.engine.batch import NOBODY
+from tokenspeed.engine.batch import CHUNK_COLUMNS, DECODE_COLUMNS, NOBODY
 from tokenspeed.engine.generation import LAUNCHED_ONE_BY_ONE, Drawn, Weights
+from tokenspeed.engine.kinds import FULL, KINDS, Kind
+from tokenspeed.engine.shapes import Shapes
 from tokenspeed.models.decoder import Llama
-from tokenspeed.sampling.state import SamplingPlan, SamplingRows
+from tokenspeed.sampling.state import SamplingRows, words_of
 
-FEWEST_TOKENS = 16
-"""Of a chunk: shorter ones are padded."""
-ENTRIES = 64
-"""Of page tables that travel together."""
-
-_seat = jax.jit(batches.seat, donate_argnums=0)
-_turn = jax.jit(batches.turn, donate_argnums=0)
-_chunk = jax.jit(
-    batches.chunk,
-    static_argnames=("behind", "prefill_backend", "implementation"),
-    donate_argnums=1,
-    compiler_options=LAUNCHED_ONE_BY_ONE,
+_jit = functools.partial(jax.jit, donate_argnums=1)
+PROGRAMS: dict[str, Any] = dict(
+    tables=jax.jit(batches.seat_tables, donate_argnums=0),
+    chunk=_jit(
+        batches.chunk,
+        static_argnames=("length", "behind", "prefill_backend", "implementation"),
+        compiler_options=LAUNCHED_ONE_BY_ONE,
+    ),
+    first=_jit(
+        batches.first, static_argnames=("plan", "logprobs", "implementation"), compiler_options=LAUNCHED_ONE_BY_ONE
+    ),
+    steps=_jit(batches.steps, static_argnames=("count", "capacity", "plan", "logprobs", "implementation")),
 )
-_first = jax.jit(batches.first, static_argnames=("plan", "logprobs", "implementation"), donate_argnums=1)
-_steps = jax.jit(batches.steps, static_argnames=("count", "plan", "logprobs", "implementation"), donate_argnums=1)
+
+
+class NotCompiled(RuntimeError):
+    """A program was asked for that is not among those that were compiled, and no more may be."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,63 +54,216 @@ class Sizes:
     slots: int
     max_context: int
 
+    @property
+    def pages_each(self) -> int:
+        """Of the longest sequence."""
+        return -(-self.max_context // self.page_size)
+
+
+class Program(NamedTuple):
+    """Which of PROGRAMS, of how many rows, and its static arguments."""
+
+    name: str
+    rows: int = 1
+    kind: Kind | None = None
+    length: int = 0
+    behind: int = 0
+    steps: int = 0
+    capacity: int = 0
+
+    def __str__(self) -> str:
+        if self.name == "chunk":
+            return f"chunk {self.rows} x {self.length} behind {self.behind}"
+        kind = "" if self.kind is None else f" of kind {KINDS.index(self.kind)}"
+        return f"{self.name} of {self.rows}{kind}" + (f", {self.steps} at a time" if self.steps > 1 else "")
+
 
 class Runner:
     """A model, a batch of slots over a pool of pages, and how a step of theirs is started.
 
     Args:
-        model: the decoder. sizes: of the batch.
-        plan: covers the sampling plans of all rows to come.
+        model: the decoder. sizes: of the batch. shapes: of the programs.
         implementation, prefill_backend: of the kernels and of prefill's attention, by name.
+
+    Attributes:
+        compile_s: seconds in which programs were compiled. closed: whether none may be compiled any more.
     """
 
-    def __init__(self, model: Llama, sizes: Sizes, *, plan: SamplingPlan, implementation: str, prefill_backend: str):
-        self.sizes, self.plan = sizes, plan
+    def __init__(self, model: Llama, sizes: Sizes, shapes: Shapes, *, implementation: str, prefill_backend: str):
+        self.sizes, self.shapes = sizes, shapes
+        self.compile_s, self.closed = 0.0, False
+        self.config = model.config
         self._weights, self._rope = Weights.of(model), model.rope_tables(sizes.max_context)
         self._kernels = dict(implementation=implementation)
         self._prefill = dict(implementation=implementation, prefill_backend=prefill_backend)
-        pages_each = -(-sizes.max_context // sizes.page_size)
+        self._compiled: dict[Program, Any] = {}
         make = functools.partial(
             batches.empty, model.config, model.dtype, pages=sizes.pages, page_size=sizes.page_size, slots=sizes.slots,
-            pages_each=pages_each, plan=plan,
+            pages_each=sizes.pages_each, plan=FULL.plan,
         )  # fmt: skip
+        begun = time.perf_counter()
         self.batch = jax.jit(make)()
+        self.compile_s += time.perf_counter() - begun
+        self._shape = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.batch)
 
-    def seat(self, slot: int, rows: SamplingRows) -> None:
-        """Gives a slot to a sequence that draws as `rows`, of one row, says."""
-        self.batch = _seat(self.batch, np.int32(slot), rows)
+    @property
+    def programs(self) -> int:
+        """How many are compiled."""
+        return len(self._compiled)
 
-    def turn(self, entries: Sequence[tuple[int, int, int]]) -> None:
-        """Notes pages: (slot, place in its table, page) each."""
-        for start in range(0, len(entries), ENTRIES):
-            part = entries[start : start + ENTRIES]
-            packed = np.full((ENTRIES, 3), NOBODY, np.int32)
-            packed[: len(part)] = part
-            self.batch = _turn(self.batch, packed)
+    def seat_tables(self, slot: int, rows: SamplingRows) -> None:
+        """Gives a slot the tables of its sequence, `rows` of one row."""
+        self.batch = self._program(Program("tables"))(self.batch, np.int32(slot), rows)
 
-    def chunk(self, slot: int, start: int, tokens: Sequence[int]) -> None:
-        """Puts the next tokens of a slot's sequence into the cache."""
-        size = max(FEWEST_TOKENS, next_power_of_2(len(tokens)))
-        padded = np.zeros((1, size), np.int32)
-        padded[0, : len(tokens)] = tokens
-        rows = np.array([[slot, start, len(tokens)]], np.int32)
-        behind = 0 if start == 0 else min(self.sizes.max_context, next_power_of_2(start))
-        self.batch = _chunk(self._weights, self.batch, padded, rows, self._rope, behind=behind, **self._prefill)
+    def chunk(
+        self, chunks: Sequence[tuple[int, int, bool, np.ndarray, Sequence[int], Sequence[int]]], shape: tuple[int, int]
+    ) -> None:
+        """Puts the next tokens of some slots' sequences into the cache.
 
-    def first(self, rows: Sequence[tuple], plan: SamplingPlan, logprobs: int | None) -> Drawn:
+        Args:
+            chunks: (slot, where its tokens begin, whether it has tables, the words of `SamplingRows`, its pages,
+                the tokens) of each.
+            shape: of the program: sequences, and tokens of each.
+        """
+        rows, length = shape
+        far = 0
+        packed = self._nobody(CHUNK_COLUMNS, rows, words_of(FULL.plan) + self.sizes.pages_each + length)
+        for row, (slot, start, tables, words, pages, tokens) in zip(packed, chunks):
+            row[: len(CHUNK_COLUMNS)] = slot, start, len(tokens), tables
+            row = row[len(CHUNK_COLUMNS) :]
+            row[: len(words)] = words.view(np.int32)
+            row = row[len(words) :]
+            row[: len(pages)], row[len(pages) : self.sizes.pages_each] = pages, -1
+            row = row[self.sizes.pages_each :]
+            row[: len(tokens)] = tokens
+            far = max(far, start)
+        program = self._program(self.chunk_program(shape, far))
+        self.batch = program(self._weights, self.batch, packed, self._rope)
+
+    def first(self, rows: Sequence[tuple[int, ...]], kind: Kind) -> Drawn:
         """Starts the draw of the tokens that follow prompts; rows as in `batch.steps`."""
-        how: dict[str, Any] = dict(plan=plan, logprobs=logprobs, **self._kernels)
-        self.batch, drawn = _first(self._weights, self.batch, self._packed(rows), **how)
+        kind, count = self.shapes.first_for(kind, len(rows))
+        program, packed = self._program(Program("first", count, kind)), self._packed(rows, count)
+        self.batch, drawn = program(self._weights, self.batch, packed)
         return drawn
 
-    def steps(self, rows: Sequence[tuple], count: int, plan: SamplingPlan, logprobs: int | None) -> Drawn:
-        """Starts `count` steps of decode; rows as in `batch.steps`."""
-        how: dict[str, Any] = dict(count=count, plan=plan, logprobs=logprobs, **self._kernels)
-        self.batch, drawn = _steps(self._weights, self.batch, self._packed(rows), self._rope, **how)
+    def steps(self, rows: Sequence[tuple[int, ...]], steps: int, kind: Kind) -> Drawn:
+        """Starts `steps` steps of decode, as many as there is a program for; rows as in `batch.steps`."""
+        shape = self.shapes.decode_for(kind, len(rows), steps)
+        if shape[2] != steps:
+            raise ValueError(f"steps: expected {shape[2]} of {len(rows)} rows, got {steps}")
+        program = self._program(self.steps_program(shape, max(position for _, position, *_ in rows) + steps))
+        self.batch, drawn = program(self._weights, self.batch, self._packed(rows, shape[1]), self._rope)
         return drawn
 
-    def _packed(self, rows: Sequence[tuple]) -> np.ndarray:
-        packed = np.zeros((next_power_of_2(len(rows)), 4), np.int32)
-        packed[:, 0] = NOBODY
+    def chunk_program(self, shape: tuple[int, int], start: int) -> Program:
+        """Of `Shapes.chunks`, whose chunks begin at `start` at the farthest."""
+        few = batches.takes_decode_kernels(*shape, **self._kernels)
+        return Program("chunk", shape[0], length=shape[1], behind=0 if few else self.shapes.behind_for(start))
+
+    def steps_program(self, shape: tuple[Kind, int, int], positions: int) -> Program:
+        """Of `Shapes.decode`, for so many positions at most. The kernels of a GPU look at lengths alone."""
+        kind, rows, steps = shape
+        capacity = self.sizes.max_context
+        if resolve_implementation(self._kernels["implementation"]) == "xla":
+            capacity = self.shapes.behind_for(min(positions, capacity))
+        return Program("steps", rows, kind, steps=steps, capacity=capacity)
+
+    def settle(self) -> bool:
+        """Waits for the device: a process that ended before would be aborted. Whether nothing of its work failed."""
+        try:
+            jax.block_until_ready([x for x in jax.tree.leaves(self.batch) if not x.is_deleted()])
+        except jax.errors.JaxRuntimeError:  # of a computation that failed, which was told
+            return False
+        return True
+
+    def all_programs(self) -> list[Program]:
+        """Those that a step of any work may need."""
+        shapes, far = self.shapes, (*self.shapes.behind, self.sizes.max_context)
+        return list(
+            dict.fromkeys(
+                [
+                    Program("tables"),
+                    *(self.chunk_program(shape, start) for shape in shapes.chunks for start in far),
+                    *(Program("first", rows, kind) for kind, rows in shapes.first),
+                    *(self.steps_program(shape, positions) for shape in shapes.decode for positions in far[1:]),
+                ]
+            )
+        )
+
+    def prepare(self, programs: Iterable[Program], *, workers: int = 0, progress: bool = False) -> float:
+        """Compiles programs, several at a time, and runs each of them on no rows; the seconds that it took.
+
+        A GPU records its launches at the first run. When it compiles one, XLA drops what it has recorded of others, so
+        all are compiled before any is run.
+        """
+        begun = time.perf_counter()
+        new = [program for program in dict.fromkeys(programs) if program not in self._compiled]
+        workers = workers or len(os.sched_getaffinity(0))
+        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+            compiled = pool.map(self._compile, new)
+            bar = tqdm(compiled, total=len(new), unit="program", desc="compiling", disable=not progress)
+            for program, found in zip(new, bar):
+                self._compiled[program] = found
+        for program in new:
+            self._run_on_nobody(program)
+        self.settle()
+        self.compile_s += time.perf_counter() - begun
+        return time.perf_counter() - begun
+
+    def _program(self, program: Program) -> Any:
+        found = self._compiled.get(program)
+        if found is None:
+            if self.closed:
+                raise NotCompiled(f"{program}: expected one of the {len(self._compiled)} programs that are compiled")
+            self.settle()  # its work would not be on the clock
+            begun = time.perf_counter()
+            found = self._compiled[program] = self._compile(program)
+            self.compile_s += time.perf_counter() - begun
+        return found
+
+    def _compile(self, program: Program) -> Any:
+        arguments, static = self._arguments(program, jax.ShapeDtypeStruct)
+        return PROGRAMS[program.name].lower(*arguments, **static).compile()
+
+    def _run_on_nobody(self, program: Program) -> None:
+        if program.name == "tables":
+            return  # it writes for somebody
+        arguments, _ = self._arguments(program, self._made)
+        found = self._compiled[program](*arguments)
+        self.batch = found if program.name == "chunk" else found[0]
+
+    def _made(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        return np.full(shape, NOBODY, dtype)
+
+    def _arguments(self, program: Program, rows: Any) -> tuple[tuple, dict[str, Any]]:
+        """Those of a program, of `rows(shape, dtype)`, and the static ones."""
+        batch = self._shape if rows is jax.ShapeDtypeStruct else self.batch
+        if program.name == "tables":
+            c, plan = self.config.vocab_size, FULL.plan
+            tables = SamplingRows(
+                words=rows((1, words_of(plan)), jnp.uint32), bias=rows((1, c), jnp.float32),
+                counts=rows((1, c), jnp.int32), prompted=rows((1, c), jnp.bool), plan=plan,
+            )  # fmt: skip
+            return (batch, rows((), jnp.int32), tables), {}
+        if program.name == "chunk":
+            columns = len(CHUNK_COLUMNS) + words_of(FULL.plan) + self.sizes.pages_each + program.length
+            static = dict(length=program.length, behind=program.behind, **self._prefill)
+            return (self._weights, batch, rows((program.rows, columns), jnp.int32), self._rope), static
+        assert program.kind is not None
+        packed = rows((program.rows, len(DECODE_COLUMNS)), jnp.int32)
+        static = dict(plan=program.kind.plan, logprobs=program.kind.logprobs, **self._kernels)
+        if program.name == "first":
+            return (self._weights, batch, packed), static
+        return (self._weights, batch, packed, self._rope), static | dict(count=program.steps, capacity=program.capacity)
+
+    def _packed(self, rows: Sequence[tuple[int, ...]], count: int) -> np.ndarray:
+        packed = self._nobody(DECODE_COLUMNS, count)
         packed[: len(rows)] = rows
+        return packed
+
+    def _nobody(self, columns: Sequence[str], rows: int, more: int = 0) -> np.ndarray:
+        packed = np.zeros((rows, len(columns) + more), np.int32)
+        packed[:, columns.index("slot")] = NOBODY
+        packed[:, columns.index("page") if "page" in columns else 0] = NOBODY
         return packed

@@ -15,6 +15,7 @@ Continuous batching. The order of sequences is (priority, arrival), and the poli
 - Before the first long prompt in prefill (more than a chunk is left of it), waiting ones may go whose whole prompt fits
   what is left of the budget, all but a page, which the long one gets. So may those behind a long one that waits. A
   prompt is overtaken so at most `overtakes` times: then nobody goes before it, and it gets the largest chunk there is.
+- The samples of a prompt wait until the first of them has computed it; whoever comes after them does not.
 - Full pages that prefill wrote are registered with the pool, those of decode are not.
 
 The host plans ahead of the device: plan, dispatch, `advance`, and the next plan, before the tokens of the first have
@@ -257,6 +258,8 @@ class Scheduler:
             room = budget - (self.pool.page_size if long else 0)
             if room <= 0 or not self.pool.available or len(self.running) == limits.max_rows:
                 break
+            if s.held:
+                continue
             if s.pending or any(other.overtaken >= limits.overtakes for other in over):
                 break
             left = s.length - self.pool.peek(s.tokens)

@@ -20,13 +20,15 @@ class State(enum.Enum):
 class Sequence:
     """A prompt, what was generated after it, and how far its keys are in the cache.
 
-    All but the first four attributes are the scheduler's to change.
+    All but the first five attributes are the scheduler's to change.
 
     Attributes:
         id: unlike that of any other sequence under way.
         prompt: token ids, at least one; stored as a list of its own.
         max_tokens: tokens to generate at most, 1 or more.
         priority: lower runs first.
+        leader: a sequence of the same prompt that was added before, or None: this one waits until the leader's prompt
+            has been computed, and then finds its pages.
         arrival: number of its arrival, given by the scheduler; -1 before.
         output: token ids that have been generated and have arrived on the host.
         pending: how many more the steps that were dispatched will give.
@@ -47,6 +49,7 @@ class Sequence:
     prompt: list[int]
     max_tokens: int
     priority: int = 0
+    leader: "Sequence | None" = None
     arrival: int = dataclasses.field(default=-1, init=False)
     output: list[int] = dataclasses.field(default_factory=list, init=False)
     pending: int = dataclasses.field(default=0, init=False)
@@ -85,6 +88,14 @@ class Sequence:
     def most_keys(self) -> int:
         """Keys that it can have in the cache at most: the last token that it may draw needs none."""
         return len(self.prompt) + self.max_tokens - 1
+
+    @property
+    def held(self) -> bool:
+        """Whether it waits for its leader."""
+        leader = self.leader
+        return leader is not None and (
+            leader.state is State.WAITING or (leader.state is State.RUNNING and leader.in_prefill)
+        )
 
     @property
     def in_prefill(self) -> bool:

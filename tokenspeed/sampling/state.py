@@ -227,6 +227,11 @@ def make_state(*arguments: Any, **options: Any) -> SamplingState:
     return jax.device_put(make_rows(*arguments, **options)).state()
 
 
+def words_of(plan: SamplingPlan) -> int:
+    """How many `SamplingRows.words` a row has."""
+    return _layout(plan.ends).itemsize // 4
+
+
 def set_rows(state: SamplingState, rows: jax.Array, new: SamplingState) -> SamplingState:
     """Puts the R rows of `new` at `rows`, int32 [R], of `state`; both have the same plan (see `make_state`)."""
     if new.plan != state.plan:

@@ -9,9 +9,9 @@ from tokenspeed.engine.engine import Engine
 from tokenspeed.engine.row import Row
 from tokenspeed.engine.runner import Runner, Sizes
 from tokenspeed.engine.scheduler import Limits
+from tokenspeed.engine.shapes import any_size
 from tokenspeed.llm import LLM
 from tokenspeed.sampling.params import SamplingParams
-from tokenspeed.sampling.state import make_plan
 
 CONTEXT, PAGE = 128, 16
 PROMPTS = (
@@ -41,13 +41,12 @@ def alone(prompt: str, params: SamplingParams):
 
 
 def engine_of(pages: int, *, rows: int = 4, budget: int = 64, steps: int = 1) -> Engine:
-    model = llm().model
-    config = model.config
-    plan = make_plan(PARAMS, config.vocab_size, config.eos_ids)
     sizes = Sizes(pages=pages, page_size=PAGE, slots=rows, max_context=CONTEXT)
-    runner = Runner(model, sizes, plan=plan, implementation="xla", prefill_backend="xla")
+    shapes = any_size(max_rows=rows, tokens=32, max_context=CONTEXT, steps=steps)
+    runner = Runner(llm().model, sizes, shapes, implementation="xla", prefill_backend="xla")
+
     limits = Limits(max_rows=rows, token_budget=budget, chunk=32, max_context=CONTEXT, overtakes=2)
-    return Engine(runner, limits, vocab_size=config.vocab_size, eos_ids=config.eos_ids, steps=steps)
+    return Engine(runner, limits, steps=steps)
 
 
 def row_of(number: int, prompt: str, params: SamplingParams) -> Row:
@@ -126,5 +125,8 @@ def test_what_can_never_fit_and_who_is_there_already_is_refused():
     engine.add(2, row_of(2, PROMPTS[1], PARAMS[2]))
     with pytest.raises(ValueError, match="not under way"):
         engine.add(2, row_of(2, PROMPTS[1], PARAMS[2]))
-    with pytest.raises(ValueError, match="params"):
-        engine.add(3, row_of(3, PROMPTS[1], SamplingParams(min_p=0.1, max_tokens=3)))
+    with pytest.raises(ValueError, match="stop_token_ids: expected at most 64"):
+        engine.add(3, row_of(3, PROMPTS[1], SamplingParams(stop_token_ids=range(100), max_tokens=3)))
+    with pytest.raises(ValueError, match="allowed_token_ids"):
+        ids = list(llm().model.config.eos_ids)
+        engine.add(3, row_of(3, PROMPTS[1], SamplingParams(allowed_token_ids=ids, min_tokens=1, max_tokens=3)))

@@ -1,0 +1,80 @@
+"""Builds an engine for a model: the pool by the memory that is there, the programs by who is to use them."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from tokenspeed.engine.engine import Engine
+from tokenspeed.engine.runner import Runner
+from tokenspeed.engine.scheduler import Limits
+from tokenspeed.engine.shapes import any_size, served
+from tokenspeed.engine.sizes import sizes
+from tokenspeed.models.decoder import Llama
+from tokenspeed.models.memory import PREFILL_TOKENS
+
+OVERTAKES = 4
+"""How often a long prompt may be overtaken by short ones."""
+STEPS = 16
+"""Tokens drawn between two looks of the host, where nobody waits for them."""
+LARGE = 1 << 26
+"""Bytes of float32 weights from which a CPU's step takes so long that the host looks after each. XLA converts 16-bit
+weights for a CPU, once for all steps of a call."""
+SERVED_TOKENS = 2048
+"""Of a step of a served model: what those in decode wait for while a prompt is in prefill."""
+SMALL = 4 << 30
+"""Bytes of weights up to which a served model's step is so short that the host starts a few together."""
+SERVED_STEPS = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """What an engine is built by; see `LLM` for what the fields mean."""
+
+    max_context: int
+    max_batch: int
+    kv_bytes: int | None
+    prefix_caching: bool
+    implementation: str
+    prefill_backend: str
+
+
+def offline(model: Llama, options: EngineOptions) -> Engine:
+    """For whole batches: large chunks, many steps at a time, each program compiled when it is first needed."""
+    large = model.dtype == jnp.float32 and _weight_bytes(model) > LARGE
+    steps = 1 if large and jax.default_backend() == "cpu" else STEPS
+    return _built(model, options, tokens=PREFILL_TOKENS, steps=steps, serve=False)
+
+
+def for_serving(model: Llama, options: EngineOptions, *, progress: bool = False) -> Engine:
+    """For requests that come and go: all programs are compiled and run once, and none is compiled any more.
+
+    Args:
+        progress: show a bar on standard error.
+    """
+    steps = SERVED_STEPS if _weight_bytes(model) <= SMALL else 1
+    engine = _built(model, options, tokens=SERVED_TOKENS, steps=steps, serve=True)
+    engine.runner.prepare(engine.runner.all_programs(), progress=progress)
+    engine.runner.closed = True
+    return engine
+
+
+def _built(model: Llama, options: EngineOptions, *, tokens: int, steps: int, serve: bool) -> Engine:
+    o = options
+    found = sizes(
+        model.config, dtype=str(model.dtype), max_batch=o.max_batch, max_context=o.max_context, prefill_tokens=tokens,
+        kv_bytes=o.kv_bytes,
+    )  # fmt: skip
+    chunk = -(-min(tokens, o.max_context) // found.page_size) * found.page_size
+    limits = Limits(
+        max_rows=o.max_batch, token_budget=chunk + o.max_batch - 1, chunk=chunk, max_context=o.max_context,
+        overtakes=OVERTAKES,
+    )  # fmt: skip
+    how = dict(max_rows=o.max_batch, max_context=o.max_context, steps=steps)
+    shapes = served(**how) if serve else any_size(tokens=chunk, **how)
+    runner = Runner(model, found, shapes, implementation=o.implementation, prefill_backend=o.prefill_backend)
+    return Engine(runner, limits, steps=steps, reuse=o.prefix_caching)
+
+
+def _weight_bytes(model: Llama) -> int:
+    return sum(x.nbytes for x in jax.tree.leaves(model))
