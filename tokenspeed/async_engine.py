@@ -92,7 +92,8 @@ class AsyncEngine:
 
         Raises:
             ValueError, TypeError: the prompt or the params cannot be run, it can never fit, or the id is under way.
-            FloatingPointError: the model's logits are not finite. Aborted: by `abort`. EngineDead: the engine has ended.
+            FloatingPointError: the model's logits are not finite. Aborted: by `abort`.
+            EngineDead: the engine has ended.
         """
         rows = self._inputs.rows(0, prompt, SamplingParams() if params is None else params)
         request = _Request(id, rows)

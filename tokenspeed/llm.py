@@ -46,6 +46,8 @@ class LLM:
         kv_bytes: of the pool of keys and values; None: as many as `max_batch` sequences of `max_context` take, as far
             as there is memory, on a CPU at most a GiB.
         prefix_caching: prompts that begin alike share the pages of what they have in common.
+        batch_invariant: a prompt's tokens and log-probabilities are the same bits whoever else is there, whether its
+            pages were found, and whether it was preempted; every step then takes as long as that of a full batch.
         implementation: of the kernels: 'triton', 'xla', 'interpret', or None to choose by device.
         prefill_backend: whose attention prefill runs: 'cudnn', 'xla', or None to choose by device and model.
 
@@ -62,12 +64,14 @@ class LLM:
         max_batch: int = MAX_BATCH,
         kv_bytes: int | None = None,
         prefix_caching: bool = True,
+        batch_invariant: bool = False,
         implementation: str | None = None,
         prefill_backend: str | None = None,
     ):
         options = _options(
             model.config, model.dtype, max_context=max_context, max_batch=max_batch, kv_bytes=kv_bytes,
-            prefix_caching=prefix_caching, implementation=implementation, prefill_backend=prefill_backend,
+            prefix_caching=prefix_caching, batch_invariant=batch_invariant, implementation=implementation,
+            prefill_backend=prefill_backend,
         )  # fmt: skip
         if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
             raise ValueError(
@@ -313,6 +317,7 @@ def _options(
     max_batch: int = MAX_BATCH,
     kv_bytes: int | None = None,
     prefix_caching: bool = True,
+    batch_invariant: bool = False,
     implementation: str | None = None,
     prefill_backend: str | None = None,
 ) -> dict[str, Any]:
@@ -328,7 +333,8 @@ def _options(
     if kv_bytes is not None:
         check_kv_bytes(config, kv_bytes, dtype=dtype, max_context=max_context or limit)
     boolean("prefix_caching", prefix_caching)
+    boolean("batch_invariant", batch_invariant)
     return dict(
         max_context=max_context or limit, max_batch=max_batch, kv_bytes=kv_bytes, prefix_caching=prefix_caching,
-        implementation=implementation, prefill_backend=backend,
+        batch_invariant=batch_invariant, implementation=implementation, prefill_backend=backend,
     )  # fmt: skip

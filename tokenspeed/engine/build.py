@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from tokenspeed.engine.engine import Engine
+from tokenspeed.engine.generation import FEW_TOKENS
 from tokenspeed.engine.runner import Runner
 from tokenspeed.engine.scheduler import Limits
-from tokenspeed.engine.shapes import any_size, served
+from tokenspeed.engine.shapes import any_size, invariant, served
 from tokenspeed.engine.sizes import sizes
 from tokenspeed.models.decoder import Llama
 from tokenspeed.models.memory import PREFILL_TOKENS
@@ -25,6 +26,8 @@ SERVED_TOKENS = 2048
 SMALL = 4 << 30
 """Bytes of weights up to which a served model's step is so short that the host starts a few together."""
 SERVED_STEPS = 4
+INVARIANT_TOKENS = FEW_TOKENS
+"""Of every chunk of a batch-invariant engine: as many as the kernels of decode take."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,7 @@ class EngineOptions:
     max_batch: int
     kv_bytes: int | None
     prefix_caching: bool
+    batch_invariant: bool
     implementation: str
     prefill_backend: str
 
@@ -61,6 +65,8 @@ def for_serving(model: Llama, options: EngineOptions, *, progress: bool = False)
 
 def _built(model: Llama, options: EngineOptions, *, tokens: int, steps: int, serve: bool) -> Engine:
     o = options
+    if o.batch_invariant:
+        tokens, steps = INVARIANT_TOKENS, 1
     found = sizes(
         model.config, dtype=str(model.dtype), max_batch=o.max_batch, max_context=o.max_context, prefill_tokens=tokens,
         kv_bytes=o.kv_bytes,
@@ -68,12 +74,15 @@ def _built(model: Llama, options: EngineOptions, *, tokens: int, steps: int, ser
     chunk = -(-min(tokens, o.max_context) // found.page_size) * found.page_size
     limits = Limits(
         max_rows=o.max_batch, token_budget=chunk + o.max_batch - 1, chunk=chunk, max_context=o.max_context,
-        overtakes=OVERTAKES,
+        overtakes=OVERTAKES, align=chunk if o.batch_invariant else 0, replay=o.batch_invariant,
     )  # fmt: skip
-    how = dict(max_rows=o.max_batch, max_context=o.max_context, steps=steps)
-    shapes = served(**how) if serve else any_size(tokens=chunk, **how)
+    how = dict(max_rows=o.max_batch, max_context=o.max_context)
+    if o.batch_invariant:
+        shapes = invariant(chunk=chunk, **how)
+    else:
+        shapes = served(steps=steps, **how) if serve else any_size(tokens=chunk, steps=steps, **how)
     runner = Runner(model, found, shapes, implementation=o.implementation, prefill_backend=o.prefill_backend)
-    return Engine(runner, limits, steps=steps, reuse=o.prefix_caching)
+    return Engine(runner, limits, steps=steps, reuse=o.prefix_caching, by_kind=o.batch_invariant)
 
 
 def _weight_bytes(model: Llama) -> int:

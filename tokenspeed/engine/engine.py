@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import NamedTuple
 
 import jax
@@ -51,12 +51,13 @@ class Engine:
         runner: of the model. limits: of a step.
         steps: of decode that are started together where nothing waits, at most a page.
         reuse: whether prompts reuse the pages of others that began alike.
+        by_kind: each kind of drawing has a call of its own in a step; else the widest does for all.
 
     Raises:
         ValueError: the limits, the steps and the runner's sizes do not go together.
     """
 
-    def __init__(self, runner: Runner, limits: Limits, *, steps: int = 1, reuse: bool = True):
+    def __init__(self, runner: Runner, limits: Limits, *, steps: int = 1, reuse: bool = True, by_kind: bool = False):
         sizes = runner.sizes
         if limits.max_rows > sizes.slots:
             raise ValueError(f"max_rows: expected at most the runner's slots, {sizes.slots}, got {limits.max_rows}")
@@ -64,10 +65,13 @@ class Engine:
             raise ValueError(
                 f"max_context: expected at most the runner's, {sizes.max_context}, got {limits.max_context}"
             )
+        if limits.replay and steps > 1:
+            raise ValueError(f"steps: expected 1 where what was preempted is drawn again, got {steps}")
         if not 1 <= steps <= sizes.page_size:
             raise ValueError(f"steps: expected 1 to {sizes.page_size}, the tokens of a page, got {steps}")
-        self.runner, self._steps = runner, steps
-        self.pool = PagePool(sizes.pages, sizes.page_size, reuse=reuse)
+        self.runner, self._steps, self._by_kind = runner, steps, by_kind
+        together = max(1, limits.align // sizes.page_size)
+        self.pool = PagePool(sizes.pages, sizes.page_size, reuse=reuse, together=together)
         self.scheduler = Scheduler(self.pool, limits)
         self._seats: dict[Hashable, _Seat] = {}
         self._free = list(reversed(range(sizes.slots)))
@@ -165,20 +169,26 @@ class Engine:
     def _dispatch(self, plan: Plan) -> list[_Flight]:
         flights = []
         self._chunks(plan.chunks)
-        ends = [self._seats[chunk.sequence.id] for chunk in plan.chunks if chunk.final]
-        while ends:
-            _, count = self.runner.shapes.first_for(_widest(ends), len(ends))
-            seats, ends = ends[:count], ends[count:]
-            rows = [self._row(seat, seat.sequence.prefill_end - 1) for seat in seats]
-            flights.append(_Flight(self.runner.first(rows, _widest(seats)), seats))
-        seats = [self._seats[s.id] for s in plan.decodes]
-        if seats:
+        for seats in self._groups([chunk.sequence for chunk in plan.chunks if chunk.final]):
+            while seats:
+                _, count = self.runner.shapes.first_for(_widest(seats), len(seats))
+                some, seats = seats[:count], seats[count:]
+                rows = [self._row(seat, seat.sequence.prefill_end - 1) for seat in some]
+                flights.append(_Flight(self.runner.first(rows, _widest(some)), some))
+        for seats in self._groups(plan.decodes):
             rows = [self._row(seat, seat.sequence.computed) for seat in seats]
             flights.append(_Flight(self.runner.steps(rows, plan.steps, _widest(seats)), seats))
         for flight in flights:
             for array in jax.tree.leaves(flight.drawn):
                 array.copy_to_host_async()
         return flights
+
+    def _groups(self, sequences: Iterable[Sequence]) -> list[list[_Seat]]:
+        """The seats of sequences, those that are drawn by one call together."""
+        seats = [self._seats[s.id] for s in sequences]
+        if not self._by_kind:
+            return [seats] if seats else []
+        return [some for kind in KINDS if (some := [seat for seat in seats if seat.kind == kind])]
 
     def _chunks(self, chunks: tuple[Chunk, ...]) -> None:
         """Starts prefill: the first parts of all chunks, then the second ones, as there are programs for them."""
@@ -202,7 +212,7 @@ class Engine:
             (page,), place = s.pages[seat.pages_told :], seat.pages_told  # steps of a call are at most a page
             seat.pages_told += 1
         assert seat.slot is not None
-        return seat.slot, position, len(s.output) + s.pending, s.max_tokens, place, page, -1
+        return seat.slot, position, s.drawn, s.max_tokens, place, page, -1
 
     def _take(self, flights: list[_Flight]) -> list[tuple[Hashable, Row]]:
         taken = []
@@ -213,9 +223,11 @@ class Engine:
                 sequence, row = seat.sequence, seat.row
                 if self._seats.get(sequence.id) is not seat:
                     continue  # it has ended meanwhile
-                tokens = drawn.tokens[:, i]
+                tokens, drawn_before = drawn.tokens[:, i], sequence.replays
                 for token in tokens[tokens >= 0].tolist():
                     self.scheduler.append(sequence, token)
+                if drawn_before and BROKEN not in tokens:  # with replays a call is of one step
+                    continue
                 row.take(drawn, i, now, self.runner.compile_s)
                 if row.reason is None and BROKEN in tokens:
                     self._forget(sequence)
@@ -246,7 +258,8 @@ class Engine:
         if seat.slot is None:
             seat.slot = self._free.pop()
             if seat.tables:
-                rows = self._sampling(seat.row, tables=True, outputs=seat.sequence.output)
+                outputs = seat.sequence.output[: seat.sequence.drawn]
+                rows = self._sampling(seat.row, tables=True, outputs=outputs)
                 self.runner.seat_tables(seat.slot, rows)
         seat.pages_told = len(seat.sequence.pages)
         return seat.slot

@@ -24,13 +24,17 @@ class PoolStats:
 class PagePool:
     """The pages 0 to `pages` - 1, of `page_size` tokens. Without `reuse`, `register` only checks, and nothing is found.
 
+    A prefix is found in multiples of `together` pages.
+
     What a method is given wrong is a ValueError that names the page or the argument.
     """
 
-    def __init__(self, pages: int, page_size: int, *, reuse: bool = True):
+    def __init__(self, pages: int, page_size: int, *, reuse: bool = True, together: int = 1):
         if pages < 1 or page_size < 1:
             raise ValueError(f"pages, page_size: expected 1 or more of each, got {pages}, {page_size}")
-        self.pages, self.page_size, self.reuse = pages, page_size, reuse
+        if together < 1:
+            raise ValueError(f"together: expected 1 or more, got {together}")
+        self.pages, self.page_size, self.reuse, self._together = pages, page_size, reuse, together
         self.stats = PoolStats()
         self._references = [0] * pages
         self._free = list(reversed(range(pages)))
@@ -177,7 +181,8 @@ class PagePool:
             if (page := self._known.get((found[-1], block))) is None:
                 break
             found.append(page)
-        return found[1:]
+        known = len(found) - 1
+        return found[1 : 1 + known - known % self._together]
 
     def _make_unknown(self, page: int) -> int:
         """This page and all that follow it; how many they are."""

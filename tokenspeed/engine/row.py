@@ -66,7 +66,8 @@ class Row:
 
     def take(self, drawn: Drawn, row: int, now: float, compiled_s: float) -> None:
         """Takes the tokens of a few steps, which arrived `now`; `compiled_s` as in `begin`."""
-        ids = [int(i) for i in drawn.tokens[:, row] if i >= 0]
+        ids = drawn.tokens[:, row]
+        ids = ids[ids >= 0].tolist()
         reason = int(drawn.reason[row])
         ends = reason not in (RUNNING, LENGTH)
         kept = ids[:-1] if ends else ids

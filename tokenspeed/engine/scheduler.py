@@ -4,7 +4,8 @@ Continuous batching. The order of sequences is (priority, arrival), and the poli
 
 - Every sequence in decode is in every step, with one token. What is left of the token budget goes to chunks of prefill:
   first of the running sequences, in order, then of waiting ones, which are admitted in order.
-- A chunk starts and ends at the edge of a page, except at the end of the tokens to prefill; that chunk gives a token.
+- A chunk starts and ends at the edge of a page, or of several (`Limits.align`), except at the end of the tokens to
+  prefill; that chunk gives a token.
 - Pages are taken as a sequence grows. Where a decode, or the first sequence in prefill, needs one and there is none,
   the last running sequence in the order is preempted, be it the one that asks: its pages are released, it waits at its
   place in the order, and later it is computed again from its tokens. So the first one never stands still. Others in
@@ -58,6 +59,9 @@ class Limits:
         chunk: tokens of one sequence that a step prefills, a multiple of the page size; longer prompts are long ones.
         max_context: tokens of a sequence, prompt and output together.
         overtakes: how often a long prompt may be overtaken.
+        align: chunks begin at multiples of it, itself a multiple of the page size; 0: of the page size.
+        replay: one that was preempted starts again from its prompt and draws its tokens again, which must be the same;
+            else its tokens are prefilled.
 
     Raises:
         ValueError, TypeError: a value is wrong; the message names it.
@@ -68,10 +72,14 @@ class Limits:
     chunk: int
     max_context: int
     overtakes: int
+    align: int = 0
+    replay: bool = False
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            integer(field.name, getattr(self, field.name), 0 if field.name == "overtakes" else 1, MAX_INT)
+        for name in ("max_rows", "token_budget", "chunk", "max_context"):
+            integer(name, getattr(self, name), 1, MAX_INT)
+        for name in ("overtakes", "align"):
+            integer(name, getattr(self, name), 0, MAX_INT)
 
 
 class Scheduler:
@@ -89,13 +97,18 @@ class Scheduler:
     """
 
     def __init__(self, pool: Pool, limits: Limits):
-        least = limits.max_rows - 1 + pool.page_size
+        self._align = limits.align or pool.page_size
+        if self._align % pool.page_size:
+            raise ValueError(f"align: expected a multiple of the page size, {pool.page_size}, got {limits.align}")
+        least = limits.max_rows - 1 + self._align
         if limits.token_budget < least:
             raise ValueError(
-                f"token_budget: expected {least} or more, a page beside max_rows - 1, got {limits.token_budget}"
+                f"token_budget: expected {least} or more, the shortest chunk beside max_rows - 1, "
+                f"got {limits.token_budget}"
             )
-        if limits.chunk % pool.page_size:
-            raise ValueError(f"chunk: expected a multiple of the page size, {pool.page_size}, got {limits.chunk}")
+        if limits.chunk % self._align:
+            what = "align" if limits.align else "the page size"
+            raise ValueError(f"chunk: expected a multiple of {what}, {self._align}, got {limits.chunk}")
         self.pool, self.limits = pool, limits
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
@@ -146,14 +159,13 @@ class Scheduler:
         running = [s for s in self.running if not s.exhausted]
         decodes = tuple(s for s in running if not s.in_prefill)
         prefilling = [s for s in running if s.in_prefill]
-        long = [s for s in prefilling if s.left > self.limits.chunk]
+        long = [s for s in prefilling if s.to_prefill > self.limits.chunk]
         budget, chunks = self.limits.token_budget - len(decodes), []
         for s in prefilling:
             if s in long[:1] and not preempted:
                 budget = self._admit_waiting(chunks, budget, long)
-            if length := self._chunk_length(s.left, budget):
-                there = (len(s.pages) + self.pool.available) * self.pool.page_size - s.computed
-                length = min(length, there)
+            there = (len(s.pages) + self.pool.available) * self.pool.page_size - s.computed
+            length = self._chunk_length(s.to_prefill, min(budget, there))
             if length:
                 self._grow(s, s.computed + length)
                 chunks.append(Chunk(s, s.computed, length))
@@ -197,6 +209,8 @@ class Scheduler:
     def append(self, sequence: Sequence, token: int) -> None:
         """Takes a token of a step that was dispatched, in the order of steps; one of an ended sequence is dropped.
 
+        One that was drawn before is not taken again.
+
         Raises:
             ValueError: no step was to give this sequence one.
         """
@@ -204,8 +218,11 @@ class Scheduler:
             return
         if not sequence.pending:
             raise ValueError(f"sequence {sequence.id!r}: expected no token, none is pending")
-        sequence.output.append(token)
         sequence.pending -= 1
+        if sequence.replays:
+            sequence.replays -= 1
+        else:
+            sequence.output.append(token)
 
     def finished(self, sequence: Sequence) -> None:
         """Ends a sequence, in any state, and releases its pages; nothing happens where it has ended.
@@ -239,7 +256,8 @@ class Scheduler:
             if s.exhausted or (s.in_prefill and prefilling):
                 continue
             prefilling |= s.in_prefill
-            while s.state is State.RUNNING and not self._grow(s, s.computed + 1):
+            wanted = min(s.computed + self._align, s.prefill_end) if s.in_prefill else s.computed + 1
+            while s.state is State.RUNNING and not self._grow(s, wanted):
                 holders = [other for other in self.running if not other.exhausted]
                 if len(holders) == 1:
                     raise RuntimeError(f"sequence {s.id!r} needs a page that no sequence holds and the pool lacks")
@@ -255,14 +273,15 @@ class Scheduler:
         """
         limits, over = self.limits, list(long or ())
         for s in list(self.waiting):
-            room = budget - (self.pool.page_size if long else 0)
+            room = budget - (self._align if long else 0)
             if room <= 0 or not self.pool.available or len(self.running) == limits.max_rows:
                 break
             if s.held:
                 continue
             if s.pending or any(other.overtaken >= limits.overtakes for other in over):
                 break
-            left = s.length - self.pool.peek(s.tokens)
+            tokens = self._prefilled(s)
+            left = len(tokens) - self.pool.peek(tokens)
             if long and left <= budget - limits.chunk:
                 break  # it fits beside the chunk of a long one, and need not go before it
             length = self._chunk_length(left, room)
@@ -279,7 +298,8 @@ class Scheduler:
 
     def _admit(self, s: Sequence, left: int, length: int) -> bool:
         """Whether it is: it takes what is known of its tokens, and pages for `length` of the `left` others."""
-        known = s.length - left
+        tokens = self._prefilled(s)
+        known = len(tokens) - left
         wanted = self._pages_for(known + length)
         there = wanted
         if s.preemptions:
@@ -287,12 +307,13 @@ class Scheduler:
             there = owed + min(self._pages_for(s.length) + 1, self._pages_for(s.most_keys))
         if self.pool.available < there - known // self.pool.page_size:
             return False
-        pages = self.pool.take_prefix(s.tokens) if known else []
+        pages = self.pool.take_prefix(tokens) if known else []
         # Of the known pages, those that nobody uses were available and are not any more.
         if self.pool.available < there - len(pages):
             self.pool.release(pages)
             return False
-        s.pages, s.computed, s.prefill_end = pages, known, s.length
+        s.pages, s.computed, s.prefill_end = pages, known, len(tokens)
+        s.replays = s.length - len(tokens)
         self._grow(s, known + length)
         s.state = State.RUNNING
         if s.queue_steps is None:
@@ -305,6 +326,7 @@ class Scheduler:
         """What prefill wrote of it has been registered, so it may be found when it comes back."""
         self._release(s)
         s.computed = s.prefill_end = 0
+        s.replays = min(s.replays, s.pending)  # of those under way
         s.state = State.WAITING
         s.preemptions += 1
         self.preemptions += 1
@@ -327,9 +349,13 @@ class Scheduler:
         return taken is not None
 
     def _chunk_length(self, left: int, budget: int) -> int:
-        """All that is left, or whole pages, within the budget and the limit of a chunk."""
+        """All that is left, or up to where a chunk may begin, within the budget and the limit of a chunk."""
         most = min(budget, self.limits.chunk)
-        return left if left <= most else most // self.pool.page_size * self.pool.page_size
+        return left if left <= most else most // self._align * self._align
+
+    def _prefilled(self, s: Sequence) -> list[int]:
+        """The tokens that prefill is to compute of a waiting sequence."""
+        return s.prompt if self.limits.replay else s.tokens
 
     def _pages_for(self, tokens: int) -> int:
         return -(-tokens // self.pool.page_size)

@@ -35,6 +35,7 @@ class Sequence:
         pages: of the KV cache, in order.
         computed: how many of its tokens have their keys in the cache, once all that was dispatched has run.
         prefill_end: prefill takes the tokens before this place; decode those from it on.
+        replays: how many of its first tokens are still to be drawn again, after it was preempted.
         state: see `State`.
         preemptions: how often it lost its pages.
         overtaken: how often a shorter prompt went before it.
@@ -56,6 +57,7 @@ class Sequence:
     pages: list[int] = dataclasses.field(default_factory=list, init=False)
     computed: int = dataclasses.field(default=0, init=False)
     prefill_end: int = dataclasses.field(default=0, init=False)
+    replays: int = dataclasses.field(default=0, init=False)
     state: State = dataclasses.field(default=State.WAITING, init=False)
     preemptions: int = dataclasses.field(default=0, init=False)
     overtaken: int = dataclasses.field(default=0, init=False)
@@ -76,13 +78,18 @@ class Sequence:
 
     @property
     def length(self) -> int:
-        """Tokens, with those that are pending."""
-        return len(self.prompt) + len(self.output) + self.pending
+        """Tokens, with those that are pending, but for those that were drawn before and are to be drawn again."""
+        return len(self.prompt) + self.drawn
 
     @property
-    def left(self) -> int:
-        """Tokens whose keys are still to be computed: in decode 1."""
-        return self.length - self.computed
+    def drawn(self) -> int:
+        """Tokens that it has drawn since it was last admitted, and those of before that are not drawn again."""
+        return len(self.output) - self.replays + self.pending
+
+    @property
+    def to_prefill(self) -> int:
+        """Tokens that prefill is still to compute."""
+        return self.prefill_end - self.computed
 
     @property
     def most_keys(self) -> int:
@@ -105,7 +112,7 @@ class Sequence:
     @property
     def may_draw(self) -> int:
         """Tokens that `max_tokens` still allows to dispatch."""
-        return self.max_tokens - len(self.output) - self.pending
+        return self.max_tokens - self.drawn
 
     @property
     def exhausted(self) -> bool:

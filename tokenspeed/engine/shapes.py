@@ -26,7 +26,7 @@ class Shapes:
         decode: (kind, rows, steps in one call); of every kind the most rows, and 1 step for each kind and rows.
         first: (kind, rows) of what draws the tokens that follow prompts.
         chunks: (sequences, tokens of each) of prefill; for each number of tokens also 1 sequence.
-        behind: bounds of where chunks begin, ascending: the first is 0, the last what a sequence may have.
+        behind: bounds of where chunks begin, ascending: the last is what a sequence may have.
         pass_tokens: what a program of prefill takes at least, in tokens of a large one.
     """
 
@@ -125,6 +125,21 @@ def any_size(*, max_rows: int, tokens: int, max_context: int, steps: int = 1) ->
         ),
         behind=(0, *sorted({min(256 << 2 * i, max_context) for i in range(16)})),
         pass_tokens=COMPILED_TOKENS,
+    )
+
+
+def invariant(*, max_rows: int, chunk: int, max_context: int) -> Shapes:
+    """One for each kind of work, whatever there is of it: then no sum depends on who else is there.
+
+    Args:
+        chunk: tokens of every chunk. max_rows, max_context: as in `served`.
+    """
+    rows = powers_of_2(max_rows)[-1]
+    return Shapes(
+        decode=tuple((kind, rows, 1) for kind in KINDS),
+        first=tuple((kind, min(rows, 8)) for kind in KINDS),
+        chunks=((1, chunk),),
+        behind=(max_context,),
     )
 
 

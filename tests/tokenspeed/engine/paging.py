@@ -100,10 +100,12 @@ class Device:
             assert self.pool.slots[place] in ((s, position), (EARLIER, position))
 
     def _draw(self, s, end):
-        """The token behind position end - 1: each is drawn once, in order."""
-        assert end - len(s.prompt) == self.drawn[s] < s.max_tokens
-        self.drawn[s] += 1
-        return s, token_of(s, self.drawn[s] - 1)
+        """The token behind position end - 1: each is drawn once, in order, and again only where that is the policy."""
+        index = end - len(s.prompt)
+        assert index == s.drawn < s.max_tokens
+        assert index == self.drawn[s] or (self.scheduler.limits.replay and s.preemptions)
+        self.drawn[s] = max(self.drawn[s], index + 1)
+        return s, token_of(s, index)
 
     def deliver(self, but: int = 0) -> None:
         """Gives the tokens of all steps to the scheduler but those of the last ones; ends what is complete."""

@@ -394,7 +394,7 @@ def test_the_next_step_is_planned_before_tokens_have_come():
         device.run(scheduler.plan())
         assert (s.computed, s.pending, s.output) == (computed, pending, [])
     device.deliver(but=1)
-    assert (s.output, s.pending, s.left) == ([token_of(s, 0)], 1, 1)
+    assert (s.output, s.pending, s.length - s.computed) == ([token_of(s, 0)], 1, 1)
     device.run(scheduler.plan())
     assert s.exhausted and not s.pages and s.state is State.RUNNING
     assert scheduler.plan().tokens == 0  # nothing beyond max_tokens

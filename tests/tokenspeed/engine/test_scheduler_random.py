@@ -15,8 +15,8 @@ QUICK = settings(max_examples=30, stateful_step_count=40)
 LONG = settings(max_examples=100, stateful_step_count=50)  # 5,000 operations
 
 LENGTH = st.integers(1, 4) | st.integers(20, 40) | st.integers(1, 40)
-REQUEST = st.tuples(LENGTH, st.integers(1, 24), st.integers(0, 2), st.integers(0, 50))
-"""The prompt's length, max_tokens, priority, and the prompt's first token."""
+REQUEST = st.tuples(LENGTH, st.integers(1, 24), st.integers(0, 2), st.integers(0, 50), st.sampled_from([1, 1, 1, 2, 3]))
+"""The prompt's length, max_tokens, priority, the prompt's first token, and how many samples it has."""
 
 
 class Requests(RuleBasedStateMachine):
@@ -30,14 +30,18 @@ class Requests(RuleBasedStateMachine):
         chunk=st.integers(1, 4),
         overtakes=st.integers(0, 3),
         reuse=st.booleans(),
+        align=st.sampled_from([0, 0, 1, 2]),
+        replay=st.booleans(),
     )
-    def begin(self, size, pages, rows, spare, chunk, overtakes, reuse):
+    def begin(self, size, pages, rows, spare, chunk, overtakes, reuse, align, replay):
         # What is known differs from prompt to prompt, and is the same whenever it is asked.
-        known = lambda tokens: sum(tokens[:3]) % 4 if reuse else 0
+        known = lambda tokens: sum(tokens[:3]) % 4 // (align or 1) * (align or 1) if reuse else 0
         self.pool = FakePool(pages, size, known)
         self.limits = limits(
-            max_rows=rows, token_budget=rows - 1 + size + spare, chunk=chunk * size, max_context=60, overtakes=overtakes
-        )
+            max_rows=rows, token_budget=rows - 1 + (align or 1) * size + spare, chunk=chunk * (align or 1) * size,
+            max_context=60, overtakes=overtakes, align=align * size, replay=replay,
+        )  # fmt: skip
+        self.align = (align or 1) * size
         self.scheduler = Scheduler(self.pool, self.limits)
         self.device = Device(self.scheduler, self.pool)
         self.added: list[Sequence] = []
@@ -49,17 +53,19 @@ class Requests(RuleBasedStateMachine):
 
     @rule(requests=st.lists(REQUEST, min_size=1, max_size=4))
     def add(self, requests):
-        for length, max_tokens, priority, first in requests:
-            prompt = [first, *range(1, length)]
-            s = Sequence(id=len(self.added), prompt=prompt, max_tokens=max_tokens, priority=priority)
-            fits = length + max_tokens <= 60 and length + max_tokens - 1 <= self.pool.pages * self.pool.page_size
-            try:
-                self.scheduler.add(s)
-            except ValueError:
-                assert not fits
-            else:
-                assert fits
-                self.added.append(s)
+        for length, max_tokens, priority, first, samples in requests:
+            prompt, leader = [first, *range(1, length)], None
+            for _ in range(samples):
+                s = Sequence(id=len(self.added), prompt=prompt, max_tokens=max_tokens, priority=priority, leader=leader)
+                fits = length + max_tokens <= 60 and length + max_tokens - 1 <= self.pool.pages * self.pool.page_size
+                try:
+                    self.scheduler.add(s)
+                except ValueError:
+                    assert not fits
+                else:
+                    assert fits
+                    self.added.append(s)
+                    leader = leader or s
 
     @precondition(lambda self: self.alive)
     @rule(data=st.data())
@@ -87,7 +93,7 @@ class Requests(RuleBasedStateMachine):
         before = {s: list(s.output) for s in self.alive}
         # The first of those that run, and how much it must compute.
         running = [s for s in self.scheduler.running if not s.exhausted]
-        prefilling = {s: s.left for s in running if s.in_prefill}
+        prefilling = {s: s.to_prefill for s in running if s.in_prefill}
         waiting = list(self.scheduler.waiting)
         pages = self.pool.available
 
@@ -98,17 +104,19 @@ class Requests(RuleBasedStateMachine):
         assert len(set(planned)) == len(planned)
         assert not {*planned} & {*plan.preempted}
         assert plan.tokens <= self.limits.token_budget
-        assert all(s.left == 1 and not s.in_prefill for s in plan.decodes)
+        assert all(s.length - s.computed == 1 and not s.in_prefill for s in plan.decodes)
         assert {*plan.decodes} == {s for s in self.scheduler.running if not s.exhausted and not s.in_prefill}
         for s, start, length in plan.chunks:
             assert 0 < length <= self.limits.chunk and s.state is State.RUNNING
-            assert start % self.pool.page_size == 0
-            assert start + length == s.length or length % self.pool.page_size == 0
+            assert start % self.align == 0
+            assert start + length == s.prefill_end or length % self.align == 0
+            leader = s.leader
+            assert start or leader is None or leader.state is State.FINISHED or leader not in chunks
         for s in running[:1]:
-            assert s in plan.decodes or chunks[s] >= min(s.left, self.pool.page_size)
+            assert s in plan.decodes or chunks[s] >= min(s.to_prefill, self.align)
         first = next((s for s in self.scheduler.running if s in prefilling), None)
         if first is not None and first.pages:
-            assert chunks[first] >= min(prefilling[first], self.pool.page_size)
+            assert chunks[first] >= min(prefilling[first], self.align)
         self.check_preemption(plan, running)
         self.check_order(plan, chunks, waiting, prefilling, pages)
 
@@ -137,12 +145,13 @@ class Requests(RuleBasedStateMachine):
             if s.preemptions:
                 needed = min(len(s.tokens) // self.pool.page_size + 1, -(-s.most_keys // self.pool.page_size))
                 assert pages >= needed and not s.pending
-            passed = [other for other in waiting if other.order < s.order and other not in chunks]
+            passed = [o for o in waiting if o.order < s.order and o not in chunks and not o.held]
             if s in before_long and long and any(other in chunks for other in long):
                 passed += long
             for other in passed:
-                assert other in long or other.length - self.pool.peek(other.tokens) > self.limits.chunk
-                assert s.computed + chunks[s] == s.length  # the whole of it
+                tokens = other.prompt if self.limits.replay else other.tokens
+                assert other in long or len(tokens) - self.pool.peek(tokens) > self.limits.chunk
+                assert s.computed + chunks[s] == s.prefill_end  # the whole of it
                 self.overtaken[other] += 1
                 assert self.overtaken[other] <= self.limits.overtakes
 
@@ -161,7 +170,8 @@ class Requests(RuleBasedStateMachine):
             assert s.exhausted or s.computed <= len(s.pages) * self.pool.page_size
         for s in self.added:
             assert s.output == [token_of(s, i) for i in range(len(s.output))]
-            assert len(s.output) + s.pending <= s.max_tokens
+            assert s.drawn <= s.max_tokens and len(s.output) <= s.max_tokens
+            assert s.replays == 0 or (self.limits.replay and s.preemptions)
         assert scheduler.preemptions == sum(s.preemptions for s in self.added)
 
     def teardown(self):

@@ -17,7 +17,7 @@ def test_a_prompt_is_copied():
 def test_pending_tokens_count_before_they_are_known():
     s = Sequence(id=0, prompt=[1, 2, 3], max_tokens=3)
     s.computed, s.pending, s.output = 4, 1, [7]
-    assert (s.tokens, s.length, s.left, s.most_keys, s.exhausted) == ([1, 2, 3, 7], 5, 1, 5, False)
+    assert (s.tokens, s.length, s.length - s.computed, s.most_keys, s.exhausted) == ([1, 2, 3, 7], 5, 1, 5, False)
     s.pending = 2
     assert s.exhausted
 
