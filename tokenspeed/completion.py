@@ -5,7 +5,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenLogprob:
-    """How likely one drawn token was.
+    """How likely one token was, drawn or of the prompt.
 
     Attributes:
         token_id: of the token. logprob: its natural log-probability. rank: its place among all, from 1.
@@ -54,6 +54,7 @@ class Completion:
         stop_reason: the stop string or the id, where that is not one of the model's own.
         logprobs: of each token, where asked for.
         prompt_token_ids: the prompt.
+        prompt_logprobs: of each of its tokens, where asked for; None in place of the first's, which follows nothing.
         timings: where the time went.
         samples: all n samples, this one first, where n > 1; else just this one.
     """
@@ -65,6 +66,7 @@ class Completion:
     logprobs: list[TokenLogprob] | None
     prompt_token_ids: list[int]
     timings: Timings
+    prompt_logprobs: list[TokenLogprob | None] | None = None
     samples: list["Completion"] = dataclasses.field(default_factory=list, repr=False)
 
 

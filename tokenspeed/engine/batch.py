@@ -16,6 +16,8 @@ from pallas_kernels import KVCache, attention_counters, resolve_implementation
 from tokenspeed.engine import decode, generation
 from tokenspeed.engine.generation import Drawn, Generation, Weights
 from tokenspeed.models.config import ModelConfig
+from tokenspeed.sampling.params import MAX_LOGPROBS
+from tokenspeed.sampling.sample import Logprobs, logprobs_of
 from tokenspeed.sampling.state import SamplingPlan, SamplingRows, SamplingState
 
 NOBODY = -1
@@ -97,7 +99,27 @@ def seat_tables(batch: Batch, slot: jax.Array, rows: SamplingRows) -> Batch:
     return dataclasses.replace(batch, sampling=dataclasses.replace(batch.sampling, **placed))
 
 
-def chunk(
+def chunk(*arguments: Any, **options: Any) -> Batch:
+    """As `prefill`, without the residual stream; to be compiled."""
+    return prefill(*arguments, **options)[0]
+
+
+def score(weights: Weights, batch: Batch, rows: jax.Array, *arguments: Any, **options: Any) -> tuple[Batch, Logprobs]:
+    """As `prefill`, and how likely each token's successor is; to be compiled.
+
+    Args:
+        rows: behind the columns of `prefill`, the token that follows each of its tokens, any where there is none.
+
+    Returns:
+        (the batch, of each token the MAX_LOGPROBS most likely to follow it, and the one that does).
+    """
+    length = options["length"]
+    batch, x = prefill(weights, batch, rows[:, :-length], *arguments, **options)
+    logits = decode.logits(weights.model, x.reshape(-1, x.shape[-1]), options["implementation"])
+    return batch, logprobs_of(logits, rows[:, -length:].reshape(-1), MAX_LOGPROBS)
+
+
+def prefill(
     weights: Weights,
     batch: Batch,
     rows: jax.Array,
@@ -107,8 +129,8 @@ def chunk(
     behind: int,
     prefill_backend: str,
     implementation: str,
-) -> Batch:
-    """The next tokens of some sequences into the cache, and how each draws into its slot; to be compiled.
+) -> tuple[Batch, jax.Array]:
+    """The next tokens of some sequences into the cache, and how each draws into its slot.
 
     Args:
         rows: int32 [B, columns]: CHUNK_COLUMNS, the words of `SamplingRows`, the whole page table, `length` tokens.
@@ -116,6 +138,9 @@ def chunk(
         length: static: T, of the longest of them.
         behind: static: a bound of where any of them begins, 0 where all begin at 0.
         prefill_backend, implementation: see `Llama.prefill`.
+
+    Returns:
+        (the batch, the residual stream of the tokens [B, T, D]).
     """
     model, state = weights.model, batch.sampling
     count, pages_each = len(rows), batch.page_table.shape[1]
@@ -147,7 +172,7 @@ def chunk(
             page_table=table, prefill_backend=prefill_backend, implementation=implementation,
         )  # fmt: skip
     last = jnp.take_along_axis(x, jnp.maximum(tokens_of - 1, 0)[:, None, None], axis=1)[:, 0].astype(jnp.float32)
-    return dataclasses.replace(
+    after = dataclasses.replace(
         batch,
         caches=caches,
         hidden=batch.hidden.at[seat].set(last, mode="drop"),
@@ -155,6 +180,7 @@ def chunk(
         tables=batch.tables.at[seat].set(tables != 0, mode="drop"),
         sampling=dataclasses.replace(state, **placed),
     )
+    return after, x
 
 
 def takes_decode_kernels(count: int, length: int, implementation: str) -> bool:

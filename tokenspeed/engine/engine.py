@@ -13,9 +13,10 @@ from tokenspeed.engine.generation import BROKEN, Drawn
 from tokenspeed.engine.kinds import FULL, KINDS, Kind, kind_of
 from tokenspeed.engine.page_pool import PagePool
 from tokenspeed.engine.row import Row
-from tokenspeed.engine.runner import Program, Runner
+from tokenspeed.engine.runner import ChunkRow, Program, Runner
 from tokenspeed.engine.scheduler import Limits, Scheduler
 from tokenspeed.engine.sequence import Chunk, Plan, Sequence
+from tokenspeed.sampling.sample import Logprobs
 from tokenspeed.sampling.state import SamplingRows, make_plan, make_rows
 
 
@@ -42,6 +43,15 @@ class _Flight(NamedTuple):
 
     drawn: Drawn
     seats: list[_Seat]
+
+
+class _Scored(NamedTuple):
+    """A call under way that says how likely the tokens behind `count` of a prompt's are, from `start` on."""
+
+    found: Logprobs
+    seat: _Seat
+    start: int
+    count: int
 
 
 class Engine:
@@ -75,7 +85,7 @@ class Engine:
         self.scheduler = Scheduler(self.pool, limits)
         self._seats: dict[Hashable, _Seat] = {}
         self._free = list(reversed(range(sizes.slots)))
-        self._flying: deque[list[_Flight]] = deque()
+        self._flying: deque[list[_Flight | _Scored]] = deque()
         self._begun = time.perf_counter()
 
     @property
@@ -103,8 +113,9 @@ class Engine:
         if params.max_tokens is None:  # up to the end of the context, or of the pool
             row.max_tokens = max(1, min(row.max_tokens, self.pool.pages * self.pool.page_size + 1 - len(row.prompt)))
         sequence = Sequence(
-            id=id, prompt=row.prompt, max_tokens=row.max_tokens, priority=priority, leader=other and other.sequence
-        )
+            id=id, prompt=row.prompt, max_tokens=row.max_tokens, priority=priority, leader=other and other.sequence,
+            reuse=row.prompt_logprobs is None,
+        )  # fmt: skip
         self.scheduler.add(sequence)
         row.begin(self.now(), self.runner.compile_s)
         self._seats[id] = _Seat(sequence, row, kind, words, plan.bias or plan.penalties)
@@ -147,6 +158,9 @@ class Engine:
         known = (length - 1) // self.pool.page_size * self.pool.page_size
         for count, begin in ((1, 0), *([(samples - 1, known)] if samples > 1 else [])):
             for start in range(begin, length, limits.chunk):
+                if row.prompt_logprobs is not None and count == 1:
+                    found.append(runner.score_program())
+                    continue
                 for part in shapes.split(min(limits.chunk, length - start)):
                     found += [runner.chunk_program(shape, start) for shape, _ in shapes.pack([part] * count)]
                     start += part
@@ -166,9 +180,8 @@ class Engine:
             return 1
         return self.runner.shapes.decode_for(_widest(running), len(running), self._steps)[2]
 
-    def _dispatch(self, plan: Plan) -> list[_Flight]:
-        flights = []
-        self._chunks(plan.chunks)
+    def _dispatch(self, plan: Plan) -> list["_Flight | _Scored"]:
+        flights: list[_Flight | _Scored] = [*self._chunks(plan.chunks)]
         for seats in self._groups([chunk.sequence for chunk in plan.chunks if chunk.final]):
             while seats:
                 _, count = self.runner.shapes.first_for(_widest(seats), len(seats))
@@ -179,7 +192,7 @@ class Engine:
             rows = [self._row(seat, seat.sequence.computed) for seat in seats]
             flights.append(_Flight(self.runner.steps(rows, plan.steps, _widest(seats)), seats))
         for flight in flights:
-            for array in jax.tree.leaves(flight.drawn):
+            for array in jax.tree.leaves(flight[0]):
                 array.copy_to_host_async()
         return flights
 
@@ -190,20 +203,30 @@ class Engine:
             return [seats] if seats else []
         return [some for kind in KINDS if (some := [seat for seat in seats if seat.kind == kind])]
 
-    def _chunks(self, chunks: tuple[Chunk, ...]) -> None:
+    def _chunks(self, chunks: tuple[Chunk, ...]) -> list[_Scored]:
         """Starts prefill: the first parts of all chunks, then the second ones, as there are programs for them."""
-        shapes, parts = self.runner.shapes, []
+        runner, shapes = self.runner, self.runner.shapes
+        parts: list[list[ChunkRow]] = []
+        scored = []
         for chunk in chunks:
             seat, place = self._seats[chunk.sequence.id], chunk.start
             slot, tokens = self._slot(seat), chunk.sequence.tokens
+            row = ChunkRow(slot, place, (), seat.sequence.pages, seat.words, seat.tables)
+            if seat.row.prompt_logprobs is not None:
+                for start in range(place, place + chunk.length, shapes.scored):
+                    some = tokens[start : min(start + shapes.scored, place + chunk.length)]
+                    following = tokens[start + 1 : start + 1 + len(some)]
+                    found = runner.score(row._replace(start=start, tokens=some), following)
+                    scored.append(_Scored(found, seat, start, len(some)))
+                continue
             for i, length in enumerate(shapes.split(chunk.length)):
-                part = slot, place, seat.tables, seat.words, seat.sequence.pages, tokens[place : place + length]
                 parts += [[]] if i == len(parts) else []
-                parts[i].append(part)
+                parts[i].append(row._replace(start=place, tokens=tokens[place : place + length]))
                 place += length
         for together in parts:
-            for shape, members in shapes.pack([len(part[-1]) for part in together]):
-                self.runner.chunk([together[i] for i in members], shape)
+            for shape, members in shapes.pack([len(part.tokens) for part in together]):
+                runner.chunk([together[i] for i in members], shape)
+        return scored
 
     def _row(self, seat: _Seat, position: int) -> tuple[int, ...]:
         """By `batch.DECODE_COLUMNS`."""
@@ -214,9 +237,12 @@ class Engine:
         assert seat.slot is not None
         return seat.slot, position, s.drawn, s.max_tokens, place, page, -1
 
-    def _take(self, flights: list[_Flight]) -> list[tuple[Hashable, Row]]:
+    def _take(self, flights: list["_Flight | _Scored"]) -> list[tuple[Hashable, Row]]:
         taken = []
         for flight in flights:
+            if isinstance(flight, _Scored):
+                flight.seat.row.take_prompt(jax.device_get(flight.found), flight.start, flight.count)
+                continue
             drawn = jax.device_get(flight.drawn)
             now = self.now()
             for i, seat in enumerate(flight.seats):

@@ -6,7 +6,7 @@ from tokenspeed.completion import Completion, Timings, TokenLogprob
 from tokenspeed.engine.generation import Drawn
 from tokenspeed.models.config import ModelConfig
 from tokenspeed.sampling.params import SamplingParams
-from tokenspeed.sampling.sample import LENGTH, RUNNING
+from tokenspeed.sampling.sample import LENGTH, RUNNING, Logprobs
 from tokenspeed.text.stream import TextStream
 from tokenspeed.text.tokenizer import Tokenizer
 
@@ -41,6 +41,8 @@ class Row:
         self.max_tokens = room if params.max_tokens is None else min(room, params.max_tokens)
         self.ids: list[int] = []
         self.logprobs: list[TokenLogprob] | None = None if params.logprobs is None else []
+        scored = params.prompt_logprobs is not None and sample == 0
+        self.prompt_logprobs: list[TokenLogprob | None] | None = [None] * len(prompt) if scored else None
         self.reason: str | None = None
         self.stop_reason: str | int | None = None
         self.text = ""
@@ -93,15 +95,15 @@ class Row:
         elif reason != RUNNING:
             self.reason = "length" if reason == LENGTH else "stop"
 
+    def take_prompt(self, found: Logprobs, start: int, count: int) -> None:
+        """Takes how likely the tokens that follow `count` of the prompt's are, the first of them at `start`."""
+        if self.prompt_logprobs is None:
+            return
+        for i, place in enumerate(range(start + 1, min(start + count + 1, len(self.prompt)))):
+            self.prompt_logprobs[place] = _logprob(found, i, self.prompt[place], self.params.prompt_logprobs)
+
     def _logprob(self, drawn, step, row) -> TokenLogprob:
-        found, count = drawn.logprobs, self.params.logprobs
-        top = zip(found.top_ids[step, row, :count].tolist(), found.top[step, row, :count].tolist(), strict=True)
-        return TokenLogprob(
-            token_id=int(drawn.tokens[step, row]),
-            logprob=float(found.sampled[step, row]),
-            rank=int(found.rank[step, row]),
-            top=dict(top),
-        )
+        return _logprob(drawn.logprobs, (step, row), int(drawn.tokens[step, row]), self.params.logprobs)
 
     def news(self) -> tuple[str | None, list[int]]:
         """What has come since the last call."""
@@ -131,6 +133,13 @@ class Row:
             stop_reason=self.stop_reason,
             logprobs=self.logprobs,
             prompt_token_ids=self.prompt,
+            prompt_logprobs=self.prompt_logprobs,
             timings=timings,
         )
         return dataclasses.replace(whole, samples=[whole])
+
+
+def _logprob(found: Logprobs, at: int | tuple[int, int], token: int, count: int | None) -> TokenLogprob:
+    """Of a token, from what was found at a place of its arrays, with the `count` most likely."""
+    top = zip(found.top_ids[at][:count].tolist(), found.top[at][:count].tolist(), strict=True)
+    return TokenLogprob(token_id=token, logprob=float(found.sampled[at]), rank=int(found.rank[at]), top=dict(top))

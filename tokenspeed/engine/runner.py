@@ -20,6 +20,7 @@ from tokenspeed.engine.generation import LAUNCHED_ONE_BY_ONE, Drawn, Weights
 from tokenspeed.engine.kinds import FULL, KINDS, Kind
 from tokenspeed.engine.shapes import Shapes
 from tokenspeed.models.decoder import Llama
+from tokenspeed.sampling.sample import Logprobs
 from tokenspeed.sampling.state import SamplingRows, words_of
 
 _jit = functools.partial(jax.jit, donate_argnums=1)
@@ -27,6 +28,11 @@ PROGRAMS: dict[str, Any] = dict(
     tables=jax.jit(batches.seat_tables, donate_argnums=0),
     chunk=_jit(
         batches.chunk,
+        static_argnames=("length", "behind", "prefill_backend", "implementation"),
+        compiler_options=LAUNCHED_ONE_BY_ONE,
+    ),
+    score=_jit(
+        batches.score,
         static_argnames=("length", "behind", "prefill_backend", "implementation"),
         compiler_options=LAUNCHED_ONE_BY_ONE,
     ),
@@ -78,6 +84,22 @@ class Program(NamedTuple):
         return f"{self.name} of {self.rows}{kind}" + (f", {self.steps} at a time" if self.steps > 1 else "")
 
 
+class ChunkRow(NamedTuple):
+    """The next tokens of a slot's sequence, and where all of it is.
+
+    Attributes:
+        slot: of the batch. start: the position of the first token. tokens: one or more.
+        pages: of the sequence, all of them. words: of `SamplingRows`. tables: whether the slot has tables of its own.
+    """
+
+    slot: int
+    start: int
+    tokens: Sequence[int]
+    pages: Sequence[int]
+    words: np.ndarray
+    tables: bool
+
+
 class Runner:
     """A model, a batch of slots over a pool of pages, and how a step of theirs is started.
 
@@ -115,30 +137,29 @@ class Runner:
         """Gives a slot the tables of its sequence, `rows` of one row."""
         self.batch = self._program(Program("tables"))(self.batch, np.int32(slot), rows)
 
-    def chunk(
-        self, chunks: Sequence[tuple[int, int, bool, np.ndarray, Sequence[int], Sequence[int]]], shape: tuple[int, int]
-    ) -> None:
-        """Puts the next tokens of some slots' sequences into the cache.
+    def chunk(self, parts: Sequence[ChunkRow], shape: tuple[int, int]) -> None:
+        """Puts the next tokens of some slots' sequences into the cache, by a program of a shape of `Shapes.chunks`."""
+        rows, length = shape
+        packed = np.zeros((rows, self._columns(length)), np.int32)
+        packed[:, CHUNK_COLUMNS.index("slot")] = NOBODY
+        for row, part in zip(packed, parts):
+            self._pack(row, part)
+        program = self._program(self.chunk_program(shape, max(part.start for part in parts)))
+        self.batch = program(self._weights, self.batch, packed, self._rope)
+
+    def score(self, part: ChunkRow, following: Sequence[int]) -> Logprobs:
+        """As `chunk`, of one part of at most `Shapes.scored` tokens; how likely the tokens that follow each are.
 
         Args:
-            chunks: (slot, where its tokens begin, whether it has tables, the words of `SamplingRows`, its pages,
-                the tokens) of each.
-            shape: of the program: sequences, and tokens of each.
+            following: of each of its tokens; there may be one less than there are tokens.
         """
-        rows, length = shape
-        far = 0
-        packed = self._nobody(CHUNK_COLUMNS, rows, words_of(FULL.plan) + self.sizes.pages_each + length)
-        for row, (slot, start, tables, words, pages, tokens) in zip(packed, chunks):
-            row[: len(CHUNK_COLUMNS)] = slot, start, len(tokens), tables
-            row = row[len(CHUNK_COLUMNS) :]
-            row[: len(words)] = words.view(np.int32)
-            row = row[len(words) :]
-            row[: len(pages)], row[len(pages) : self.sizes.pages_each] = pages, -1
-            row = row[self.sizes.pages_each :]
-            row[: len(tokens)] = tokens
-            far = max(far, start)
-        program = self._program(self.chunk_program(shape, far))
-        self.batch = program(self._weights, self.batch, packed, self._rope)
+        length = self.shapes.scored
+        packed = np.zeros((1, self._columns(length) + length), np.int32)
+        self._pack(packed[0], part)
+        packed[0, -length : len(following) - length or None] = following
+        program = self._program(self.score_program())
+        self.batch, found = program(self._weights, self.batch, packed, self._rope)
+        return found
 
     def first(self, rows: Sequence[tuple[int, ...]], kind: Kind) -> Drawn:
         """Starts the draw of the tokens that follow prompts; rows as in `batch.steps`."""
@@ -160,6 +181,10 @@ class Runner:
         """Of `Shapes.chunks`, whose chunks begin at `start` at the farthest."""
         few = batches.takes_decode_kernels(*shape, **self._kernels)
         return Program("chunk", shape[0], length=shape[1], behind=0 if few else self.shapes.behind_for(start))
+
+    def score_program(self) -> Program:
+        """It is asked for so rarely that there is one, for wherever a prompt's tokens begin."""
+        return self.chunk_program((1, self.shapes.scored), self.sizes.max_context)._replace(name="score")
 
     def steps_program(self, shape: tuple[Kind, int, int], positions: int) -> Program:
         """Of `Shapes.decode`, for so many positions at most. The kernels of a GPU look at lengths alone."""
@@ -185,6 +210,7 @@ class Runner:
                 [
                     Program("tables"),
                     *(self.chunk_program(shape, start) for shape in shapes.chunks for start in far),
+                    self.score_program(),
                     *(Program("first", rows, kind) for kind, rows in shapes.first),
                     *(self.steps_program(shape, positions) for shape in shapes.decode for positions in far[1:]),
                 ]
@@ -246,8 +272,8 @@ class Runner:
                 counts=rows((1, c), jnp.int32), prompted=rows((1, c), jnp.bool), plan=plan,
             )  # fmt: skip
             return (batch, rows((), jnp.int32), tables), {}
-        if program.name == "chunk":
-            columns = len(CHUNK_COLUMNS) + words_of(FULL.plan) + self.sizes.pages_each + program.length
+        if program.name in ("chunk", "score"):
+            columns = self._columns(program.length) + (program.length if program.name == "score" else 0)
             static = dict(length=program.length, behind=program.behind, **self._prefill)
             return (self._weights, batch, rows((program.rows, columns), jnp.int32), self._rope), static
         assert program.kind is not None
@@ -257,13 +283,19 @@ class Runner:
             return (self._weights, batch, packed), static
         return (self._weights, batch, packed, self._rope), static | dict(count=program.steps, capacity=program.capacity)
 
-    def _packed(self, rows: Sequence[tuple[int, ...]], count: int) -> np.ndarray:
-        packed = self._nobody(DECODE_COLUMNS, count)
-        packed[: len(rows)] = rows
-        return packed
+    def _columns(self, length: int) -> int:
+        """Of a row of `batch.prefill`."""
+        return len(CHUNK_COLUMNS) + words_of(FULL.plan) + self.sizes.pages_each + length
 
-    def _nobody(self, columns: Sequence[str], rows: int, more: int = 0) -> np.ndarray:
-        packed = np.zeros((rows, len(columns) + more), np.int32)
-        packed[:, columns.index("slot")] = NOBODY
-        packed[:, columns.index("page") if "page" in columns else 0] = NOBODY
+    def _pack(self, row: np.ndarray, part: ChunkRow) -> None:
+        ends = np.cumsum([len(CHUNK_COLUMNS), len(part.words), self.sizes.pages_each])
+        columns, words, table, tokens = np.split(row, ends)
+        columns[:] = part.slot, part.start, len(part.tokens), part.tables
+        words[:] = part.words.view(np.int32)
+        table[: len(part.pages)], table[len(part.pages) :] = part.pages, -1
+        tokens[: len(part.tokens)] = part.tokens
+
+    def _packed(self, rows: Sequence[tuple[int, ...]], count: int) -> np.ndarray:
+        packed = np.full((count, len(DECODE_COLUMNS)), NOBODY, np.int32)
+        packed[: len(rows)] = rows
         return packed

@@ -193,7 +193,7 @@ class Scheduler:
         for s, start, length in plan.chunks:
             if s.state is State.RUNNING:
                 s.computed += length
-                if (full := s.computed // size) > start // size:
+                if s.reuse and (full := s.computed // size) > start // size:
                     self.pool.register(s.pages[:full], s.tokens[: full * size], start=start // size)
         given = dict.fromkeys((chunk.sequence for chunk in plan.chunks), 1)
         for s in plan.decodes:
@@ -281,7 +281,7 @@ class Scheduler:
             if s.pending or any(other.overtaken >= limits.overtakes for other in over):
                 break
             tokens = self._prefilled(s)
-            left = len(tokens) - self.pool.peek(tokens)
+            left = len(tokens) - (self.pool.peek(tokens) if s.reuse else 0)
             if long and left <= budget - limits.chunk:
                 break  # it fits beside the chunk of a long one, and need not go before it
             length = self._chunk_length(left, room)

@@ -20,7 +20,7 @@ class State(enum.Enum):
 class Sequence:
     """A prompt, what was generated after it, and how far its keys are in the cache.
 
-    All but the first five attributes are the scheduler's to change.
+    All but the first six attributes are the scheduler's to change.
 
     Attributes:
         id: unlike that of any other sequence under way.
@@ -29,6 +29,7 @@ class Sequence:
         priority: lower runs first.
         leader: a sequence of the same prompt that was added before, or None: this one waits until the leader's prompt
             has been computed, and then finds its pages.
+        reuse: whether it takes pages of others that began alike, and they its pages.
         arrival: number of its arrival, given by the scheduler; -1 before.
         output: token ids that have been generated and have arrived on the host.
         pending: how many more the steps that were dispatched will give.
@@ -51,6 +52,7 @@ class Sequence:
     max_tokens: int
     priority: int = 0
     leader: "Sequence | None" = None
+    reuse: bool = True
     arrival: int = dataclasses.field(default=-1, init=False)
     output: list[int] = dataclasses.field(default_factory=list, init=False)
     pending: int = dataclasses.field(default=0, init=False)

@@ -12,6 +12,8 @@ FEWEST_TOKENS = 16
 """Of a program of prefill: shorter chunks are padded."""
 PASS_TOKENS = 150
 """So many tokens are computed in the time of a pass over the weights, which any number of them takes at least."""
+SCORED_TOKENS = 256
+"""Whose logits there is room for: 131 MB of a vocabulary of 128 thousand."""
 COMPILED_TOKENS = 512
 """The same where a program more is one to be compiled."""
 FAR = 16384
@@ -27,6 +29,7 @@ class Shapes:
         first: (kind, rows) of what draws the tokens that follow prompts.
         chunks: (sequences, tokens of each) of prefill; for each number of tokens also 1 sequence.
         behind: bounds of where chunks begin, ascending: the last is what a sequence may have.
+        scored: tokens of the program of prefill that says how likely they are.
         pass_tokens: what a program of prefill takes at least, in tokens of a large one.
     """
 
@@ -34,6 +37,7 @@ class Shapes:
     first: tuple[tuple[Kind, int], ...]
     chunks: tuple[tuple[int, int], ...]
     behind: tuple[int, ...]
+    scored: int
     pass_tokens: int = PASS_TOKENS
 
     def decode_for(self, kind: Kind, rows: int, steps: int) -> tuple[Kind, int, int]:
@@ -104,6 +108,7 @@ def served(*, max_rows: int, max_context: int, steps: int = 1) -> Shapes:
             for count in sorted({1, min(together.get(length, 1), rows[-1])})
         ),
         behind=tuple(sorted({0, min(FAR, max_context), max_context})),
+        scored=SCORED_TOKENS,
     )
 
 
@@ -124,6 +129,7 @@ def any_size(*, max_rows: int, tokens: int, max_context: int, steps: int = 1) ->
             if count == 1 or count * length <= tokens
         ),
         behind=(0, *sorted({min(256 << 2 * i, max_context) for i in range(16)})),
+        scored=SCORED_TOKENS,
         pass_tokens=COMPILED_TOKENS,
     )
 
@@ -140,6 +146,7 @@ def invariant(*, max_rows: int, chunk: int, max_context: int) -> Shapes:
         first=tuple((kind, min(rows, 8)) for kind in KINDS),
         chunks=((1, chunk),),
         behind=(max_context,),
+        scored=chunk,
     )
 
 

@@ -31,6 +31,7 @@ class SamplingParams:
         seed: 0 to 2**64 - 1: the same seed draws the same tokens; None: one is chosen for the request.
         logprobs: how many of the most likely tokens come back with their log-probabilities, 0 to 20; 0 gives the
             sampled token's alone, None gives none.
+        prompt_logprobs: the same of the prompt's tokens, each given those before it; the prompt is then computed anew.
         presence_penalty: -2 to 2, subtracted from the logits of tokens that were generated before.
         frequency_penalty: -2 to 2, subtracted once for each time that the token was generated before.
         repetition_penalty: 0.01 to 100, of tokens in the prompt or generated: positive logits are divided by it and
@@ -56,6 +57,7 @@ class SamplingParams:
     ignore_eos: bool = False
     seed: int | None = None
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
@@ -76,6 +78,7 @@ class SamplingParams:
             ("max_tokens", 1, MAX_INT),
             ("seed", 0, 2**64 - 1),
             ("logprobs", 0, MAX_LOGPROBS),
+            ("prompt_logprobs", 0, MAX_LOGPROBS),
         ):
             set_(name, _optional(name, getattr(self, name), low, high))
         for name, low, high in (

@@ -85,7 +85,7 @@ def sample(logits: jax.Array, state: SamplingState, step: jax.Array, *, logprobs
         tokens=tokens,
         # The largest of a row says it all: NaN wins argmax, and -inf only if there is nothing else.
         finite=jnp.isfinite(_at(scores, tokens)),
-        logprobs=None if logprobs is None else _logprobs(logits, tokens, logprobs),
+        logprobs=None if logprobs is None else logprobs_of(logits, tokens, logprobs),
         state=state,
     )
 
@@ -198,7 +198,8 @@ def gumbel(key, step, vocabulary):
     return -jnp.log(-jnp.log1p(-uniform))
 
 
-def _logprobs(logits, tokens, n):
+def logprobs_of(logits: jax.Array, tokens: jax.Array, n: int) -> Logprobs:
+    """Of tokens, int32 [B], by logits, float32 [B, V], and of the n most likely."""
     logprobs = jax.nn.log_softmax(logits, axis=-1)
     own = _at(logits, tokens)[:, None]
     equal_before = (logits == own) & (jnp.arange(logits.shape[1]) < tokens[:, None])

@@ -130,3 +130,27 @@ def test_what_can_never_fit_and_who_is_there_already_is_refused():
     with pytest.raises(ValueError, match="allowed_token_ids"):
         ids = list(llm().model.config.eos_ids)
         engine.add(3, row_of(3, PROMPTS[1], SamplingParams(allowed_token_ids=ids, min_tokens=1, max_tokens=3)))
+
+
+@pytest.mark.slow
+def test_how_likely_a_prompt_is():
+    """Chunked, beside others, and of a prompt whose pages are known: of each token, given those before it."""
+    engine, prompt = engine_of(64), f"{PROMPTS[3]} {PROMPTS[0]} {PROMPTS[3]}"
+    params = SamplingParams(temperature=0.0, max_tokens=3, prompt_logprobs=2)
+    known, other, row = row_of(0, prompt, PARAMS[2]), row_of(1, PROMPTS[1], PARAMS[0]), row_of(2, prompt, params)
+    engine.add(0, known)
+    run(engine)
+    engine.add(1, other)
+    engine.add(2, row)
+    run(engine)
+    assert engine.pool.stats.hit_tokens == 0, "it was not looked for"
+    whole = row.completion()
+    logits = np.asarray(llm().logits([row.prompt])[0], np.float64)
+    expected = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    assert whole.prompt_logprobs[0] is None and len(whole.prompt_logprobs) == len(row.prompt) > 32
+    for i, one in enumerate(whole.prompt_logprobs[1:]):
+        assert one.token_id == row.prompt[i + 1] and len(one.top) == 2
+        assert one.rank == 1 + (expected[i] > expected[i, one.token_id]).sum()
+        np.testing.assert_allclose(one.logprob, expected[i, one.token_id], rtol=0, atol=1e-4)  # sums of float32
+    assert whole.token_ids == alone(prompt, PARAMS[0]).token_ids[:3]
+    assert other.completion().prompt_logprobs is None
