@@ -9,6 +9,7 @@ CONFIG := tiles.py
 SWEEP_ARGS :=
 WORKERS := 2
 PYTEST_ARGS :=
+SOAK_ARGS :=
 
 VENV := .venv
 NEWEST := .venv-newest-jax
@@ -39,6 +40,11 @@ test: $(VENV)/.installed-test ## run the tests (WORKERS=, PYTEST_ARGS=)
 .PHONY: quick
 quick: $(VENV)/.installed-test ## run the tests of a minute, while you work
 	$(PY) -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not aot" -q $(PYTEST_ARGS)
+
+.PHONY: soak
+soak: $(VENV)/.installed-test ## random requests through the engine, each against itself alone; memory over many (SOAK_ARGS=)
+	$(PY) -m experiments.soak --batch_invariant $(SOAK_ARGS)
+	$(PY) -m experiments.soak $(SOAK_ARGS)
 
 JAX_TESTS := tests/pallas_kernels/common/test_hooks.py tests/pallas_kernels/common/test_without_hooks.py \
 	tests/pallas_kernels/test_lowering.py tests/pallas_kernels/test_aot.py

@@ -260,6 +260,32 @@ KINDS = {
         ),
         figures=("ms", "ms_p5", "ms_p95", "tflops"),
     ),
+    "soak": Kind(
+        "random requests through the engine, each against itself alone",
+        {name: STEP[name] for name in ("dtype", "batch", "implementation")}
+        | STATUS
+        | dict(
+            batch_invariant=(FLAG, "whether the engine was to be"),
+            seed=(COUNT, "of the requests"),
+            requests=(SIZE, "random ones"),
+            cancelled=(COUNT, "of them"),
+            preemptions=(COUNT, "of all"),
+            hit_tokens=(COUNT, "of prompts, whose pages were found"),
+            evictions=(COUNT, "of known pages"),
+            longest_wait_steps=(COUNT, "from arrival to first admission"),
+            tokens=(COUNT, "of all requests"),
+            tokens_checked=(COUNT, "of those that ended by themselves"),
+            same_bits=(COUNT, "requests whose tokens, text and log-probabilities are those of the lone run"),
+            first_tokens_differing=(COUNT, "requests whose tokens are not"),
+            largest_gap=(AMOUNT, "between the scores of two such tokens; null: one could not be drawn at all"),
+            short_requests=(COUNT, "of one token each, after which memory is as before"),
+            process_grew_bytes=(NUMBER, "over nine tenths of these"),
+            device_grew_bytes=(NUMBER, "the same"),
+            flat=(FLAG, "whether that is nothing"),
+        ),
+        ("device", "implementation", "batch_invariant", "seed"),
+        needed=("implementation", "batch_invariant", "seed", "status", "requests", "tokens_checked", "same_bits"),
+    ),
     "peer": Kind(
         "a decode step of another engine, by its own loop",
         STEP | STATUS

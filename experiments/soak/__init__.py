@@ -1,0 +1,1 @@
+"""Random requests through the engine, each against itself alone."""

@@ -1,0 +1,146 @@
+"""Runs requests together and each alone, and compares."""
+
+import dataclasses
+from collections.abc import Callable, Hashable, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.soak.traffic import Request
+from tokenspeed.engine.engine import Engine
+from tokenspeed.engine.row import Row
+from tokenspeed.llm import LLM
+from tokenspeed.sampling.sample import gumbel, keep, process
+from tokenspeed.sampling.state import make_state
+
+
+@dataclasses.dataclass
+class Found:
+    """What a run of requests gave.
+
+    Attributes:
+        rows: of all. cancelled: how many were. longest_wait: steps from arrival to first admission, at most.
+        free_at_end: pages of the pool that nobody holds.
+    """
+
+    rows: list[Row]
+    cancelled: int = 0
+    longest_wait: int = 0
+    free_at_end: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """A row whose tokens differ from those of the same row alone: from which on, and how near those two were.
+
+    Attributes:
+        gap: between the scores of the two tokens in the lone run; infinite where one of them was not to be drawn.
+    """
+
+    request: int
+    token: int
+    gap: float
+
+
+def row_of(llm: LLM, request: Request) -> Row:
+    return Row(
+        0, list(request.prompt), request.params, request.sample, request.seed, tokenizer=llm.tokenizer,
+        max_context=llm.max_context, config=llm.model.config,
+    )  # fmt: skip
+
+
+def together(
+    llm: LLM, engine: Engine, asked: Sequence[Request], *, tick: Callable[[int], None] = lambda done: None
+) -> Found:
+    """Runs requests as they come, are cancelled and end.
+
+    Args:
+        tick: told after each step how many have ended.
+
+    Raises:
+        RuntimeError: some do not end.
+    """
+    found, steps, done = Found([]), 0, 0
+    leaving: dict[Hashable, int] = {}
+    leader: tuple[tuple[int, ...], int] | None = None
+    waiting = 0
+    for i, request in enumerate(asked):
+        for _ in range(request.after):
+            done += _step(engine, leaving, steps, found)
+            steps += 1
+        row = row_of(llm, request)
+        if request.sample == 0:
+            leader = request.prompt, i
+        engine.add(i, row, priority=request.priority, leader=leader[1] if leader and request.sample else None)
+        found.rows.append(row)
+        if request.cancel_after is not None:
+            leaving[i] = steps + request.cancel_after
+        tick(done)
+    bound = steps + 200 * len(asked) + 10_000
+    while not engine.is_idle:
+        done += _step(engine, leaving, steps, found)
+        steps += 1
+        tick(done)
+        if steps > bound:
+            raise RuntimeError(f"{waiting} requests have not ended after {steps} steps")
+    found.free_at_end = engine.pool.available
+    return found
+
+
+def _step(engine: Engine, leaving: dict[Hashable, int], steps: int, found: Found) -> int:
+    """A step; how many ended in it."""
+    for id in [id for id, at in leaving.items() if at <= steps]:
+        del leaving[id]
+        if found.rows[id].reason is None:
+            engine.cancel(id)
+            found.cancelled += 1
+    ended = sum(row.reason is not None for _, row in engine.step())
+    found.longest_wait = max(found.longest_wait, engine.scheduler.longest_wait)
+    return ended
+
+
+class Alone:
+    """The same requests, each alone in an engine of its own; what was asked before is remembered."""
+
+    def __init__(self, llm: LLM, engine: Engine):
+        self._llm, self._engine, self._known = llm, engine, {}
+
+    def row(self, request: Request) -> Row:
+        key = request.prompt, repr(request.params), request.sample
+        if key not in self._known:
+            row = self._known[key] = row_of(self._llm, request)
+            self._engine.add(0, row)
+            while row.reason is None:
+                self._engine.step()
+            self._engine.rest()
+        return self._known[key]
+
+
+def same(one: Row, other: Row) -> bool:
+    """Whether two rows are the same bits."""
+    return (one.ids, one.text, one.reason, one.logprobs, one.prompt_logprobs) == (
+        other.ids, other.text, other.reason, other.logprobs, other.prompt_logprobs,
+    )  # fmt: skip
+
+
+def difference(llm: LLM, number: int, request: Request, row: Row, alone: Row) -> Difference | None:
+    """How near two tokens were where a row departs from itself alone; None where its tokens are the same."""
+    both = list(zip(row.ids, alone.ids))
+    at = next((i for i, (a, b) in enumerate(both) if a != b), len(both))
+    if at == len(row.ids) == len(alone.ids):
+        return None
+    if at == len(both):  # one ends where the other goes on: the id that ended it is not among its tokens
+        return Difference(number, at, float("inf"))
+    params, config = request.params, llm.model.config
+    given = [*request.prompt, *alone.ids[:at]]
+    logits = llm.logits([given])[:, -1]
+    state = make_state(
+        [params], [list(request.prompt)], config.vocab_size, config.eos_ids, outputs=[alone.ids[:at]],
+        samples=[request.sample], default_seeds=[request.seed],
+    )  # fmt: skip
+    step = jnp.array([at], jnp.int32)
+    scores = process(logits, state, step)
+    if not params.greedy:
+        scores = keep(scores / state.temperature[:, None], state) + gumbel(state.key, step, config.vocab_size)
+    first, second = (float(scores[0, token]) for token in both[at])
+    return Difference(number, at, abs(first - second) if np.isfinite([first, second]).all() else float("inf"))
