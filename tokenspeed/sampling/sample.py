@@ -5,7 +5,7 @@ top-k, top-p, draw. A `SamplingPlan`, static under jit, says which of them any r
 so that greedy rows without penalties cost one argmax. A row's token depends on its own logits, parameters and step
 alone, not on its place, its neighbours, or the stages that they ask for: noise belongs to (key, step, token id), a
 stage is exact for a row that does not use it, and the masses of top-p are summed as integers, in which order does
-not round.
+not round (`selection`).
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from tokenspeed.sampling.selection import kept
 from tokenspeed.sampling.state import SamplingState, fold_in
 
 RUNNING, STOPPED, LENGTH = 0, 1, 2
@@ -146,47 +147,16 @@ def process(logits, state, step):
 
 
 def keep(scaled, state):
-    """Min-p, then top-k, then top-p, each on what the one before left: -inf for the rest. [B, V] -> [B, V].
-
-    What is kept is always a beginning of the order by (logit, descending; id, ascending), so its last member, as a
-    (logit, id), is all that has to be found.
-    """
-    vocabulary = scaled.shape[1]
-    if state.plan.min_p:
+    """Min-p, then top-k, then top-p, each on what the one before left: -inf for the rest. [B, V] -> [B, V]."""
+    plan = state.plan
+    if plan.min_p:
         # p >= min_p * max(p), in logarithms.
         edge = scaled.max(axis=-1, keepdims=True) + state.min_p[:, None]
         scaled = jnp.where(scaled < edge, -jnp.inf, scaled)
-    if state.plan.ranked:
-        scaled = jnp.where(scaled == 0, 0.0, scaled)  # top_k would rank -0.0 below the 0.0 that it equals
-        values, ids = jax.lax.top_k(scaled, state.plan.ranked)
-        last = _kept(values, state, vocabulary) - 1
-        value, token = _at(values, last)[:, None], _at(ids, last)[:, None]
-        beyond = (scaled < value) | ((scaled == value) & (jnp.arange(vocabulary) > token))
-        # A row without top-k and top-p keeps what is beyond the ranked ones.
-        filtered = (state.top_k < vocabulary) | (state.top_p < 1)
-        scaled = jnp.where(filtered[:, None] & beyond, -jnp.inf, scaled)
+    if plan.top_k or plan.top_p:
+        top_k, top_p = state.top_k if plan.top_k else None, state.top_p if plan.top_p else None
+        scaled = jnp.where(kept(scaled, top_k, top_p), scaled, -jnp.inf)
     return scaled
-
-
-def _kept(values, state, vocabulary):
-    """How many of each row's ranked logits, [B, C] in descending order, top-k and top-p keep: int32 [B], 1 to C."""
-    ranked = values.shape[1]
-    top_k = jnp.minimum(state.top_k, ranked)
-    weights = jnp.where(jnp.arange(ranked) < top_k[:, None], jnp.exp(values - values[:, :1]), 0.0)
-    weights = jnp.where(weights >= 0, weights, 0.0)  # not NaN, which no integer can hold
-    # Running sums in fixed point, three digits of as many bits as V of them can be summed in 32: their rounding
-    # depends neither on how the device orders the sum nor on how many candidates the batch asked for. (XLA on a CPU
-    # may round exp differently at the end of a vector: there, and only where a mass is within 1e-7 of top-p, it shows.)
-    bits = 31 - (vocabulary - 1).bit_length()
-    mass, unit = 0.0, 1.0
-    for _ in range(3):
-        weights = weights * 2.0**bits
-        digit = jnp.floor(weights)
-        weights, unit = weights - digit, unit * 2.0**-bits
-        mass = mass + jnp.cumsum(digit.astype(jnp.uint32), axis=-1).astype(jnp.float32) * unit
-    short = mass < state.top_p[:, None] * mass[:, -1:]
-    top_p = jnp.where(state.top_p < 1, 1 + short.sum(axis=-1), ranked)
-    return jnp.clip(jnp.minimum(top_k, top_p), 1, ranked)
 
 
 def gumbel(key, step, vocabulary):
@@ -203,7 +173,7 @@ def logprobs_of(logits: jax.Array, tokens: jax.Array, n: int) -> Logprobs:
     logprobs = jax.nn.log_softmax(logits, axis=-1)
     own = _at(logits, tokens)[:, None]
     equal_before = (logits == own) & (jnp.arange(logits.shape[1]) < tokens[:, None])
-    # Ranked by logit: two that differ may have the same rounded log-probability.
+    # In the order of logits: two that differ may have the same rounded log-probability.
     _, top_ids = jax.lax.top_k(jnp.where(logits == 0, 0.0, logits), n)
     return Logprobs(
         sampled=_at(logprobs, tokens),

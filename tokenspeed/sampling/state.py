@@ -14,8 +14,6 @@ from tokenspeed.sampling.params import SamplingParams
 
 MIN_TEMPERATURE = 0.01
 """Lower temperatures, except 0, count as this one, as in vLLM: below it logits / temperature may overflow."""
-MIN_RANKED, MAX_RANKED = 64, 1024
-"""A top-k up to MAX_RANKED ranks a power of two of candidates; beyond it, and for top-p alone, all V are sorted."""
 MIN_ENDS = 4
 
 
@@ -24,8 +22,8 @@ class SamplingPlan:
     """What is compiled: the stages that some row of the batch needs. Hashable, and static under jit.
 
     Attributes:
-        random: a row is not greedy. bias, min_tokens, penalties, min_p: a row needs that stage.
-        ranked: how many of the most likely tokens top-k and top-p put in order, 0 for none.
+        random: a row is not greedy. bias, min_tokens, penalties: a row needs that stage.
+        min_p, top_k, top_p: a row that is not greedy needs that stage.
         ends: E, the width of the table of ids that end a row.
     """
 
@@ -34,7 +32,8 @@ class SamplingPlan:
     min_tokens: bool = False
     penalties: bool = False
     min_p: bool = False
-    ranked: int = 0
+    top_k: bool = False
+    top_p: bool = False
     ends: int = MIN_ENDS
 
     @property
@@ -114,21 +113,20 @@ class SamplingRows:
 
 
 def make_plan(params: Sequence[SamplingParams], vocab_size: int, eos_ids: Sequence[int]) -> SamplingPlan:
-    """The smallest plan that these rows need; the numbers in it are rounded up, so that few plans are compiled.
+    """The smallest plan that these rows need; the number in it is rounded up, so that few plans are compiled.
 
     Args:
         params: of each row. vocab_size: V, the width of the logits. eos_ids: the model's own end-of-sequence ids.
     """
     random = [p for p in params if not p.greedy]
-    candidates = max((_candidates(p, vocab_size) for p in random), default=0)
-    ranked = max(MIN_RANKED, pl.next_power_of_2(candidates)) if candidates else 0
     return SamplingPlan(
         random=bool(random),
         bias=any(p.needs_bias for p in params),
         min_tokens=any(p.min_tokens for p in params),
         penalties=any(p.needs_penalties for p in params),
         min_p=any(p.min_p for p in random),
-        ranked=vocab_size if ranked > MAX_RANKED else min(ranked, vocab_size),
+        top_k=any(0 < p.top_k < vocab_size for p in random),
+        top_p=any(p.top_p < 1 for p in random),
         ends=max([MIN_ENDS, *(pl.next_power_of_2(len(_ends(p, eos_ids))) for p in params)]),
     )
 
@@ -237,13 +235,6 @@ def set_rows(state: SamplingState, rows: jax.Array, new: SamplingState) -> Sampl
     if new.plan != state.plan:
         raise ValueError(f"new: expected the plan of state, {state.plan}, got {new.plan}")
     return jax.tree.map(lambda old, values: old.at[rows].set(values), state, new)
-
-
-def _candidates(params, vocab_size):
-    """How many of its most likely tokens a random row must have in order; 0 for none."""
-    if 0 < params.top_k < vocab_size:
-        return params.top_k
-    return vocab_size if params.top_p < 1 else 0
 
 
 def _ends(params, eos_ids):

@@ -1,0 +1,135 @@
+"""What top-k and top-p keep, found without sorting: a radix selection over the bits of the logits.
+
+What is kept is always a beginning of the order by (logit, descending; id, ascending), so its last member, as a
+(logit, id), is all that has to be found. Each pass over [B, V] fixes DIGIT more of its bits, from the highest: it
+measures how many logits, or how much of their mass, lie at or above each of the values that the next digit can give.
+The passes are the same for every top-k and top-p, and what they add up are integers, so their order does not round.
+"""
+
+import jax
+import jax.numpy as jnp
+
+DIGIT = 4
+"""Bits that a pass fixes: it measures 2**DIGIT - 1 values at once."""
+
+
+def kept(scaled: jax.Array, top_k: jax.Array | None, top_p: jax.Array | None) -> jax.Array:
+    """Whether top-k, then top-p on what that left, keep a token: bool [B, V], at least one in each row.
+
+    Args:
+        scaled: float32 [B, V]. -0.0 equals 0.0; NaN counts as the largest, and as equal to NaN.
+        top_k: int32 [B], 1 to V, V where off; None if it is off in all rows.
+        top_p: float32 [B], 0 to 1, 1 where off; None if it is off in all rows. The fewest most likely tokens are kept
+            whose mass is not less than top_p of the whole; the most likely one always.
+
+    Of equal logits those of the lowest ids are kept. A row's result does not depend on the other rows, nor on whether
+    a stage that is off for it is None.
+    """
+    vocabulary = scaled.shape[1]
+    keys = _key(scaled)
+    # The last one kept has the key `last`, and is one of `ties` equals that are kept; here, of all.
+    last, ties = jnp.zeros_like(keys[:, :1]), jnp.full_like(keys[:, :1], vocabulary)
+    if top_k is not None:
+        last, ties = _top_k(keys, top_k[:, None].astype(jnp.uint32))
+    if top_p is not None:
+        last, ties = _top_p(keys, scaled, top_p[:, None], last, ties)
+    ids = jnp.arange(vocabulary, dtype=jnp.uint32)
+    before = lambda bounds: _sums([[(keys == last) & (ids < bound)] for bound in bounds])
+    token, _ = _search(before, lambda _, count: count[0] < ties, (vocabulary - 1).bit_length(), last)
+    return (keys > last) | ((keys == last) & (ids <= token))
+
+
+def _top_k(keys, top_k):
+    """The key of the last one kept, and how many of those that equal it are kept: uint32 [B, 1] both."""
+    counts = lambda bounds: _sums([[keys >= bound] for bound in bounds])
+    last, (above,) = _search(counts, lambda _, count: count[0] >= top_k, 32, top_k)
+    return last, top_k - above
+
+
+def _top_p(keys, scaled, top_p, least, ties):
+    """As `_top_k`, of those above the key `least` and `ties` of those that equal it."""
+    vocabulary = keys.shape[1]
+    id_bits = (vocabulary - 1).bit_length()
+    # Masses in fixed point, three digits of as many bits as V of them can be summed in 32. (XLA on a CPU may round exp
+    # differently at the end of a vector: there, and only where a mass is within 1e-7 of top-p, it shows.)
+    bits = 31 - id_bits
+
+    first = keys.max(axis=-1, keepdims=True)  # of the logits, XLA on a CPU may pass over NaN
+    largest = _logit(first)
+
+    def digits(logits):
+        weights = jnp.exp(logits - largest)
+        weights = jnp.where(weights >= 0, weights, 0.0)  # not NaN, which no integer can hold
+        parts = []
+        for _ in range(3):
+            weights = weights * 2.0**bits
+            part = jnp.floor(weights)
+            weights = weights - part
+            parts.append(part.astype(jnp.uint32))
+        return parts
+
+    def mass(parts):
+        return sum(part.astype(jnp.float32) * 2.0 ** (-bits * (i + 1)) for i, part in enumerate(parts))
+
+    def plus(parts, count, each):
+        return [part + count * one for part, one in zip(parts, each)]
+
+    own = [jnp.where(keys > least, part, 0) for part in digits(scaled)]
+    masses = lambda bounds: _sums([[jnp.where(keys >= bound, part, 0) for part in own] for bound in bounds])
+    # No logit has key 0, so that where `least` is 0 there is nothing to add.
+    equals = jnp.where(least > 0, ties, 0)
+    enough = top_p * mass(plus(masses([least])[0], equals, digits(_logit(least))))
+    reaches = lambda bound, parts: (bound <= least) | ~(mass(parts) < enough)
+    last, above = _search(masses, reaches, 32, least)
+    # Where no mass is enough, because top-p or all masses are 0, the bound is above all keys.
+    last = jnp.minimum(last, first)
+    each = digits(_logit(last))
+    more = lambda counts: [plus(above, count, each) for count in counts]
+    short, _ = _search(more, lambda _, parts: mass(parts) < enough, id_bits, least, digit=1)
+    on = top_p < 1
+    return jnp.where(on, last, least), jnp.where(on, short + 1, ties)
+
+
+def _search(measure, holds, bits, like, digit=DIGIT):
+    """The largest number below 2**bits of which something holds that holds of all before it, and of 0.
+
+    Args:
+        measure: of a list of numbers, uint32 as `like`: for each a list of measures, uint32 as `like`.
+        holds: of a number and its measures: whether it holds; where not, it does not hold of larger ones.
+        like: an array of the shape.
+        digit: how many bits are found at a time, of 2**digit - 1 numbers measured.
+
+    Returns:
+        The number, and the largest of each measure among the numbers tried of which it does not hold, or 0: where
+        measures decrease, those of the next number.
+    """
+    found, beyond = jnp.zeros_like(like), []
+    for shift in reversed(range(0, bits, digit)):
+        numbers = [found + jnp.uint32(step << shift) for step in range(1, 2 ** min(digit, bits - shift))]
+        for number, measures in zip(numbers, measure(numbers)):
+            held = holds(number, measures)
+            found = jnp.where(held, number, found)
+            failed = [jnp.where(held, 0, m) for m in measures]
+            beyond = [jnp.maximum(a, b) for a, b in zip(beyond or failed, failed)]
+    return found, beyond
+
+
+def _sums(columns):
+    """The sum over V of each array [B, V] of a list of lists: uint32 [B, 1] in their place."""
+    flat = [column.astype(jnp.uint32) for group in columns for column in group]
+    # One reduction of many results: of as many reductions XLA would fuse a few at a time, and read [B, V] for each.
+    add = lambda left, right: tuple(a + b for a, b in zip(left, right))
+    sums = iter(jax.lax.reduce(tuple(flat), (jnp.uint32(0),) * len(flat), add, (1,)))
+    return [[next(sums)[:, None] for _ in group] for group in columns]
+
+
+def _key(values):
+    """uint32 in the order of float32 values, more than 0; -0.0 as 0.0, NaN as the largest."""
+    bits = jax.lax.bitcast_convert_type(jnp.where(values == 0, 0.0, values), jnp.uint32)
+    key = jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))
+    return jnp.where(jnp.isnan(values), jnp.uint32(2**32 - 1), key)
+
+
+def _logit(key):
+    """The value of a key."""
+    return jax.lax.bitcast_convert_type(jnp.where(key >> 31 == 1, key ^ jnp.uint32(1 << 31), ~key), jnp.float32)
