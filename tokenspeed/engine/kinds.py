@@ -28,7 +28,7 @@ class Kind:
 
 
 GREEDY = Kind(plan=SamplingPlan(ends=MAX_ENDS))
-DRAWN = Kind(plan=SamplingPlan(random=True, min_p=True, ends=MAX_ENDS))
+DRAWN = Kind(plan=SamplingPlan(random=True, min_p=True, top_k=True, top_p=True, ends=MAX_ENDS))
 FULL = Kind(plan=dataclasses.replace(DRAWN.plan, bias=True, penalties=True, min_tokens=True), logprobs=MAX_LOGPROBS)
 KINDS = (GREEDY, DRAWN, FULL)
 """Each covers those before it."""

@@ -97,21 +97,32 @@ def _search(measure, holds, bits, like, digit=DIGIT):
         measure: of a list of numbers, uint32 as `like`: for each a list of measures, uint32 as `like`.
         holds: of a number and its measures: whether it holds; where not, it does not hold of larger ones.
         like: an array of the shape.
-        digit: how many bits are found at a time, of 2**digit - 1 numbers measured.
+        digit: how many bits are found at a time, of 2**digit - 1 numbers measured. Of numbers from 2**bits on it must
+            not hold either.
 
     Returns:
         The number, and the largest of each measure among the numbers tried of which it does not hold, or 0: where
         measures decrease, those of the next number.
     """
-    found, beyond = jnp.zeros_like(like), []
-    for shift in reversed(range(0, bits, digit)):
-        numbers = [found + jnp.uint32(step << shift) for step in range(1, 2 ** min(digit, bits - shift))]
+    rounds = -(-bits // digit)
+
+    def search(i, carry):
+        found, beyond = carry
+        shift = jnp.uint32((rounds - 1 - i) * digit)
+        numbers = [found + (jnp.uint32(step) << shift) for step in range(1, 2**digit)]
         for number, measures in zip(numbers, measure(numbers)):
             held = holds(number, measures)
             found = jnp.where(held, number, found)
-            failed = [jnp.where(held, 0, m) for m in measures]
-            beyond = [jnp.maximum(a, b) for a, b in zip(beyond or failed, failed)]
-    return found, beyond
+            beyond = [jnp.maximum(old, jnp.where(held, 0, one)) for old, one in zip(beyond, measures)]
+        return found, beyond
+
+    nothing = [jnp.zeros(one.shape, one.dtype) for one in jax.eval_shape(measure, [like])[0]]
+    carry = jnp.zeros_like(like), nothing
+    if jax.default_backend() == "cpu":  # which compiles it in a fifth of the time; a GPU would wait between rounds
+        return jax.lax.fori_loop(0, rounds, search, carry)
+    for i in range(rounds):
+        carry = search(i, carry)
+    return carry
 
 
 def _sums(columns):
