@@ -268,6 +268,18 @@ def test_times_are_those_of_running_and_fit_into_the_wall_clock():
     assert llm.warm_up(3, params) == 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "tokens, changes", [(3, {}), (80, dict(temperature=0.8, n=3)), (20, dict(logit_bias={3: 1.0}))]
+)
+def test_what_is_warmed_up_is_not_compiled_again(tokens, changes):
+    llm, params = LLM(random().model, implementation="xla"), dataclasses.replace(GREEDY, ignore_eos=True, **changes)
+    assert llm.warm_up(tokens, params) > 0
+    (found,) = llm.generate([[7] * tokens], params)
+    assert all(sample.timings.compile_s == 0 for sample in found.samples)
+    assert llm.warm_up(tokens, params) == 0
+
+
 @pytest.fixture
 def calls(monkeypatch):
     """The names of the programs that a call starts, and how many steps of those that decode."""
