@@ -218,7 +218,7 @@ def _prompt(arguments, folder: Path | None) -> str | list[int]:
 def _generate(arguments) -> None:
     params, config, folder = _params(arguments), _config(arguments), _folder(arguments)
     prompt = _prompt(arguments, folder)
-    from tokenspeed.llm import LLM, MAX_BATCH
+    from tokenspeed.llm import LLM
     from tokenspeed.measure.read_ceiling import read_ceiling_gbps
 
     options = dict(dtype=arguments.dtype, max_context=arguments.max_context, implementation=arguments.implementation)
@@ -243,8 +243,8 @@ def _generate(arguments) -> None:
     sys.stdout.flush()
     assert whole is not None
     found = figures(
-        whole, config=config, dtype=str(llm.model.dtype), implementation=llm.implementation, batch=MAX_BATCH,
-        compile_s=compile_s, ceiling_gbps=read_ceiling_gbps,
+        whole, config=config, dtype=str(llm.model.dtype), implementation=llm.implementation,
+        batch=llm.options.max_batch, compile_s=compile_s, ceiling_gbps=read_ceiling_gbps,
     )  # fmt: skip
     if arguments.json:
         samples = [_plain(sample) for sample in whole.samples]

@@ -24,12 +24,11 @@ class Timings:
 
     Attributes:
         compile_s: seconds in which programs were compiled, or read from jax's cache of them, during the call.
-        ttft_s: seconds from the call to the first token, the prefill of its whole batch and the turns of batches
-            before it included.
-        decode_s: seconds from there until the host had the sequence's last token.
-        decode_steps: steps of decode that ran in `decode_s`, and in nothing else: of the first token there is none. A
-            step is one token of the sequence, but for the last few: steps come several at a time, and those behind its
-            end are counted too, as they took their time.
+        ttft_s: seconds from the call to the first token, its wait for others and the prefill of its prompt included.
+        decode_s: seconds from there until the host had the sequence's last token, what ran for others included.
+        decode_steps: its steps of decode, which ran in `decode_s`: of the first token there is none. A step is one
+            token of the sequence, but for the last few: steps may come several at a time, and those behind its end are
+            counted too, as they took their time.
     """
 
     compile_s: float

@@ -129,7 +129,8 @@ class LLM:
         boolean("progress", progress)
         path = folder_of(folder)
         config = hf_config.from_folder(path)
-        dtype = _dtype(config, dtype, options)
+        options["implementation"] = resolve_implementation(options.get("implementation"))
+        dtype = _dtype(config, dtype, options["implementation"])
         options = _options(config, dtype, **options)  # before the weights
         tokenizer = Tokenizer.from_folder(path)
         return cls(checkpoint.load(path, config, dtype=dtype, progress=progress), tokenizer, **options)
@@ -152,7 +153,8 @@ class LLM:
         Raises:
             ValueError, TypeError: as `from_pretrained`.
         """
-        dtype = _dtype(config, dtype, options)
+        options["implementation"] = resolve_implementation(options.get("implementation"))
+        dtype = _dtype(config, dtype, options["implementation"])
         options = _options(config, dtype, **options)
         return cls(random_model(config, dtype, integer("seed", seed, 0, 2**32 - 1)), **options)
 
@@ -254,7 +256,7 @@ class LLM:
         length = integer("prompt_tokens", prompt_tokens, 1, self.max_context - 1)
         _listed([params])
         row, engine = self._inputs.rows(0, [0] * length, params)[0], self._engine
-        return engine.runner.prepare(engine.programs_for(row, min(params.n, self.max_batch)))
+        return engine.runner.prepare(engine.programs_for(row, min(params.n, self.options.max_batch)))
 
     @contextlib.contextmanager
     def _running(self, rows: list[Row], called: float) -> Iterator[Engine]:
@@ -304,8 +306,7 @@ def _listed(params) -> list[SamplingParams]:
     return found
 
 
-def _dtype(config: ModelConfig, dtype: str | None, options: dict[str, Any]) -> str:
-    implementation = resolve_implementation(options.get("implementation"))
+def _dtype(config: ModelConfig, dtype: str | None, implementation: str) -> str:
     return default_dtype(config, implementation) if dtype is None else one_of("dtype", dtype, DTYPES)
 
 

@@ -7,9 +7,9 @@ max_tokens=1, ignore_eos=True))` with random weights and token ids, everything c
 turns; each one's first token must be the same every time, and is compared with that by XLA's attention, which after a
 tie of bf16 may be another.
 
-Of a chunk (`chunks`) behind `starts` positions of a random cache a sample is the device's time of the program that the
-engine runs for it: several calls, one behind the other, by their number. Beside it the chunk's parts alone, each a
-program of all layers: the products, the attention on what was gathered, and the gathers.
+Of a chunk (`chunks`) behind `starts` positions of a random cache a sample is the device's time of all layers as the
+engine runs them, over pages that lie in no order: several calls, one behind the other, by their number. Beside it the
+chunk's parts alone, each a program of all layers: the products, the attention on what was gathered, and the gathers.
 
 A time is the median of all samples with the 5th and the 95th percentile. A record is void, and its status says why,
 where something was compiled during timing, where the first tokens of two runs of a prompt differ, or where a chunk's
@@ -79,7 +79,10 @@ def measured(options: Options, models: dict[str, ModelConfig], ceiling_gbps: flo
             failure = ""
             try:
                 decoder = Decoder(config, DTYPES[dtype], options.seed)
-                llm = LLM(decoder.weights.model, implementation=implementation, prefill_backend=backend)
+                llm = LLM(
+                    decoder.weights.model, **prefill_options.limits(options, config), implementation=implementation,
+                    prefill_backend=backend, prefix_caching=False,  # a prompt that comes again is computed again
+                )  # fmt: skip
             except Exception as error:
                 failure = f"making the model failed: {reason_of(error)}"
             for case in cases:

@@ -64,7 +64,10 @@ def measure(llm: LLM, case: Case, *, samples: int, sequences: int, seed: int, ch
 
 def agreeing(llm: LLM, batches: list[Prompts], drawn: dict[int, list[int]]) -> int:
     """How many of the first tokens, by batch, the same model draws with XLA's attention in prefill."""
-    other = LLM(llm.model, max_context=llm.max_context, implementation=llm.implementation, prefill_backend="xla")
+    other = LLM(
+        llm.model, max_context=llm.max_context, max_batch=llm.options.max_batch, prefix_caching=False,
+        implementation=llm.implementation, prefill_backend="xla",
+    )  # fmt: skip
     return sum(
         one == another
         for sequence, tokens in drawn.items()

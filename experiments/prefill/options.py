@@ -9,6 +9,7 @@ from experiments.bench.models import DTYPES, config_at
 from experiments.bench.options import check_least, check_name, check_some
 from tokenspeed.llm import MAX_BATCH
 from tokenspeed.models.config import ModelConfig
+from tokenspeed.models.memory import PREFILL_TOKENS
 from tokenspeed.models.prefill_attention import PREFILL_BACKENDS, resolve_prefill_backend
 
 GPU_MODELS, CPU_MODELS = ("llama-3.1-8b", "llama-3.2-1b"), ("qwen2.5-0.5b",)
@@ -79,6 +80,15 @@ def cases(options: Options) -> list[Case]:
     lengths = [(tokens, 0) for tokens in prompts]
     lengths += [(tokens, start) for start in options.starts for tokens in options.chunks]
     return [Case(batch=batch, tokens=tokens, start=start) for batch in options.batches for tokens, start in lengths]
+
+
+def limits(options: Options, config: ModelConfig) -> dict[str, int]:
+    """`max_context` and `max_batch` of an LLM for the prompts: its pool leaves memory to another LLM and to chunks.
+
+    Contexts are long enough for its largest step of prefill.
+    """
+    longest = max((case.tokens + 1 for case in cases(options) if not case.start), default=1)
+    return dict(max_context=min(max(longest, PREFILL_TOKENS), config.max_positions), max_batch=max(options.batches))
 
 
 def configs(options: Options) -> dict[str, ModelConfig]:

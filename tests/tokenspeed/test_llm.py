@@ -12,7 +12,9 @@ from safetensors.numpy import load_file
 
 from tests.tokenspeed.shared import folder
 from tokenspeed import LLM, SamplingParams
-from tokenspeed.engine import generation
+from tokenspeed import llm as llm_module
+from tokenspeed.engine.build import STEPS, offline
+from tokenspeed.engine.runner import Runner
 from tokenspeed.models.config import LayerConfig, ModelConfig, Rope
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=24)
@@ -262,36 +264,46 @@ def test_times_are_those_of_running_and_fit_into_the_wall_clock():
     assert spans[0][0].compile_s > 0 and spans[1][0].compile_s == 0
     for timings, wall in spans:
         assert 0 < timings.compile_s + timings.ttft_s + timings.decode_s <= wall
-        assert timings.tokens_per_s == timings.decode_steps / timings.decode_s and timings.decode_steps == 39 + 1
+        assert timings.tokens_per_s == timings.decode_steps / timings.decode_s and timings.decode_steps == 39
     assert llm.warm_up(3, params) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "tokens, changes", [(3, {}), (80, dict(temperature=0.8, n=3)), (20, dict(logit_bias={3: 1.0}))]
+)
+def test_what_is_warmed_up_is_not_compiled_again(tokens, changes):
+    llm, params = LLM(random().model, implementation="xla"), dataclasses.replace(GREEDY, ignore_eos=True, **changes)
+    assert llm.warm_up(tokens, params) > 0
+    (found,) = llm.generate([[7] * tokens], params)
+    assert all(sample.timings.compile_s == 0 for sample in found.samples)
+    assert llm.warm_up(tokens, params) == 0
 
 
 @pytest.fixture
 def calls(monkeypatch):
-    """(name, how many of its arguments are on the host) of every program that a call starts."""
+    """The names of the programs that a call starts, and how many steps of those that decode."""
     seen = []
 
-    class Watched:
-        def __init__(self, name):
-            self.name, self.program = name, getattr(generation, name)
-            self.lower, self.eval_shape = self.program.lower, self.program.eval_shape
+    def watched(name, program):
+        def start(runner, rows, *arguments):
+            seen.append((name, arguments[0]) if name == "steps" else name)
+            with jax.transfer_guard_host_to_device("allow"):  # what the host tells the program travels with it
+                return program(runner, rows, *arguments)
 
-        def __call__(self, *arguments, **options):
-            seen.append((self.name, sum(isinstance(x, np.ndarray | np.generic) for x in jax.tree.leaves(arguments))))
-            with jax.transfer_guard_host_to_device("allow"):
-                return self.program(*arguments, **options)
+        return start
 
-    for name in ("empty_caches", "prefill", "first", "advance", "end"):
-        monkeypatch.setattr(generation, name, Watched(name))
+    for name in ("seat_tables", "chunk", "first", "steps"):
+        monkeypatch.setattr(Runner, name, watched(name, getattr(Runner, name)))
     return seen
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_the_host_does_nothing_on_the_device_between_the_programs_of_a_call(temperature, calls):
+@pytest.mark.parametrize("params", [dict(), dict(temperature=0.8), dict(frequency_penalty=0.5)])
+def test_the_host_does_nothing_on_the_device_between_the_programs_of_a_call(params, calls):
     """Of shapes seen before: what is computed or copied by itself, not by a program, is a wait before the token."""
     llm, compiled = LLM(random().model, implementation="xla"), []
-    params = SamplingParams(temperature=temperature, max_tokens=18, ignore_eos=True)
+    params = dataclasses.replace(GREEDY, max_tokens=STEPS + 2, ignore_eos=True, **params)
     llm.generate([[1, 2, 3]], params)
     calls.clear()
 
@@ -303,57 +315,61 @@ def test_the_host_does_nothing_on_the_device_between_the_programs_of_a_call(temp
     try:
         # It forbids what jnp.asarray and device_put do, and with them operations one by one that have a constant.
         with jax.transfer_guard_host_to_device("disallow_explicit"):
-            llm.generate([[4, 5, 6, 7]], params)
+            (found,) = llm.generate([[4, 5, 6, 7]], params)
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
-    assert not compiled
-    # The tokens and their lengths, the rows' numbers and how many tokens each may draw.
-    assert calls == [("prefill", 4), ("first", 0), ("advance", 0), ("advance", 0)]
-
-
-def made(calls):
-    """How often caches were made since the last look."""
-    names = [name for name, _ in calls]
-    calls.clear()
-    return names.count("empty_caches")
+    assert not compiled and found.timings.compile_s == 0
+    tables = ["seat_tables"] if params.needs_penalties else []
+    assert calls == [*tables, "chunk", "first", ("steps", STEPS), ("steps", 1)]
 
 
 @pytest.mark.slow
-def test_caches_of_the_last_call_are_used_again_where_they_fit(calls):
-    llm, long, short = LLM(random().model, implementation="xla"), list(range(40)), [50, 3, 7]
-    to = lambda prompt, total: dataclasses.replace(GREEDY, max_tokens=total - len(prompt), ignore_eos=True)
-    ids = lambda llm, prompt, total=64: llm.generate([prompt], to(prompt, total))[0].token_ids
-    expected = ids(random(), short)
-    calls.clear()
-    ids(llm, long)
-    assert made(calls) == 1
-    assert ids(llm, short) == expected and made(calls) == 0, "what the other prompt left in them is not seen"
-    ids(llm, short, 32)
-    assert made(calls) == 1, "they are of another size"
-    assert ids(llm, short) == expected and made(calls) == 1
-    llm.model = jax.tree.map(lambda x: x * np.nan, llm.model)
-    for _ in range(2):
-        with pytest.raises(FloatingPointError, match="logits are not finite"):
-            ids(llm, short)
-        assert made(calls) == 1, "a call that fails leaves none"
-
-
-@pytest.mark.slow
-def test_caches_of_a_stream_that_is_left_are_not_used_again(calls):
-    llm, params = LLM(random().model, implementation="xla"), dataclasses.replace(GREEDY, max_tokens=40, ignore_eos=True)
-    (expected,) = llm.generate([[1, 2, 3]], params)
-    calls.clear()
-    one, two = llm.stream([1, 2, 3], params), llm.stream([1, 2, 3], params)
+def test_calls_share_a_pool_and_see_nothing_of_each_other(monkeypatch):
+    """The second prompt takes the pages that the first one left, and two streams run side by side."""
+    pools = []
+    monkeypatch.setattr(llm_module, "offline", lambda *given: pools.append(offline(*given)) or pools[-1])
+    pages = dict(kv_bytes=2 * 64 * CONFIG.kv_bytes_per_token(4), prefix_caching=False)
+    llm, short = LLM(random().model, implementation="xla", max_batch=2, **pages), [50, 3, 7]
+    params = dataclasses.replace(GREEDY, max_tokens=40, ignore_eos=True)
+    (expected,) = random().generate([short], params)
+    llm.generate([list(range(80))], params)
+    assert llm.generate([short], params)[0].token_ids == expected.token_ids
+    one, two = llm.stream(short, params), llm.stream(short, params)
     next(one)
     next(two)
-    assert made(calls) == 1, "two at a time have caches of their own"
     one.close()
     assert list(two)[-1].completion.token_ids == expected.token_ids
-    stream = llm.stream([1, 2, 3], params)
+    stream = llm.stream(short, params)
     next(stream)
-    assert made(calls) == 0
     stream.close()
-    assert llm.generate([[1, 2, 3]], params)[0].token_ids == expected.token_ids and made(calls) == 1
+    assert llm.generate([short], params)[0].token_ids == expected.token_ids
+    assert len(pools) == 1 and pools[0].is_idle and pools[0].pool.used == 0
+
+
+@pytest.mark.slow
+def test_a_model_that_is_exchanged_has_a_pool_of_its_own():
+    llm = LLM(random().model, implementation="xla")
+    prompt = list(range(80))  # longer than a page
+    (expected,) = llm.generate([prompt], GREEDY)
+    whole, llm.model = llm.model, jax.tree.map(lambda x: x * np.nan, llm.model)
+    for _ in range(2):
+        with pytest.raises(FloatingPointError, match="logits are not finite"):
+            llm.generate([prompt], GREEDY)
+    llm.model = whole
+    assert llm.generate([prompt], GREEDY)[0].token_ids == expected.token_ids
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prefix_caching", [True, False])
+def test_a_prompt_that_comes_again_is_not_computed_again(prefix_caching, monkeypatch):
+    llm = LLM(random().model, implementation="xla", prefix_caching=prefix_caching)
+    starts, dispatch = [], Runner.chunk
+    monkeypatch.setattr(
+        Runner, "chunk", lambda runner, chunks, shape: starts.append(chunks[0][1]) or dispatch(runner, chunks, shape)
+    )
+    prompt = list(range(80))
+    one, two = (llm.generate([prompt], GREEDY)[0].token_ids for _ in range(2))
+    assert one == two and starts == [0, 64 if prefix_caching else 0]
 
 
 @pytest.mark.slow

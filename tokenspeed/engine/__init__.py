@@ -1,1 +1,1 @@
-"""The decode step, and generation on the device from step to step."""
+"""The decode step, and the engine: sequences that come and go, over one pool of pages."""

@@ -165,8 +165,11 @@ class Engine:
                     found += [runner.chunk_program(shape, start) for shape, _ in shapes.pack([part] * count)]
                     start += part
             found.append(Program("first", *reversed(shapes.first_for(kind, count))))
+        counts = {shapes.decode_for(kind, count, 1)[1] for count in range(1, samples + 1)}  # as they come and end
         while most > 1:
-            of = [shapes.decode_for(kind, samples, steps) for steps in {1, min(self._steps, most - 1)}]
+            of = [
+                shapes.decode_for(kind, n, steps) for n in sorted(counts) for steps in {1, min(self._steps, most - 1)}
+            ]
             found += [runner.steps_program(one, length + most) for one in of]
             most //= 2
         return list(dict.fromkeys(found))

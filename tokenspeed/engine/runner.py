@@ -224,7 +224,8 @@ class Runner:
         all are compiled before any is run.
         """
         begun = time.perf_counter()
-        new = [program for program in dict.fromkeys(programs) if program not in self._compiled]
+        if not (new := [program for program in dict.fromkeys(programs) if program not in self._compiled]):
+            return 0.0
         workers = workers or len(os.sched_getaffinity(0))
         with concurrent.futures.ThreadPoolExecutor(workers) as pool:
             compiled = pool.map(self._compile, new)

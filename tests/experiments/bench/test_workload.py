@@ -1,18 +1,18 @@
 """The decode steps that are timed: that they decode, copy no cache, and begin the same for the same number."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.bench.workload import GREEDY, Decoder, Workload, mean_bytes
+from experiments.bench.workload import Decoder, Workload, mean_bytes
 from tests.experiments.decode.small import CONFIG, decoder_of
 from tokenspeed.engine import generation
 from tokenspeed.engine.generation import Weights
 from tokenspeed.models.memory import decode_bytes
-from tokenspeed.sampling.state import make_state
 
 LENGTH, STEPS = 7, 5
 """Of the prompts, and of the program."""
@@ -33,13 +33,16 @@ def test_the_program_draws_the_tokens_of_teacher_forcing(decoder, implementation
     """After a real prefill: each token is the argmax of the model on all tokens before it."""
     workload = Workload(decoder, batch=batch, context=LENGTH, steps=STEPS)
     weights, rope = decoder.weights, workload.rope
-    sampling = make_state([GREEDY] * batch, [[0]] * batch, CONFIG.vocab_size, ())
-    caches = generation.empty_caches(config=CONFIG, dtype="float32", rows=batch, capacity=workload.capacity)
-    rows = generation.Rows(sampling=sampling, max_tokens=jnp.full((batch,), 99, jnp.int32))
     prompts = np.random.default_rng(0).integers(0, CONFIG.vocab_size, (batch, LENGTH)).astype(np.int32)
-    lengths = np.full((batch,), LENGTH, np.int32)
-    state = generation.prefill(weights, caches, prompts, None, lengths, rope, rows, capacity=LENGTH)
-    state, first = generation.first(weights, state, logprobs=None, implementation="xla")
+    positions = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), (batch, LENGTH))
+    state = workload.fresh(0)
+    x, caches = jax.jit(type(weights.model).prefill, static_argnames="capacity")(
+        weights.model, state.caches, prompts, positions, rope, capacity=LENGTH
+    )
+    state = dataclasses.replace(state, caches=caches, hidden=x[:, -1], position=positions[:, -1])
+    state, first = jax.jit(functools.partial(generation.draw_first, logprobs=None, implementation="xla"))(
+        weights, state
+    )
     state, drawn = workload.compiled(implementation)(weights, state, rope)
 
     whole = np.concatenate([prompts, np.asarray(first.tokens).T, np.asarray(drawn.tokens).T], axis=1)

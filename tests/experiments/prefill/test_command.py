@@ -1,10 +1,13 @@
 """The prefill benchmark from its command line: records, what is void, what fails, what is refused."""
 
+import dataclasses
+import functools
 import itertools
 import json
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,8 +17,11 @@ from experiments.prefill import __main__ as prefill
 from experiments.prefill import chunk, cost, first_token, found
 from experiments.prefill import options as prefill_options
 from experiments.prefill.options import Case
+from pallas_kernels import KVCache
 from tests.experiments.decode.small import CONFIG, SMALL, decoder_of
 from tokenspeed import LLM
+from tokenspeed.engine.generation import Weights
+from tokenspeed.models import decoder as decoders
 
 
 @pytest.fixture
@@ -76,7 +82,7 @@ def test_records_of_prompts_and_of_a_chunk(run, capsys):
     assert (prompts["tokens"], prompts["start"]) == (20, 0) and (part["tokens"], part["start"]) == (30, 100)
     assert prompts["tokens_checked"] == 4 and prompts["tokens_agree_with_xla"] is None, "it is XLA's attention already"
     assert prompts["products_ms"] is prompts["attention_ms"] is None
-    assert part["products_ms"] > 0 and part["attention_ms"] > 0 and part["gather_ms"] is None
+    assert part["products_ms"] > 0 and part["attention_ms"] > 0 and part["gather_ms"] > 0
     out = capsys.readouterr().out
     assert out.count("; ok") == 2 and "10.0 GB/s" in out and "ms (p5 to p95)" in out
     assert "batch 2, 30 tokens behind 100, xla: " in out and "4 first tokens checked; ok" in out
@@ -120,8 +126,8 @@ def test_what_is_compiled_during_timing_is_void(run, given):
 
 @pytest.mark.parametrize("check_up_to, agree", [(20, 3), (19, None)])
 def test_first_tokens_are_compared_with_those_by_xla_s_attention(given, check_up_to, agree):
-    llm = LLM(decoder_of(CONFIG, "float32", 0).weights.model, implementation="xla")
-    llm.prefill_backend = "cudnn"
+    llm = LLM(decoder_of(CONFIG, "float32", 0).weights.model, implementation="xla", max_batch=2)
+    llm.options = dataclasses.replace(llm.options, prefill_backend="cudnn")
 
     def outcome(number, prompts):
         tokens, seconds = steady(number, prompts)
@@ -133,7 +139,9 @@ def test_first_tokens_are_compared_with_those_by_xla_s_attention(given, check_up
     assert result.status == "ok" and (result.tokens_checked, result.tokens_agree) == (4, agree)
     others = calls[6:]
     assert len(others) == (0 if agree is None else 2)
-    assert all(other.prefill_backend == "xla" and other.model is llm.model for other in others)
+    for other in others:
+        assert other.model is llm.model
+        assert other.options == dataclasses.replace(llm.options, prefill_backend="xla", prefix_caching=False)
 
 
 # --- a chunk
@@ -164,19 +172,47 @@ def test_a_chunk_whose_residual_stream_is_not_finite_is_void(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_parts_of_a_chunk_by_flash_attention(monkeypatch):
-    """With cuDNN's place taken by XLA: there are gathers too."""
+@pytest.mark.parametrize("backend", ["xla", "cudnn"])
+def test_a_chunk_over_pages_is_what_the_model_computes(backend, monkeypatch):
+    """With cuDNN's place taken by XLA: the residual stream, behind tokens that are in the cache."""
+    monkeypatch.setattr(decoders, "attend_chunk", functools.partial(decoders.attend_chunk, implementation="xla"))
+    model = decoder_of(CONFIG, "float32", 0).weights.model
+    table, rope = jnp.array([[3, 0], [2, 1]], jnp.int32), model.rope_tables(32)
+    empty = functools.partial(jnp.full, (4, CONFIG.num_kv_heads, 16, CONFIG.head_dim), jnp.nan)
+    tokens = np.random.default_rng(0).integers(0, CONFIG.vocab_size, (2, 28)).astype(np.int32)
+
+    def last(cuts, backend):
+        caches = [KVCache(k=empty(), v=empty()) for _ in CONFIG.layers]
+        for begin, end in itertools.pairwise(cuts):
+            caches, x = chunk.layers(
+                Weights.of(model), caches, tokens[:, begin:end], np.full((2,), begin, np.int32), rope, table,
+                capacity=32, prefill_backend=backend, implementation="xla",
+            )  # fmt: skip
+        return x
+
+    with jax.default_matmul_precision("highest"):
+        found = last((0, 20, 28), backend)
+    # Two layers of float32 roundings.
+    np.testing.assert_allclose(found, last((0, 28), "xla"), rtol=0, atol=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["xla", "cudnn"])
+def test_the_parts_of_a_chunk(backend, monkeypatch):
+    """With cuDNN's place taken by XLA. What XLA's attention gathers has the chunk's own slots, which are NaN here."""
     by_xla = chunk.attend_behind
     monkeypatch.setattr(chunk, "attend_behind", lambda *a, **k: by_xla(*a, **k, implementation="xla"))
     decoder, case = decoder_of(CONFIG, "float32", 0), Case(batch=2, tokens=8, start=30)
-    workload = chunk.Workload(decoder, batch=2, context=30, steps=8)
-    caches = workload.fresh(0).caches
-    programs = chunk.parts(decoder, case, caches, prefill_backend="cudnn", capacity=workload.capacity)
+    workload = chunk.Workload(decoder, batch=2, context=30, steps=8, page_size=16)
+    caches, table = workload.fresh(0).caches, workload.page_table
+    if backend == "xla":
+        caches = jax.tree.map(jnp.nan_to_num, caches)
+    programs = chunk.parts(decoder, case, caches, table, prefill_backend=backend, capacity=workload.capacity)
     assert list(programs) == ["products_ms", "attention_ms", "gather_ms"]
     results = {name: np.asarray(program(caches)) for name, program in programs.items()}
     assert results["attention_ms"].shape == (2, 8, CONFIG.num_heads, CONFIG.head_dim)
     assert all(np.isfinite(result).all() for result in results.values()), "the cache behind the start is NaN"
-    firsts = [x[0, 0, 0, 0] for cache in caches for x in (cache.k, cache.v)]
+    firsts = [x[table[0, 0], 0, 0, 0] for cache in caches for x in (cache.k, cache.v)]
     assert results["gather_ms"] == pytest.approx(float(sum(firsts)), rel=1e-6)  # of float32
 
 
@@ -256,7 +292,7 @@ def test_a_gpu_that_stops_answering_ends_the_run(run, given, monkeypatch, capsys
         (dict(starts=0), "starts: expected 1 or more, got 0"),
         (dict(starts=5, chunks=""), "chunks: expected at least one"),
         (dict(batches=""), "batches: expected at least one"),
-        (dict(batches=17), "batches: expected at most 16, got 17"),
+        (dict(batches=65), "batches: expected at most 64, got 65"),
         (dict(samples=3), "samples: expected 4 or more, got 3"),
         (dict(seed=2**32), "seed: expected at most 4294967295, got 4294967296"),
     ],
@@ -277,3 +313,18 @@ def test_what_suits_a_machine_without_a_gpu():
     assert prefill_options.cases(alone) == [
         Case(batch=batch, tokens=512, start=start) for batch in (1, 2) for start in (100, 200)
     ]
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        (dict(prompts=20), dict(max_context=512, max_batch=2)),  # of the model
+        (dict(prompts="128,9000"), dict(max_context=9001, max_batch=2)),
+        (dict(prompts="", starts=9000), dict(max_context=8192, max_batch=2)),
+    ],
+)
+def test_the_pool_is_as_large_as_the_prompts_need(options, expected):
+    arguments = [f"--{name}={value}" for name, value in (dict(batches="1,2") | options).items()]
+    parsed = prefill.command_line.parse(arguments, prefill_options.Options, "prefill.py")
+    config = CONFIG if expected["max_context"] == 512 else dataclasses.replace(CONFIG, max_positions=1 << 17)
+    assert prefill_options.limits(parsed, config) == expected

@@ -6,13 +6,17 @@ import gc
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from pallas_kernels import KVCache, attention_counters
 from tests.pallas_kernels import lowering
 from tokenspeed import LLM, SamplingParams
-from tokenspeed.engine import generation
-from tokenspeed.engine.generation import Drawn
-from tokenspeed.llm import STEPS
+from tokenspeed.engine import batch, generation
+from tokenspeed.engine.build import STEPS
+from tokenspeed.engine.generation import Drawn, Generation, Weights
+from tokenspeed.engine.kinds import GREEDY as GREEDY_KIND
+from tokenspeed.engine.runner import PROGRAMS, Runner
 from tokenspeed.sampling.sample import LENGTH, RUNNING
 from tokenspeed.sampling.state import make_state
 from tokenspeed.text.stream import TextStream
@@ -55,21 +59,18 @@ def looked_at(ids, params):
 @pytest.fixture
 def events(monkeypatch):
     """The steps of every call that is dispatched and, of every time that the host looks at tokens, 'look'."""
-    seen, advance, get = [], generation.advance, jax.device_get
+    seen, dispatch, get = [], Runner.steps, jax.device_get
 
-    class Dispatched:
-        lower = advance.lower
-
-        def __call__(self, *arguments, steps, **static):
-            seen.append(steps)
-            return advance(*arguments, steps=steps, **static)
+    def steps(runner, rows, count, kind):
+        seen.append(count)
+        return dispatch(runner, rows, count, kind)
 
     def looking(tree):
         if isinstance(tree, Drawn):
             seen.append("look")
         return get(tree)
 
-    monkeypatch.setattr(generation, "advance", Dispatched())
+    monkeypatch.setattr(Runner, "steps", steps)
     monkeypatch.setattr(jax, "device_get", looking)
     return seen
 
@@ -94,26 +95,25 @@ def test_a_stop_string_in_the_first_middle_and_last_token_of_a_call(at, include,
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "max_tokens, expected",
+    "max_tokens, calls",
     [
-        (1, ["look"]),
-        (2, ["look", 1, "look"]),
-        (STEPS, ["look", STEPS, "look"]),
-        (STEPS + 1, ["look", STEPS, "look"]),
-        (STEPS + 2, ["look", STEPS, 1, "look", "look"]),
-        (2 * STEPS + 1, ["look", STEPS, STEPS, "look", "look"]),
-        (2 * STEPS + 4, ["look", STEPS, STEPS, "look", 4, "look", "look"]),
+        (1, []),
+        (2, [1]),
+        (STEPS, [1] * (STEPS - 1)),
+        (STEPS + 1, [STEPS]),
+        (STEPS + 2, [STEPS, 1]),
+        (2 * STEPS + 1, [STEPS, STEPS]),
+        (2 * STEPS + 4, [STEPS, STEPS, 1, 1, 1]),
     ],
 )
-def test_behind_the_first_token_the_device_is_a_call_ahead_and_stops_at_max_tokens(max_tokens, expected, events):
+def test_the_device_is_a_call_ahead_and_stops_at_max_tokens(max_tokens, calls, events):
     ids = free(PROMPT)[0].token_ids
     events.clear()
     (found,) = tiny().generate(PROMPT, dataclasses.replace(GREEDY, max_tokens=max_tokens))
     assert found.token_ids == ids[:max_tokens] and found.finish_reason == "length"
-    assert found.timings.decode_steps == sum(event for event in expected if event != "look")
-    assert found.timings.decode_steps >= max_tokens - 1
+    assert found.timings.decode_steps == max_tokens - 1
     assert found.timings.ttft_s > 0 and (found.timings.decode_s > 0) == (max_tokens > 1)
-    assert events == expected
+    assert events == [event for steps in calls for event in (steps, "look")] + ["look"]
 
 
 @pytest.mark.slow
@@ -137,9 +137,11 @@ def test_rows_that_end_in_different_calls(events):
     for i in (3, 4):
         assert found[i].token_ids == ids[i][: params[i].max_tokens] and found[i].finish_reason == "length"
     assert [completion.finish_reason for completion in found[:3]] == ["stop"] * 3
-    assert events == ["look", 16, 16, "look", 16, "look", 1, "look", "look"]
+    assert events == [STEPS, "look", STEPS, "look", STEPS, "look", 1, "look", "look"]
+    steps = [completion.timings.decode_steps for completion in found]
+    assert steps == [STEPS, 2 * STEPS, 2 * STEPS, STEPS, 3 * STEPS + 1], "up to its own last token"
     ends = [completion.timings.ttft_s + completion.timings.decode_s for completion in found]
-    assert ends[0] < ends[1] == ends[2] < ends[4] and ends[3] == ends[0], "the time is that of a row's own last token"
+    assert ends[0] < ends[1] < ends[4]
 
 
 @pytest.mark.slow
@@ -175,40 +177,42 @@ CAPACITY = 128
 HOW = dict(logprobs=None, implementation="xla")
 
 
+@functools.partial(jax.jit, donate_argnums=1, static_argnames=("steps", "logprobs", "implementation"))
+def advance(weights, state, rope, *, steps, **how):
+    return generation.decode_steps(weights, state, rope, steps=steps, **how)
+
+
 def started(params=GREEDY):
-    """(weights, rotation tables, the state after the first token, what was drawn) of the prompt."""
+    """(weights, rotation tables, the state after the first token) of the prompt, in a contiguous cache."""
     model, prompt = tiny().model, tiny().encode(PROMPT)
-    weights, config = generation.Weights.of(model), model.config
-    sampling = make_state([params], [prompt], config.vocab_size, (), default_seeds=[0])
-    caches = generation.empty_caches(config=config, dtype=model.dtype, rows=1, capacity=CAPACITY)
-    rows = generation.Rows(sampling=sampling, max_tokens=jnp.array([params.max_tokens], jnp.int32))
-    rope = model.rope_tables(CAPACITY)
-    lengths = jnp.array([len(prompt)], jnp.int32)
-    state = generation.prefill(
-        weights, caches, jnp.array([prompt], jnp.int32), None, lengths, rope, rows, capacity=CAPACITY
+    weights, c, rope = Weights.of(model), model.config, model.rope_tables(CAPACITY)
+    positions = jnp.arange(len(prompt), dtype=jnp.int32)[None]
+    caches = [KVCache.zeros(1, c.num_kv_heads, CAPACITY, c.head_dim, model.dtype) for _ in c.layers]
+    prefill = jax.jit(type(model).prefill, static_argnames="capacity")
+    x, caches = prefill(model, caches, jnp.array([prompt], jnp.int32), positions, rope, capacity=CAPACITY)
+    state = Generation(
+        caches=caches,
+        counters=attention_counters(1, c.num_kv_heads),
+        hidden=x[:, -1],
+        token=jnp.zeros((1,), jnp.int32),
+        position=positions[:, -1],
+        step=jnp.zeros((1,), jnp.int32),
+        max_tokens=jnp.array([params.max_tokens], jnp.int32),
+        sampling=make_state([params], [prompt], c.vocab_size, (), default_seeds=[0]),
     )
-    return weights, rope, *generation.first(weights, state, **HOW)
-
-
-@pytest.mark.slow
-def test_what_the_host_looks_at_is_not_donated():
-    weights, rope, state, first = started()
-    after, second = generation.advance(weights, state, rope, steps=2, **HOW)
-    generation.advance(weights, after, rope, steps=2, **HOW)
-    assert state.token.is_deleted() and after.caches[0].k.is_deleted()
-    ids = free(PROMPT)[0].token_ids
-    assert first.tokens.tolist() == [[ids[0]]] and second.tokens[:, 0].tolist() == ids[1:3]
-    assert first.reason.tolist() == second.reason.tolist() == [RUNNING]
+    state, first = jax.jit(functools.partial(generation.draw_first, **HOW))(weights, state)
+    assert first.tokens.shape == (1, 1) and first.reason.tolist() == [RUNNING]
+    return weights, rope, state
 
 
 @pytest.mark.slow
 def test_the_state_after_steps_beyond_the_end():
-    weights, rope, state, _ = started(dataclasses.replace(GREEDY, max_tokens=4))
-    state, drawn = generation.advance(weights, state, rope, steps=8, **HOW)
+    weights, rope, state = started(dataclasses.replace(GREEDY, max_tokens=4))
+    state, drawn = advance(weights, state, rope, steps=8, **HOW)
     assert drawn.tokens[:, 0].tolist() == free(PROMPT)[0].token_ids[1:4] + [generation.ENDED] * 5
     assert drawn.reason.tolist() == [LENGTH]
     assert state.step.tolist() == [4] and state.position.tolist() == [-1]
-    state, drawn = generation.advance(weights, state, rope, steps=2, **HOW)
+    state, drawn = advance(weights, state, rope, steps=2, **HOW)
     assert drawn.tokens.tolist() == [[generation.ENDED]] * 2 and drawn.reason.tolist() == [RUNNING]
     assert state.step.tolist() == [4] and state.position.tolist() == [-1]
 
@@ -216,16 +220,16 @@ def test_the_state_after_steps_beyond_the_end():
 @pytest.mark.slow
 @pytest.mark.parametrize("params", [GREEDY, dataclasses.replace(GREEDY, temperature=1.0, seed=0)])
 def test_logits_that_are_not_finite_end_a_row(params):
-    weights, rope, state, _ = started(params)
-    broken = generation.Weights([x * jnp.nan for x in weights.arrays], weights.tree)
-    state, drawn = generation.advance(broken, state, rope, steps=3, **HOW)
+    weights, rope, state = started(params)
+    broken = Weights([x * jnp.nan for x in weights.arrays], weights.tree)
+    state, drawn = advance(broken, state, rope, steps=3, **HOW)
     assert drawn.tokens[:, 0].tolist() == [generation.BROKEN] + [generation.ENDED] * 2
     assert state.position.tolist() == [-1]
 
 
 def test_weights_are_the_model():
     model = tiny().model
-    weights = generation.Weights.of(model)
+    weights = Weights.of(model)
     for one, other in zip(jax.tree.leaves(model), jax.tree.leaves(weights.model), strict=True):
         assert one is other
     assert len(jax.tree.leaves(weights)) == len(weights.arrays)
@@ -234,10 +238,16 @@ def test_weights_are_the_model():
 @pytest.mark.slow
 def test_a_step_on_a_gpu_has_no_launch_for_a_bound_or_a_reduction():
     """Of greedy decode: what XLA would make a kernel, or more than one, of its own at every step."""
-    weights, rope, state, _ = started()
+    model, plan = tiny().model, GREEDY_KIND.plan
+    make = functools.partial(
+        batch.empty, model.config, model.dtype, pages=4, page_size=64, slots=2, pages_each=2, plan=plan
+    )
+    rows, rope = jax.ShapeDtypeStruct((1, len(batch.DECODE_COLUMNS)), np.int32), model.rope_tables(CAPACITY)
     with lowering.for_gpu("h200"):
-        how = HOW | dict(implementation="triton")
-        traced = generation.advance.trace(weights, state, rope, steps=4, **how)
+        traced = PROGRAMS["steps"].trace(
+            Weights.of(model), jax.eval_shape(make), rows, rope,
+            count=4, capacity=CAPACITY, plan=plan, logprobs=None, implementation="triton",
+        )  # fmt: skip
         text = traced.lower(lowering_platforms=("cuda",)).as_text()
     body = text[text.index(" do {") : text.index("stablehlo.return", text.index(" do {"))]
     assert "call @" in body

@@ -12,8 +12,9 @@ from flax import nnx
 
 from pallas_kernels import KVCache
 from tests.pallas_kernels.marks import slow
-from tokenspeed import LLM, SamplingParams, llm
-from tokenspeed.engine import generation
+from tokenspeed import LLM, SamplingParams
+from tokenspeed.engine import build
+from tokenspeed.engine.runner import Runner
 from tokenspeed.models import decoder, hf_config
 from tokenspeed.models.config import LayerConfig
 from tokenspeed.models.decoder import Llama
@@ -162,32 +163,39 @@ def test_the_model_in_chunks_of_ragged_sequences(window, paged, flash_by_xla):
 
 @pytest.mark.slow
 def test_long_prompts_of_an_llm_run_on_the_chosen_backend(flash_by_xla, monkeypatch):
-    """All chunks of them: prompts of one batch that end in the first chunk, in the second and with the third."""
-    monkeypatch.setattr(llm, "PREFILL_TOKENS", 64)
-    one = LLM.from_pretrained(TINY, dtype="float32", implementation="xla")
+    """All chunks of them: prompts of one batch that end in the first step of prefill, in the second and in the third.
+
+    Steps are of 64 tokens, the least that they are rounded up to.
+    """
+    monkeypatch.setattr(build, "PREFILL_TOKENS", 64)
+    one = LLM.from_pretrained(TINY, dtype="float32", implementation="xla", prefix_caching=False)
     draw = np.random.default_rng(2)
-    prompts = [draw.integers(0, one.model.config.vocab_size, length).tolist() for length in (9, 30, 48)]
+    prompts = [draw.integers(0, one.model.config.vocab_size, length).tolist() for length in (9, 60, 100)]
     params = SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True, logprobs=1)
     expected = one.generate(prompts, params)
-    other = LLM(one.model, one.tokenizer, implementation="xla")
-    other.prefill_backend = "cudnn"
-    backends = []
-    real = generation.prefill
+    other = LLM(one.model, one.tokenizer, implementation="xla", prefix_caching=False)
+    other.options = dataclasses.replace(other.options, prefill_backend="cudnn")
+    chunks, backends = [], []
+    real, prefill = Runner.chunk, Llama.prefill
 
-    class Prefill:
-        lower, eval_shape = real.lower, real.eval_shape
+    def chunk(runner, given, shape):
+        chunks.append([(start, len(tokens)) for _, start, *_, tokens in given])
+        return real(runner, given, shape)
 
-        def __call__(self, *operands, **static):
-            backends.append((static["prefill_backend"], operands[3] is None))
-            return real(*operands, **static)
+    def traced(model, *operands, **static):
+        backends.append((static["prefill_backend"], static["start"] is None))
+        return prefill(model, *operands, **static)
 
-    monkeypatch.setattr(generation, "prefill", Prefill())
+    monkeypatch.setattr(Runner, "chunk", chunk)
+    monkeypatch.setattr(Llama, "prefill", traced)
     for a, b in zip(expected, other.generate(prompts, params), strict=True):
         assert a.token_ids == b.token_ids
         np.testing.assert_allclose(
             [x.logprob for x in a.logprobs], [x.logprob for x in b.logprobs], rtol=0, atol=1e-4
         )  # float32 sums in another order
-    assert backends == [("cudnn", True), ("cudnn", False), ("cudnn", False)]
+    assert max(start for call in chunks for start, _ in call) > 0 and len(chunks) > 2
+    assert sum(length for call in chunks for _, length in call) == sum(map(len, prompts))
+    assert set(backends) == {("cudnn", True), ("cudnn", False)}, "of prompts that begin, and of those that go on"
 
 
 # --- whose attention
