@@ -11,6 +11,7 @@ import numpy as np
 
 from tokenspeed.engine.generation import BROKEN, Drawn
 from tokenspeed.engine.kinds import FULL, KINDS, Kind, kind_of
+from tokenspeed.engine.metrics import Metrics
 from tokenspeed.engine.page_pool import PagePool
 from tokenspeed.engine.row import Row
 from tokenspeed.engine.runner import Program, Runner
@@ -69,6 +70,7 @@ class Engine:
         self.runner, self._steps = runner, steps
         self.pool = PagePool(sizes.pages, sizes.page_size, reuse=reuse)
         self.scheduler = Scheduler(self.pool, limits)
+        self.metrics = Metrics()
         self._seats: dict[Hashable, _Seat] = {}
         self._free = list(reversed(range(sizes.slots)))
         self._flying: deque[list[_Flight]] = deque()
@@ -112,12 +114,20 @@ class Engine:
 
     def step(self) -> list[tuple[Hashable, Row]]:
         """Starts a step and takes the tokens of the one before; the ids and rows of those that got some or ended."""
+        begun = self.now()
+        taken = self._step()
+        self.metrics.step_s += self.now() - begun
+        return taken
+
+    def _step(self) -> list[tuple[Hashable, Row]]:
         plan = self.scheduler.plan(self._steps_at_once())
         for sequence in plan.preempted:
             self._unseat(self._seats[sequence.id])
         if plan.tokens:
             self._flying.append(self._dispatch(plan))
             self.scheduler.advance(plan)
+            self.metrics.steps += 1
+            self.metrics.prefill_tokens += sum(chunk.length for chunk in plan.chunks)
         if self._flying and (len(self._flying) > 1 or not plan.tokens):
             return self._take(self._flying.popleft())
         return []
@@ -207,8 +217,10 @@ class Engine:
     def _take(self, flights: list[_Flight]) -> list[tuple[Hashable, Row]]:
         taken = []
         for flight in flights:
+            begun = self.now()
             drawn = jax.device_get(flight.drawn)
             now = self.now()
+            self.metrics.wait_s += now - begun
             for i, seat in enumerate(flight.seats):
                 sequence, row = seat.sequence, seat.row
                 if self._seats.get(sequence.id) is not seat:
@@ -216,6 +228,7 @@ class Engine:
                 tokens = drawn.tokens[:, i]
                 for token in tokens[tokens >= 0].tolist():
                     self.scheduler.append(sequence, token)
+                    self.metrics.output_tokens += 1
                 row.take(drawn, i, now, self.runner.compile_s)
                 if row.reason is None and BROKEN in tokens:
                     self._forget(sequence)
