@@ -78,7 +78,7 @@ class Request:
 
 
 def prompts(vocabulary: int, tokens: int, count: int, *seed: int) -> list[list[int]]:
-    """Random ids; of another seed others."""
+    """Random ids; of another seed others, where the numbers are as many or the last of them is not 0."""
     return np.random.default_rng(seed).integers(0, vocabulary, (count, tokens)).tolist()
 
 

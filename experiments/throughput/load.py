@@ -44,7 +44,7 @@ class Load:
 
     def of(self, vocabulary: int, stage: int, count: int, max_tokens: int) -> list[Request]:
         """Requests of prompts that no other case and stage has."""
-        drawn = prompts(vocabulary, self.input_tokens, count, self.seed, self.concurrency, stage)
+        drawn = prompts(vocabulary, self.input_tokens, count, self.seed, 1, self.concurrency, stage)
         return [Request(prompt=prompt, max_tokens=max_tokens) for prompt in drawn]
 
     async def run(self, engine: AsyncEngine, vocabulary: int, found: Found) -> None:

@@ -76,7 +76,7 @@ class LongPrompt:
 
     async def once(self, engine: AsyncEngine, vocabulary: int, number: int, found: Found) -> Once:
         def of(tokens: int, count: int, max_tokens: int | None, kind: int) -> list[Request]:
-            drawn = prompts(vocabulary, tokens, count, self.seed, tokens, number, kind)
+            drawn = prompts(vocabulary, tokens, count, self.seed, 2, tokens, number, kind)
             return [Request(prompt=prompt, max_tokens=max_tokens) for prompt in drawn]
 
         others = of(self.input_tokens, self.background, None, 0)

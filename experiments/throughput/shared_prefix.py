@@ -52,8 +52,8 @@ class SharedPrefix:
 
     async def once(self, engine: AsyncEngine, vocabulary: int, number: int) -> tuple[float, float]:
         """The times to the first token of two requests, in ms."""
-        (prefix,) = prompts(vocabulary, self.prefix_tokens, 1, self.seed, self.prefix_tokens, number, 0)
-        suffixes = prompts(vocabulary, self.suffix_tokens, 2, self.seed, self.prefix_tokens, number, 1)
+        (prefix,) = prompts(vocabulary, self.prefix_tokens, 1, self.seed, 3, self.prefix_tokens, number, 0)
+        suffixes = prompts(vocabulary, self.suffix_tokens, 2, self.seed, 3, self.prefix_tokens, number, 1)
         times = []
         for suffix in suffixes:
             request = Request(prompt=prefix + suffix, max_tokens=1)
