@@ -87,6 +87,19 @@ STEP_MS = dict(
     steps=(COUNT, "of a call"),
     tokens_checked=(COUNT, "drawn by different sequences, each the same in every run"),
 )
+SERVED = dict(
+    model=STEP["model"],
+    dtype=STEP["dtype"],
+    implementation=STEP["implementation"],
+    prefill_backend=(one_of("cudnn", "xla"), "whose attention prefill ran"),
+    max_batch=(SIZE, "sequences that the engine runs at a time"),
+    max_context=(SIZE, "positions of a sequence"),
+    kv_pages=(SIZE, "of the pool of keys and values"),
+    programs=(SIZE, "that were compiled before the engine was ready"),
+    ready_s=(AMOUNT, "seconds to make the engine, the weights being there"),
+    compiled_after_ready=(COUNT, "events of JAX's compiler during the case"),
+    preemptions=(COUNT, "sequences that lost their pages to others"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +124,9 @@ _TILE_KEY = (*CASE, *_SOFTWARE)
 _STEP_KEY = ("device", "model", "dtype", "batch", "context")
 _CASE_NEEDS = ("op", "model", "rows", "dtype")
 _STEP_NEEDS = (*STEP, "status")
+_SERVED_KEY = ("device", "model", "dtype", "implementation", "prefill_backend")
+_SERVED_NEEDS = (*_SERVED_KEY[1:], "max_batch", "max_context", "status")
+_SERVED_FIGURES = ("kv_pages", "programs", "ready_s", "compiled_after_ready", "preemptions")
 _ORIGIN_NEEDS = (*_SOFTWARE, "date")
 _MADE_WITH = ("status", "op", "model")
 """What a record has from the beginning: the rest of what it needs comes before it is kept."""
@@ -235,7 +251,7 @@ KINDS = {
         {name: STEP[name] for name in ("model", "dtype", "batch", "implementation")}
         | STATUS
         | dict(
-            prefill_backend=(one_of("cudnn", "xla"), "whose attention prefill ran"),
+            prefill_backend=SERVED["prefill_backend"],
             tokens=(SIZE, "of each sequence, those before them not counted"),
             start=(COUNT, "positions in the cache before them; 0: whole prompts, by `LLM.generate`"),
             ms=(POSITIVE, "median: of prompts from the call to its return with a token each, of a chunk the device's"),
@@ -285,6 +301,71 @@ KINDS = {
         ),
         ("device", "implementation", "batch_invariant", "seed"),
         needed=("implementation", "batch_invariant", "seed", "status", "requests", "tokens_checked", "same_bits"),
+    ),
+    "throughput": Kind(
+        "requests to an engine that serves, so many under way at a time, a new one for each that ends",
+        SERVED | STATUS
+        | dict(
+            concurrency=(SIZE, "requests under way at a time"),
+            input_tokens=(SIZE, "of a prompt; prompts are random and differ"),
+            output_tokens=(SIZE, "that each request draws"),
+            requests=(SIZE, "in all"),
+            seconds=(POSITIVE, "from the first call to the last token"),
+            output_tokens_per_s=(AMOUNT, "of all requests together"),
+            requests_per_s=(AMOUNT, "that ended"),
+            ttft_ms_p50=(POSITIVE, "median from a request's call to its first token"),
+            ttft_ms_p99=(POSITIVE, "99th percentile over the requests"),
+            itl_ms_p50=(AMOUNT, "median between tokens: between two deltas of a request, by the second one's tokens"),
+            itl_ms_p99=(AMOUNT, "99th percentile over the tokens"),
+            whole_ms_p50=(POSITIVE, "median from a request's call to its last token"),
+            steps=(COUNT, "that the engine dispatched, of one or several tokens each"),
+            host_ms_per_step=(AMOUNT, "mean time of a step in which the host does not wait for the device's tokens"),
+            wait_ms_per_step=(AMOUNT, "mean time in which it does"),
+            prefix_hit_tokens=(COUNT, "of prompts, found in the cache; some only where a preempted one came back"),
+            pool_occupancy=(AMOUNT, "the most of the pool's pages that were in use, 0 to 1"),
+            tokens_checked=(COUNT, "drawn; each request as many as it was asked for"),
+            tokens_alike=(COUNT, "of output_tokens, before the first that differs where a request is run again alone"),
+        ),
+        (*_SERVED_KEY, "concurrency", "input_tokens", "output_tokens"),
+        needed=(*_SERVED_NEEDS, "concurrency", "input_tokens", "output_tokens", "requests"),
+        figures=(
+            *_SERVED_FIGURES, "seconds", "output_tokens_per_s", "requests_per_s", "ttft_ms_p50", "ttft_ms_p99",
+            "itl_ms_p50", "itl_ms_p99", "whole_ms_p50", "steps", "host_ms_per_step", "wait_ms_per_step",
+            "prefix_hit_tokens", "pool_occupancy", "tokens_checked", "tokens_alike",
+        ),
+    ),
+    "long_prompt": Kind(
+        "a long prompt that an engine is asked for while others decode, and a short one in the middle of it",
+        SERVED | STATUS
+        | dict(
+            long_tokens=(SIZE, "of the long prompt"),
+            background=(SIZE, "requests that decode meanwhile"),
+            input_tokens=(SIZE, "of their prompts"),
+            short_tokens=(SIZE, "of the short prompt"),
+            repeats=(SIZE, "with other prompts"),
+            itl_before_ms_p50=(AMOUNT, "median between tokens of the others before the long prompt arrives"),
+            itl_during_ms_p99=(AMOUNT, "99th percentile between tokens of the others during its prefill"),
+            long_ttft_ms=(POSITIVE, "median from its call to its first token"),
+            short_ttft_ms=(POSITIVE, "the same of the short one"),
+        ),
+        (*_SERVED_KEY, "long_tokens", "background", "input_tokens", "short_tokens"),
+        needed=(*_SERVED_NEEDS, "long_tokens", "background", "input_tokens", "short_tokens", "repeats"),
+        figures=(*_SERVED_FIGURES, "itl_before_ms_p50", "itl_during_ms_p99", "long_ttft_ms", "short_ttft_ms"),
+    ),
+    "shared_prefix": Kind(
+        "two requests to an engine, one after the other, whose prompts begin alike",
+        SERVED | STATUS
+        | dict(
+            prefix_tokens=(SIZE, "that they share"),
+            suffix_tokens=(SIZE, "that each has of its own"),
+            repeats=(SIZE, "with other prefixes"),
+            first_ttft_ms=(POSITIVE, "median from the first one's call to its first token"),
+            second_ttft_ms=(POSITIVE, "the same of the second"),
+            prefix_hit_tokens=(COUNT, "of all prompts, found in the cache"),
+        ),
+        (*_SERVED_KEY, "prefix_tokens", "suffix_tokens"),
+        needed=(*_SERVED_NEEDS, "prefix_tokens", "suffix_tokens", "repeats"),
+        figures=(*_SERVED_FIGURES, "first_ttft_ms", "second_ttft_ms", "prefix_hit_tokens"),
     ),
     "peer": Kind(
         "a decode step of another engine, by its own loop",

@@ -12,6 +12,7 @@ from experiments.bench.tables import Table, number
 from experiments.decode import table as decode
 from experiments.prefill import table as prefill
 from experiments.report.origin import origin
+from experiments.throughput import table as throughput
 
 WIDTH = 118
 """Of a line of prose."""
@@ -71,6 +72,31 @@ def prefill_section(records: Sequence[Record]) -> Section:
         "Prefill", what, prefill.prefill_table(found), found,
         "python -m experiments.prefill --config=prefill.py  # or --batches=8 --prompts=1024, or --starts=30000",
     )  # fmt: skip
+
+
+def engine_section(records: Sequence[Record]) -> Section:
+    found = throughput.newest(records, "throughput")
+    what = (
+        "Requests to one engine in the same process, so many under way at a time and a new one for each that ends, "
+        "different random prompts. Its host's time of a step is that in which it does not wait for the device's "
+        "tokens; a step is one token of each request in decode, or a few where nobody waits."
+    )
+    command = "python -m experiments.throughput --config=throughput.py"
+    return "Engine", what, throughput.throughput_table(found), found, command
+
+
+def long_prompt_section(records: Sequence[Record]) -> Section:
+    found = throughput.newest(records, "long_prompt")
+    what = "A long prompt that arrives while others decode, and a short one once half of it is under way."
+    command = "python -m experiments.throughput --config=throughput.py --long_prompts=30000"
+    return "Engine: a long prompt", what, throughput.long_prompt_table(found), found, command
+
+
+def shared_prefix_section(records: Sequence[Record]) -> Section:
+    found = throughput.newest(records, "shared_prefix")
+    what = "Two requests that begin alike, one after the other: the second finds whole pages of the first."
+    command = "python -m experiments.throughput --config=throughput.py --shared_prefixes=2048"
+    return "Engine: a shared prefix", what, throughput.shared_prefix_table(found), found, command
 
 
 def layer_section(records: Sequence[Record]) -> Section:
@@ -189,8 +215,9 @@ def layouts_section(records: Sequence[Record]) -> Section:
 
 
 SECTIONS: tuple[Callable[[Sequence[Record]], Section], ...] = (
-    decode_section, peers_section, generate_section, prefill_section, layer_section, tiles_section, ablation_section,
-    drift_section, counters_section, layouts_section,
+    decode_section, peers_section, generate_section, prefill_section, engine_section, long_prompt_section,
+    shared_prefix_section, layer_section, tiles_section, ablation_section, drift_section, counters_section,
+    layouts_section,
 )  # fmt: skip
 
 

@@ -79,6 +79,10 @@ STEP = dict(
     floor_ms=1.5, tokens_per_s=500.0, ttft_ms=10.0, steps=127, engine="torch", engine_version="2.0", how="compiled",
     ablation="", tried=False, kernel="out", read_bytes=100, written_bytes=10, step_bytes=100, step_read_bytes=110,
 )  # fmt: skip
+SERVED = dict(
+    implementation="triton", prefill_backend="cudnn", max_batch=64, max_context=2149, kv_pages=1000, programs=40,
+    ready_s=60.0, compiled_after_ready=0, preemptions=0,
+)  # fmt: skip
 OF_KIND = dict(
     tile_in_layer=dict(
         layer_us=100.0, layer_p10_us=99.0, layer_p90_us=101.0, layer_tiles={}, layer_context=1024, incumbent=True,
@@ -89,6 +93,23 @@ OF_KIND = dict(
     prefill=dict(
         prefill_backend="cudnn", tokens=1024, start=0, ms=30.0, ms_p5=29.0, ms_p95=31.0, flop=10**13, tflops=333.3,
         floor_ms=16.0,
+    ),
+    throughput=SERVED
+    | dict(
+        concurrency=8, input_tokens=1024, output_tokens=128, requests=16, seconds=2.0, output_tokens_per_s=1024.0,
+        requests_per_s=8.0, ttft_ms_p50=90.0, ttft_ms_p99=200.0, itl_ms_p50=5.0, itl_ms_p99=25.5, whole_ms_p50=800.0,
+        steps=300, host_ms_per_step=0.5, wait_ms_per_step=4.0, prefix_hit_tokens=0, pool_occupancy=0.125,
+        tokens_checked=2048, tokens_alike=128,
+    ),
+    long_prompt=SERVED
+    | dict(
+        long_tokens=30000, background=8, input_tokens=1024, short_tokens=100, repeats=5, itl_before_ms_p50=5.0,
+        itl_during_ms_p99=90.0, long_ttft_ms=1500.0, short_ttft_ms=100.0,
+    ),
+    shared_prefix=SERVED
+    | dict(
+        prefix_tokens=2048, suffix_tokens=100, repeats=5, first_ttft_ms=80.0, second_ttft_ms=12.0,
+        prefix_hit_tokens=10240,
     ),
     cache_layout=dict(context=1024, page_size=16, layout="PKZH"),
     weight_layout=dict(layout="rows"),

@@ -11,6 +11,7 @@ import numpy as np
 
 from tokenspeed.engine.generation import BROKEN, Drawn
 from tokenspeed.engine.kinds import FULL, KINDS, Kind, kind_of
+from tokenspeed.engine.metrics import Metrics
 from tokenspeed.engine.page_pool import PagePool
 from tokenspeed.engine.row import Row
 from tokenspeed.engine.runner import ChunkRow, Program, Runner
@@ -83,6 +84,7 @@ class Engine:
         together = max(1, limits.align // sizes.page_size)
         self.pool = PagePool(sizes.pages, sizes.page_size, reuse=reuse, together=together)
         self.scheduler = Scheduler(self.pool, limits)
+        self.metrics = Metrics()
         self._seats: dict[Hashable, _Seat] = {}
         self._free = list(reversed(range(sizes.slots)))
         self._flying: deque[list[_Flight | _Scored]] = deque()
@@ -127,12 +129,20 @@ class Engine:
 
     def step(self) -> list[tuple[Hashable, Row]]:
         """Starts a step and takes the tokens of the one before; the ids and rows of those that got some or ended."""
+        begun = self.now()
+        taken = self._step()
+        self.metrics.step_s += self.now() - begun
+        return taken
+
+    def _step(self) -> list[tuple[Hashable, Row]]:
         plan = self.scheduler.plan(self._steps_at_once())
         for sequence in plan.preempted:
             self._unseat(self._seats[sequence.id])
         if plan.tokens:
             self._flying.append(self._dispatch(plan))
             self.scheduler.advance(plan)
+            self.metrics.steps += 1
+            self.metrics.prefill_tokens += sum(chunk.length for chunk in plan.chunks)
         if self._flying and (len(self._flying) > 1 or not plan.tokens):
             return self._take(self._flying.popleft())
         return []
@@ -243,21 +253,24 @@ class Engine:
     def _take(self, flights: list["_Flight | _Scored"]) -> list[tuple[Hashable, Row]]:
         taken = []
         for flight in flights:
-            if isinstance(flight, _Scored):
-                flight.seat.row.take_prompt(jax.device_get(flight.found), flight.start, flight.count)
-                continue
-            drawn = jax.device_get(flight.drawn)
+            begun = self.now()
+            found = jax.device_get(flight[0])
             now = self.now()
+            self.metrics.wait_s += now - begun
+            if isinstance(flight, _Scored):
+                flight.seat.row.take_prompt(found, flight.start, flight.count)
+                continue
             for i, seat in enumerate(flight.seats):
                 sequence, row = seat.sequence, seat.row
                 if self._seats.get(sequence.id) is not seat:
                     continue  # it has ended meanwhile
-                tokens, drawn_before = drawn.tokens[:, i], sequence.replays
+                tokens, drawn_before = found.tokens[:, i], sequence.replays
                 for token in tokens[tokens >= 0].tolist():
                     self.scheduler.append(sequence, token)
                 if drawn_before and BROKEN not in tokens:  # with replays a call is of one step
                     continue
-                row.take(drawn, i, now, self.runner.compile_s)
+                self.metrics.output_tokens += int((tokens >= 0).sum())
+                row.take(found, i, now, self.runner.compile_s)
                 if row.reason is None and BROKEN in tokens:
                     self._forget(sequence)
                     row.reason = "error"

@@ -314,3 +314,23 @@ def test_prefill_has_a_section_once_there_are_records(make_record):
     assert "| 1 | 0 | 1024 | 16.00 | 30.00 (29.00 to 31.00) | 333.3 | - | - | - | cudnn |" in prompts
     assert "| 512 |" in part and "| 11.00 | 7.25 | 1.50 | cudnn |" in part
     assert "| - | - | - | - | - | cudnn |" in void and "void: something" in void
+
+
+def test_the_engine_has_sections_once_there_are_records(make_record):
+    assert not any("Engine" in part for part in sections.rendered([make_record("decode", xla_ms_per_token=3.0)]))
+    records = [
+        make_record("throughput"),
+        make_record("throughput", concurrency=1, output_tokens_per_s=200.0, preemptions=2),
+        make_record("throughput", concurrency=64, status="void: something was compiled after the engine was ready"),
+        make_record("long_prompt"),
+        make_record("shared_prefix"),
+    ]
+    parts = sections.rendered(records)
+    titles = ["### Engine", "### Engine: a long prompt", "### Engine: a shared prefix"]
+    assert parts[::4] == titles and all("experiments.throughput" in part for part in parts[3::4])
+    one, eight, void = parts[2].splitlines()[2:]
+    assert "| 1024 | 128 | 1 | 200.0 |" in one and "| 12.5 | 2 |" in one
+    assert "| 8 | 1024.0 | 8.00 | 90.0, 200.0 | 5.00, 25.50 | 800.0 | 0.50 | 4.00 | 12.5 | 0 |" in eight
+    assert "| 64 | - | - | - | - | - | - | - | - | - | void: something" in void
+    assert "| 30000 | 8 | 5.00 | 90.00 | 1500.0 | 100.0 | 100 |" in parts[6]
+    assert "| 2048 | 100 | 80.00 | 12.00 | 2048 |" in parts[10]

@@ -26,6 +26,7 @@ def test_defaults_are_those_of_vllm():
         ignore_eos=False,
         seed=None,
         logprobs=None,
+        prompt_logprobs=None,
         presence_penalty=0.0,
         frequency_penalty=0.0,
         repetition_penalty=1.0,
@@ -184,8 +185,8 @@ def test_fields_that_disagree():
 
 
 def test_what_does_not_exist_is_refused():
-    with pytest.raises(TypeError, match="prompt_logprobs"):
-        SamplingParams(prompt_logprobs=1)
+    with pytest.raises(TypeError, match="best_of"):
+        SamplingParams(best_of=1)
 
 
 @pytest.mark.parametrize("name", ["stop_token_ids", "allowed_token_ids", "logit_bias"])
