@@ -1,6 +1,7 @@
 """What the prefill benchmark is told: the fields of configs/prefill.py, checked."""
 
 import dataclasses
+from typing import Any
 
 import jax
 
@@ -82,7 +83,7 @@ def cases(options: Options) -> list[Case]:
     return [Case(batch=batch, tokens=tokens, start=start) for batch in options.batches for tokens, start in lengths]
 
 
-def limits(options: Options, config: ModelConfig) -> dict[str, int]:
+def limits(options: Options, config: ModelConfig) -> dict[str, Any]:
     """`max_context` and `max_batch` of an LLM for the prompts: its pool leaves memory to another LLM and to chunks.
 
     Contexts are long enough for its largest step of prefill.

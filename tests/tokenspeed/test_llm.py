@@ -326,12 +326,12 @@ def test_the_host_does_nothing_on_the_device_between_the_programs_of_a_call(para
 @pytest.mark.slow
 def test_calls_share_a_pool_and_see_nothing_of_each_other(monkeypatch):
     """The second prompt takes the pages that the first one left, and two streams run side by side."""
-    pools = []
-    monkeypatch.setattr(llm_module, "offline", lambda *given: pools.append(offline(*given)) or pools[-1])
     pages = dict(kv_bytes=2 * 64 * CONFIG.kv_bytes_per_token(4), prefix_caching=False)
     llm, short = LLM(random().model, implementation="xla", max_batch=2, **pages), [50, 3, 7]
     params = dataclasses.replace(GREEDY, max_tokens=40, ignore_eos=True)
     (expected,) = random().generate([short], params)
+    pools = []
+    monkeypatch.setattr(llm_module, "offline", lambda *given: pools.append(offline(*given)) or pools[-1])
     llm.generate([list(range(80))], params)
     assert llm.generate([short], params)[0].token_ids == expected.token_ids
     one, two = llm.stream(short, params), llm.stream(short, params)
