@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import itertools
 import threading
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Hashable
 from typing import Any
 
@@ -63,7 +64,7 @@ class AsyncEngine:
         self._inputs = InputProcessor(llm.model.config, llm.tokenizer, llm.max_context)
         self._requests: dict[Hashable, _Request] = {}
         self._samples: dict[Hashable, _Request] = {}
-        self._orders: list[Callable[[], None]] = []
+        self._orders: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
         self._why: Callable[[], EngineDead] | None = None
         self._numbers = itertools.count()
@@ -95,6 +96,7 @@ class AsyncEngine:
             FloatingPointError: the model's logits are not finite. Aborted: by `abort`.
             EngineDead: the engine has ended.
         """
+        hash(id)  # or it is no id
         rows = self._inputs.rows(0, prompt, SamplingParams() if params is None else params)
         request = _Request(id, rows)
         self._order(lambda: self._add(request, priority))
@@ -193,10 +195,9 @@ class AsyncEngine:
                 return dead
 
             self._why = why
-        with self._changed:
-            orders, self._orders = self._orders, []
-        for order in orders:
-            order()
+        while self._orders:
+            with contextlib.suppress(Exception):  # whoever waits is told what has happened
+                self._obey()
         assert self._why is not None
         for request in self._requests.values():
             request.tell(self._why())
@@ -210,10 +211,17 @@ class AsyncEngine:
                 self._changed.wait()
             if self._why is not None:
                 return False
-            orders, self._orders = self._orders, []
-        for order in orders:
-            order()
+        self._obey()
         return True
+
+    def _obey(self) -> None:
+        """Does what was ordered; where one thing fails, the others are still there."""
+        while True:
+            with self._changed:
+                if not self._orders:
+                    return
+                order = self._orders.popleft()
+            order()
 
     def _tell(self, sample: Hashable, row: Row) -> None:
         request = self._samples.get(sample)

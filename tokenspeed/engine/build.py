@@ -73,14 +73,14 @@ def _built(model: Llama, options: EngineOptions, *, tokens: int, steps: int, ser
     )  # fmt: skip
     chunk = -(-min(tokens, o.max_context) // found.page_size) * found.page_size
     limits = Limits(
-        max_rows=o.max_batch, token_budget=chunk + o.max_batch - 1, chunk=chunk, max_context=o.max_context,
+        max_rows=o.max_batch, token_budget=max(tokens, chunk) + o.max_batch - 1, chunk=chunk, max_context=o.max_context,
         overtakes=OVERTAKES, align=chunk if o.batch_invariant else 0, replay=o.batch_invariant,
     )  # fmt: skip
     how = dict(max_rows=o.max_batch, max_context=o.max_context)
     if o.batch_invariant:
         shapes = invariant(chunk=chunk, **how)
     else:
-        shapes = served(steps=steps, **how) if serve else any_size(tokens=chunk, steps=steps, **how)
+        shapes = served(steps=steps, **how) if serve else any_size(tokens=max(tokens, chunk), steps=steps, **how)
     runner = Runner(model, found, shapes, implementation=o.implementation, prefill_backend=o.prefill_backend)
     return Engine(runner, limits, steps=steps, reuse=o.prefix_caching, by_kind=o.batch_invariant)
 
