@@ -7,19 +7,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tokenspeed.async_engine import AsyncEngine
     from tokenspeed.completion import Completion
     from tokenspeed.llm import LLM
     from tokenspeed.sampling.params import SamplingParams
     from tokenspeed.weights.tiny import TINY
 
 _HOMES = {
+    "AsyncEngine": "tokenspeed.async_engine",
     "LLM": "tokenspeed.llm",
     "TINY": "tokenspeed.weights.tiny",
     "Completion": "tokenspeed.completion",
     "SamplingParams": "tokenspeed.sampling.params",
 }
 
-__all__ = ["LLM", "TINY", "Completion", "SamplingParams"]
+__all__ = ["LLM", "TINY", "AsyncEngine", "Completion", "SamplingParams"]
 
 
 def __getattr__(name: str) -> Any:

@@ -135,7 +135,14 @@ def test_what_is_wrong_is_told_to_who_asked_and_to_nobody_else(engine):
             ("c", [vocabulary], LONG, 0, ValueError, "prompts"),
             ("c", [1] * 128, LONG, 0, ValueError, "no room in a context of 128"),
             ("c", [1], SamplingParams(stop_token_ids=range(70)), 0, ValueError, "at most 64"),
-            ("c", [1], SamplingParams(min_tokens=1, allowed_token_ids=[2], stop_token_ids=[2]), 0, ValueError, "does not end"),
+            (
+                "c",
+                [1],
+                SamplingParams(min_tokens=1, allowed_token_ids=[2], stop_token_ids=[2]),
+                0,
+                ValueError,
+                "does not end",
+            ),
         ):
             with pytest.raises(error, match=message):
                 async for _ in engine.stream(id, prompt, params, priority=priority):
