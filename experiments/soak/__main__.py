@@ -36,7 +36,7 @@ MEASURING = ("experiments.soak.run", "experiments.soak.traffic", "tokenspeed.llm
 NEAR_TIE = {"float32": 1e-3, "bfloat16": 0.25}
 """How near the scores of two tokens are that may take each other's place: the order of sums moves logits, of some 10,
 by a few of the dtype's last digits (1.2e-7 and 7.8e-3 of them), and what was drawn before adds to that."""
-PAGES = 24
+PAGES = 16
 """Of the pool: a quarter of what a full batch may take, so that some are preempted."""
 GROWTH_BYTES = 64 << 20
 """Of a process that keeps nothing: allocators return memory late."""

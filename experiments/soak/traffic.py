@@ -43,7 +43,7 @@ def requests(encode, *, count: int, max_context: int, seed: int) -> Iterator[Req
     """
     draw = np.random.default_rng(seed)
     pick = functools.partial(draw.choice, size=1)
-    longest = max_context // 2
+    longest = 3 * max_context // 4
     beginnings = [tuple(encode(" ".join(draw.choice(WORDS, longest))))[: longest - 8] for _ in range(6)]
     made = 0
     while made < count:

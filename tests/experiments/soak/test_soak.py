@@ -1,0 +1,43 @@
+"""The soak, short: its requests are those of a seed, and it sees what is wrong."""
+
+import dataclasses
+
+import pytest
+
+from experiments.bench import log as logs
+from experiments.soak import __main__ as soak
+from experiments.soak import run
+from experiments.soak.traffic import requests
+
+ENCODE = lambda text: [3 + len(word) for word in text.split()]
+
+
+def test_the_same_seed_gives_the_same_requests_that_overlap_and_differ():
+    first, second = (list(requests(ENCODE, count=100, max_context=64, seed=7)) for _ in range(2))
+    assert first == second != list(requests(ENCODE, count=100, max_context=64, seed=8))
+    assert 100 <= len(first) < 110
+    for one in first:
+        assert 0 < len(one.prompt) and len(one.prompt) + one.params.max_tokens <= 64
+    assert len({one.prompt[:5] for one in first}) < 80, "some begin alike"
+    assert any(one.cancel_after is not None for one in first) and any(one.sample for one in first)
+    assert {one.params.greedy for one in first} == {True, False} and len({one.priority for one in first}) > 1
+
+
+@pytest.mark.slow
+def test_a_short_soak_and_one_in_which_a_row_is_wrong(tmp_path, monkeypatch):
+    path = str(tmp_path / "soak.jsonl")
+    how = ["--requests=8", "--short=20", "--batch=2", "--batch_invariant", f"--results={path}"]
+    assert soak.main(how) == 0
+    (record,) = logs.read(path)
+    assert record["status"] == "ok" and record["flat"]
+    assert record["same_bits"] + record["cancelled"] == record["requests"] >= 8 and record["tokens_checked"] > 0
+    row_of, calls = run.row_of, []
+
+    def other_seed(llm, request):
+        calls.append(request)
+        wrong = dataclasses.replace(request.params, seed=1, temperature=1.0, n=1)
+        return row_of(llm, dataclasses.replace(request, params=wrong) if len(calls) % 3 == 0 else request)
+
+    monkeypatch.setattr(run, "row_of", other_seed)
+    assert soak.main([*how, "--short=0", "--seed=1"]) == 1
+    assert "not the bits of its lone run" in logs.read(path)[-1]["status"]
