@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from experiments.bench import options as command_line
 from experiments.bench import provenance, record
-from experiments.bench.device import in_path
+from experiments.bench.device import gpu_here, in_path
 from experiments.bench.log import Log
 from experiments.bench.options import check_least
 from experiments.soak import run as soak
@@ -65,14 +65,13 @@ class Options:
 
 def make(options: Options, *, pages: int) -> tuple[LLM, Engine]:
     """The small model, and an engine of so many pages."""
-    context = 512
-    llm = LLM.from_pretrained("tiny")
+    implementation = "triton" if gpu_here() else "xla"
+    llm = LLM.from_pretrained("tiny", implementation=implementation)
     config = llm.model.config
-    context = min(context, config.max_positions)
     page_bytes = 64 * config.kv_bytes_per_token(llm.model.dtype.itemsize)
     llm = LLM(
-        llm.model, llm.tokenizer, max_context=context, max_batch=options.batch, kv_bytes=pages * page_bytes,
-        batch_invariant=options.batch_invariant,
+        llm.model, llm.tokenizer, max_context=config.max_positions, max_batch=options.batch, kv_bytes=pages * page_bytes,
+        batch_invariant=options.batch_invariant, implementation=implementation,
     )  # fmt: skip
     return llm, offline(llm.model, llm.options)
 

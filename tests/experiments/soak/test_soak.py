@@ -17,7 +17,7 @@ def test_the_same_seed_gives_the_same_requests_that_overlap_and_differ():
     assert first == second != list(requests(ENCODE, count=100, max_context=64, seed=8))
     assert 100 <= len(first) < 110
     for one in first:
-        assert 0 < len(one.prompt) and len(one.prompt) + one.params.max_tokens <= 64
+        assert one.prompt and len(one.prompt) + one.params.max_tokens <= 64
     assert len({one.prompt[:5] for one in first}) < 80, "some begin alike"
     assert any(one.cancel_after is not None for one in first) and any(one.sample for one in first)
     assert {one.params.greedy for one in first} == {True, False} and len({one.priority for one in first}) > 1
