@@ -70,8 +70,8 @@ def make(options: Options, *, pages: int) -> tuple[LLM, Engine]:
     config = llm.model.config
     page_bytes = 64 * config.kv_bytes_per_token(llm.model.dtype.itemsize)
     llm = LLM(
-        llm.model, llm.tokenizer, max_context=config.max_positions, max_batch=options.batch, kv_bytes=pages * page_bytes,
-        batch_invariant=options.batch_invariant, implementation=implementation,
+        llm.model, llm.tokenizer, max_context=config.max_positions, max_batch=options.batch,
+        kv_bytes=pages * page_bytes, batch_invariant=options.batch_invariant, implementation=implementation,
     )  # fmt: skip
     return llm, offline(llm.model, llm.options)
 
