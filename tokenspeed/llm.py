@@ -272,7 +272,7 @@ class LLM:
         finally:
             for id in ids:
                 engine.cancel(id)
-            engine.rest()
+            engine.drain()
 
     @property
     def _engine(self) -> Engine:

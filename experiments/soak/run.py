@@ -112,7 +112,7 @@ class Alone:
             self._engine.add(0, row)
             while row.reason is None:
                 self._engine.step()
-            self._engine.rest()
+            self._engine.drain()
         return self._known[key]
 
 

@@ -293,7 +293,7 @@ def calls(monkeypatch):
 
         return start
 
-    for name in ("seat_tables", "chunk", "first", "steps"):
+    for name in ("write_tables", "chunk", "first", "steps"):
         monkeypatch.setattr(Runner, name, watched(name, getattr(Runner, name)))
     return seen
 
@@ -319,7 +319,7 @@ def test_the_host_does_nothing_on_the_device_between_the_programs_of_a_call(para
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert not compiled and found.timings.compile_s == 0
-    tables = ["seat_tables"] if params.needs_penalties else []
+    tables = ["write_tables"] if params.needs_penalties else []
     assert calls == [*tables, "chunk", "first", ("steps", STEPS), ("steps", 1)]
 
 

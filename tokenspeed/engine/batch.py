@@ -85,7 +85,7 @@ def empty(
     )  # fmt: skip
 
 
-def seat_tables(batch: Batch, slot: jax.Array, rows: SamplingRows) -> Batch:
+def write_tables(batch: Batch, slot: jax.Array, rows: SamplingRows) -> Batch:
     """The tables of a sequence that needs some into its slot; to be compiled.
 
     Args:
@@ -148,12 +148,12 @@ def prefill(
         rows, [len(CHUNK_COLUMNS), rows.shape[1] - length - pages_each, rows.shape[1] - length], axis=1
     )
     slot, start, tokens_of, tables = columns.T
-    seat = _or_none(slot, batch)
+    slot_or_none = _or_none(slot, batch)
     words = jax.lax.bitcast_convert_type(words, jnp.uint32)
     plain = dataclasses.replace(state.plan, bias=False, penalties=False)
     own = SamplingRows(words=words, bias=None, counts=None, prompted=None, plan=plain).state()
     placed = {
-        field.name: getattr(state, field.name).at[seat].set(value, mode="drop")
+        field.name: getattr(state, field.name).at[slot_or_none].set(value, mode="drop")
         for field in dataclasses.fields(SamplingState)
         if field.name != "plan" and (value := getattr(own, field.name)) is not None
     }
@@ -175,9 +175,9 @@ def prefill(
     after = dataclasses.replace(
         batch,
         caches=caches,
-        hidden=batch.hidden.at[seat].set(last, mode="drop"),
-        page_table=batch.page_table.at[seat].set(table, mode="drop"),
-        tables=batch.tables.at[seat].set(tables != 0, mode="drop"),
+        hidden=batch.hidden.at[slot_or_none].set(last, mode="drop"),
+        page_table=batch.page_table.at[slot_or_none].set(table, mode="drop"),
+        tables=batch.tables.at[slot_or_none].set(tables != 0, mode="drop"),
         sampling=dataclasses.replace(state, **placed),
     )
     return after, x

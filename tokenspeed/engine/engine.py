@@ -22,8 +22,8 @@ from tokenspeed.sampling.state import SamplingRows, make_plan, make_rows
 
 
 @dataclasses.dataclass(eq=False)
-class _Seat:
-    """A sequence with its row, and what the device has been told of it.
+class _RequestState:
+    """A request's sequence with its row, and what the device has been told of it.
 
     Attributes:
         kind: of drawing, that the row needs. words: of `SamplingRows`. tables: whether the row needs any.
@@ -39,18 +39,18 @@ class _Seat:
     pages_told: int = 0
 
 
-class _Flight(NamedTuple):
+class _InFlight(NamedTuple):
     """A call under way, and whose tokens it draws."""
 
     drawn: Drawn
-    seats: list[_Seat]
+    states: list[_RequestState]
 
 
 class _Scored(NamedTuple):
     """A call under way that says how likely the tokens behind `count` of a prompt's are, from `start` on."""
 
     found: Logprobs
-    seat: _Seat
+    state: _RequestState
     start: int
     count: int
 
@@ -85,14 +85,14 @@ class Engine:
         self.pool = PagePool(sizes.pages, sizes.page_size, reuse=reuse, together=together)
         self.scheduler = Scheduler(self.pool, limits)
         self.metrics = Metrics()
-        self._seats: dict[Hashable, _Seat] = {}
+        self._states: dict[Hashable, _RequestState] = {}
         self._free = list(reversed(range(sizes.slots)))
-        self._flying: deque[list[_Flight | _Scored]] = deque()
+        self._in_flight: deque[list[_InFlight | _Scored]] = deque()
         self._begun = time.perf_counter()
 
     @property
     def is_idle(self) -> bool:
-        return self.scheduler.is_empty and not self._flying
+        return self.scheduler.is_empty and not self._in_flight
 
     def now(self) -> float:
         """Seconds since it was made, less those in which programs were compiled."""
@@ -111,7 +111,7 @@ class Engine:
         config, params = self.runner.config, row.params
         plan = make_plan([params], config.vocab_size, config.eos_ids)
         kind, words = kind_of(plan, params.logprobs), self._sampling(row, tables=False).words[0]
-        other = None if leader is None else self._seats.get(leader)
+        other = None if leader is None else self._states.get(leader)
         if params.max_tokens is None:  # up to the end of the context, or of the pool
             row.max_tokens = max(1, min(row.max_tokens, self.pool.pages * self.pool.page_size + 1 - len(row.prompt)))
         sequence = Sequence(
@@ -120,12 +120,12 @@ class Engine:
         )  # fmt: skip
         self.scheduler.add(sequence)
         row.begin(self.now(), self.runner.compile_s)
-        self._seats[id] = _Seat(sequence, row, kind, words, plan.bias or plan.penalties)
+        self._states[id] = _RequestState(sequence, row, kind, words, plan.bias or plan.penalties)
 
     def cancel(self, id: Hashable) -> None:
         """Ends a sample, in any state; nothing happens where it has ended."""
-        if (seat := self._seats.pop(id, None)) is not None:
-            self._leave(seat)
+        if (state := self._states.pop(id, None)) is not None:
+            self._leave(state)
 
     def step(self) -> list[tuple[Hashable, Row]]:
         """Starts a step and takes the tokens of the one before; the ids and rows of those that got some or ended."""
@@ -137,27 +137,27 @@ class Engine:
     def _step(self) -> list[tuple[Hashable, Row]]:
         plan = self.scheduler.plan(self._steps_at_once())
         for sequence in plan.preempted:
-            self._unseat(self._seats[sequence.id])
+            self._free_slot(self._states[sequence.id])
         if plan.tokens:
-            self._flying.append(self._dispatch(plan))
+            self._in_flight.append(self._dispatch(plan))
             self.scheduler.advance(plan)
             self.metrics.steps += 1
             self.metrics.prefill_tokens += sum(chunk.length for chunk in plan.chunks)
-        if self._flying and (len(self._flying) > 1 or not plan.tokens):
-            return self._take(self._flying.popleft())
+        if self._in_flight and (len(self._in_flight) > 1 or not plan.tokens):
+            return self._take(self._in_flight.popleft())
         return []
 
-    def rest(self) -> None:
+    def drain(self) -> None:
         """Where nothing is under way for anybody: drops what the device still draws, and waits for it."""
         if self.scheduler.is_empty:
-            self._flying.clear()
+            self._in_flight.clear()
             self.runner.settle()
 
     def close(self) -> None:
         """Ends all that is under way, and waits for the device."""
-        for id in list(self._seats):
+        for id in list(self._states):
             self.cancel(id)
-        self.rest()
+        self.drain()
 
     def programs_for(self, row: Row, samples: int) -> list[Program]:
         """What a prompt with so many samples runs, where nothing is known of it and nobody else is there."""
@@ -186,35 +186,35 @@ class Engine:
 
     def _steps_at_once(self) -> int:
         """As many as every program of decode that this step may take has, and somebody may draw."""
-        running = [self._seats[s.id] for s in self.scheduler.running if not s.exhausted]
+        running = [self._states[s.id] for s in self.scheduler.running if not s.exhausted]
         if self._steps == 1 or not running:
             return 1
-        if max(seat.sequence.may_draw for seat in running) < self._steps:
+        if max(state.sequence.may_draw for state in running) < self._steps:
             return 1
         return self.runner.shapes.decode_for(_widest(running), len(running), self._steps)[2]
 
-    def _dispatch(self, plan: Plan) -> list["_Flight | _Scored"]:
-        flights: list[_Flight | _Scored] = [*self._chunks(plan.chunks)]
-        for seats in self._groups([chunk.sequence for chunk in plan.chunks if chunk.final]):
-            while seats:
-                _, count = self.runner.shapes.first_for(_widest(seats), len(seats))
-                some, seats = seats[:count], seats[count:]
-                rows = [self._row(seat, seat.sequence.prefill_end - 1) for seat in some]
-                flights.append(_Flight(self.runner.first(rows, _widest(some)), some))
-        for seats in self._groups(plan.decodes):
-            rows = [self._row(seat, seat.sequence.computed) for seat in seats]
-            flights.append(_Flight(self.runner.steps(rows, plan.steps, _widest(seats)), seats))
-        for flight in flights:
-            for array in jax.tree.leaves(flight[0]):
+    def _dispatch(self, plan: Plan) -> list["_InFlight | _Scored"]:
+        in_flight: list[_InFlight | _Scored] = [*self._chunks(plan.chunks)]
+        for states in self._groups([chunk.sequence for chunk in plan.chunks if chunk.final]):
+            while states:
+                _, count = self.runner.shapes.first_for(_widest(states), len(states))
+                some, states = states[:count], states[count:]
+                rows = [self._row(state, state.sequence.prefill_end - 1) for state in some]
+                in_flight.append(_InFlight(self.runner.first(rows, _widest(some)), some))
+        for states in self._groups(plan.decodes):
+            rows = [self._row(state, state.sequence.computed) for state in states]
+            in_flight.append(_InFlight(self.runner.steps(rows, plan.steps, _widest(states)), states))
+        for call in in_flight:
+            for array in jax.tree.leaves(call[0]):
                 array.copy_to_host_async()
-        return flights
+        return in_flight
 
-    def _groups(self, sequences: Iterable[Sequence]) -> list[list[_Seat]]:
-        """The seats of sequences, those that are drawn by one call together."""
-        seats = [self._seats[s.id] for s in sequences]
+    def _groups(self, sequences: Iterable[Sequence]) -> list[list[_RequestState]]:
+        """The states of sequences, those that are drawn by one call together."""
+        states = [self._states[s.id] for s in sequences]
         if not self._by_kind:
-            return [seats] if seats else []
-        return [some for kind in KINDS if (some := [seat for seat in seats if seat.kind == kind])]
+            return [states] if states else []
+        return [some for kind in KINDS if (some := [state for state in states if state.kind == kind])]
 
     def _chunks(self, chunks: tuple[Chunk, ...]) -> list[_Scored]:
         """Starts prefill: the first parts of all chunks, then the second ones, as there are programs for them."""
@@ -222,15 +222,15 @@ class Engine:
         parts: list[list[ChunkRow]] = []
         scored = []
         for chunk in chunks:
-            seat, place = self._seats[chunk.sequence.id], chunk.start
-            slot, tokens = self._slot(seat), chunk.sequence.tokens
-            row = ChunkRow(slot, place, (), seat.sequence.pages, seat.words, seat.tables)
-            if seat.row.prompt_logprobs is not None:
+            state, place = self._states[chunk.sequence.id], chunk.start
+            slot, tokens = self._slot(state), chunk.sequence.tokens
+            row = ChunkRow(slot, place, (), state.sequence.pages, state.words, state.tables)
+            if state.row.prompt_logprobs is not None:
                 for start in range(place, place + chunk.length, shapes.scored):
                     some = tokens[start : min(start + shapes.scored, place + chunk.length)]
                     following = tokens[start + 1 : start + 1 + len(some)]
                     found = runner.score(row._replace(start=start, tokens=some), following)
-                    scored.append(_Scored(found, seat, start, len(some)))
+                    scored.append(_Scored(found, state, start, len(some)))
                 continue
             for i, length in enumerate(shapes.split(chunk.length)):
                 parts += [[]] if i == len(parts) else []
@@ -241,28 +241,28 @@ class Engine:
                 runner.chunk([together[i] for i in members], shape)
         return scored
 
-    def _row(self, seat: _Seat, position: int) -> tuple[int, ...]:
+    def _row(self, state: _RequestState, position: int) -> tuple[int, ...]:
         """By `batch.DECODE_COLUMNS`."""
-        s, place, page = seat.sequence, 0, -1
-        if len(s.pages) > seat.pages_told:
-            (page,), place = s.pages[seat.pages_told :], seat.pages_told  # steps of a call are at most a page
-            seat.pages_told += 1
-        assert seat.slot is not None
-        return seat.slot, position, s.drawn, s.max_tokens, place, page, -1
+        s, place, page = state.sequence, 0, -1
+        if len(s.pages) > state.pages_told:
+            (page,), place = s.pages[state.pages_told :], state.pages_told  # steps of a call are at most a page
+            state.pages_told += 1
+        assert state.slot is not None
+        return state.slot, position, s.drawn, s.max_tokens, place, page, -1
 
-    def _take(self, flights: list["_Flight | _Scored"]) -> list[tuple[Hashable, Row]]:
+    def _take(self, in_flight: list["_InFlight | _Scored"]) -> list[tuple[Hashable, Row]]:
         taken = []
-        for flight in flights:
+        for call in in_flight:
             begun = self.now()
-            found = jax.device_get(flight[0])
+            found = jax.device_get(call[0])
             now = self.now()
             self.metrics.wait_s += now - begun
-            if isinstance(flight, _Scored):
-                flight.seat.row.take_prompt(found, flight.start, flight.count)
+            if isinstance(call, _Scored):
+                call.state.row.take_prompt(found, call.start, call.count)
                 continue
-            for i, seat in enumerate(flight.seats):
-                sequence, row = seat.sequence, seat.row
-                if self._seats.get(sequence.id) is not seat:
+            for i, state in enumerate(call.states):
+                sequence, row = state.sequence, state.row
+                if self._states.get(sequence.id) is not state:
                     continue  # it has ended meanwhile
                 tokens, drawn_before = found.tokens[:, i], sequence.replays
                 for token in tokens[tokens >= 0].tolist():
@@ -276,8 +276,8 @@ class Engine:
                     row.reason = "error"
                 taken.append((sequence.id, row))
                 if row.reason is not None:
-                    del self._seats[sequence.id]
-                    self._leave(seat)
+                    del self._states[sequence.id]
+                    self._leave(state)
         return taken
 
     def _forget(self, sequence: Sequence) -> None:
@@ -295,27 +295,27 @@ class Engine:
             samples=[row.sample], default_seeds=[row.seed], plan=plan,
         )  # fmt: skip
 
-    def _slot(self, seat: _Seat) -> int:
+    def _slot(self, state: _RequestState) -> int:
         """Its slot of the batch, which it gets where it has none."""
-        if seat.slot is None:
-            seat.slot = self._free.pop()
-            if seat.tables:
-                outputs = seat.sequence.output[: seat.sequence.drawn]
-                rows = self._sampling(seat.row, tables=True, outputs=outputs)
-                self.runner.seat_tables(seat.slot, rows)
-        seat.pages_told = len(seat.sequence.pages)
-        return seat.slot
+        if state.slot is None:
+            state.slot = self._free.pop()
+            if state.tables:
+                outputs = state.sequence.output[: state.sequence.drawn]
+                rows = self._sampling(state.row, tables=True, outputs=outputs)
+                self.runner.write_tables(state.slot, rows)
+        state.pages_told = len(state.sequence.pages)
+        return state.slot
 
-    def _unseat(self, seat: _Seat) -> None:
-        if seat.slot is not None:
-            self._free.append(seat.slot)
-            seat.slot = None
+    def _free_slot(self, state: _RequestState) -> None:
+        if state.slot is not None:
+            self._free.append(state.slot)
+            state.slot = None
 
-    def _leave(self, seat: _Seat) -> None:
-        self.scheduler.finished(seat.sequence)
-        self._unseat(seat)
+    def _leave(self, state: _RequestState) -> None:
+        self.scheduler.finished(state.sequence)
+        self._free_slot(state)
 
 
-def _widest(seats: list[_Seat]) -> Kind:
+def _widest(states: list[_RequestState]) -> Kind:
     """The kind that does for all."""
-    return max((seat.kind for seat in seats), key=KINDS.index)
+    return max((state.kind for state in states), key=KINDS.index)

@@ -25,7 +25,7 @@ from tokenspeed.sampling.state import SamplingRows, words_of
 
 _jit = functools.partial(jax.jit, donate_argnums=1)
 PROGRAMS: dict[str, Any] = dict(
-    tables=jax.jit(batches.seat_tables, donate_argnums=0),
+    tables=jax.jit(batches.write_tables, donate_argnums=0),
     chunk=_jit(
         batches.chunk,
         static_argnames=("length", "behind", "prefill_backend", "implementation"),
@@ -133,7 +133,7 @@ class Runner:
         """How many are compiled."""
         return len(self._compiled)
 
-    def seat_tables(self, slot: int, rows: SamplingRows) -> None:
+    def write_tables(self, slot: int, rows: SamplingRows) -> None:
         """Gives a slot the tables of its sequence, `rows` of one row."""
         self.batch = self._program(Program("tables"))(self.batch, np.int32(slot), rows)
 
