@@ -11,6 +11,7 @@ from tokenspeed.engine.runner import Runner
 from tokenspeed.engine.scheduler import Limits
 from tokenspeed.engine.shapes import any_size, invariant, served
 from tokenspeed.engine.sizes import sizes
+from tokenspeed.models.config import ModelConfig
 from tokenspeed.models.decoder import Llama
 from tokenspeed.models.memory import PREFILL_TOKENS
 
@@ -23,6 +24,9 @@ LARGE = 1 << 26
 weights for a CPU, once for all steps of a call."""
 SERVED_TOKENS = 2048
 """Of a step of a served model: what those in decode wait for while a prompt is in prefill."""
+MIXED_TOKENS = 512
+"""Of prefill beside decodes, at the beginning of a prompt: on an H200 it takes three times a step of decode, as both
+follow the weights."""
 SMALL = 4 << 30
 """Bytes of weights up to which a served model's step is so short that the host starts a few together."""
 SERVED_STEPS = 4
@@ -72,9 +76,12 @@ def _built(model: Llama, options: EngineOptions, *, tokens: int, steps: int, ser
         kv_bytes=o.kv_bytes,
     )  # fmt: skip
     chunk = -(-min(tokens, o.max_context) // found.page_size) * found.page_size
+    # A batch-invariant chunk has one length; offline nobody looks at the time between two tokens.
+    mixed = min(MIXED_TOKENS, chunk) if serve and chunk >= 2 * found.page_size and not o.batch_invariant else 0
     limits = Limits(
         max_rows=o.max_batch, token_budget=max(tokens, chunk) + o.max_batch - 1, chunk=chunk, max_context=o.max_context,
-        overtakes=OVERTAKES, align=chunk if o.batch_invariant else 0, replay=o.batch_invariant,
+        overtakes=OVERTAKES, mixed_budget=mixed, attention_tokens=_attention_tokens(model.config),
+        align=chunk if o.batch_invariant else 0, replay=o.batch_invariant,
     )  # fmt: skip
     how = dict(max_rows=o.max_batch, max_context=o.max_context)
     if o.batch_invariant:
@@ -87,3 +94,8 @@ def _built(model: Llama, options: EngineOptions, *, tokens: int, steps: int, ser
 
 def _weight_bytes(model: Llama) -> int:
     return sum(x.nbytes for x in jax.tree.leaves(model))
+
+
+def _attention_tokens(config: ModelConfig) -> int:
+    """How many tokens attention sees in the time of a token's products, by the operations of both."""
+    return max(1, config.num_parameters // (2 * config.num_heads * config.head_dim * config.num_layers))

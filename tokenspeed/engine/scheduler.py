@@ -4,6 +4,7 @@ Continuous batching. The order of sequences is (priority, arrival), and the poli
 
 - Every sequence in decode is in every step, with one token. What is left of the token budget goes to chunks of prefill:
   first of the running sequences, in order, then of waiting ones, which are admitted in order.
+- Beside decodes prefill has `Limits.mixed_budget`, of which a chunk takes half while others wait.
 - A chunk starts and ends at the edge of a page, or of several (`Limits.align`), except at the end of the tokens to
   prefill; that chunk gives a token.
 - Pages are taken as a sequence grows. Where a decode, or the first sequence in prefill, needs one and there is none,
@@ -26,6 +27,7 @@ taken by others, while a step that uses them is under way.
 
 import bisect
 import dataclasses
+import math
 from collections.abc import Hashable
 from typing import Protocol
 
@@ -60,6 +62,10 @@ class Limits:
         max_context: tokens of a sequence, prompt and output together.
         overtakes: how often a long prompt may be overtaken.
         align: chunks begin at multiples of it, itself a multiple of the page size; 0: of the page size.
+        mixed_budget: tokens of prefill in a step with sequences in decode, which wait for it, at least twice the
+            shortest chunk; 0: what `token_budget` leaves.
+        attention_tokens: attention to so many tokens takes as long as a token's products, so that `mixed_budget` has
+            fewer tokens the farther a chunk begins; 0: attention takes nothing.
         replay: one that was preempted starts again from its prompt and draws its tokens again, which must be the same;
             else its tokens are prefilled.
 
@@ -73,12 +79,14 @@ class Limits:
     max_context: int
     overtakes: int
     align: int = 0
+    mixed_budget: int = 0
+    attention_tokens: int = 0
     replay: bool = False
 
     def __post_init__(self):
         for name in ("max_rows", "token_budget", "chunk", "max_context"):
             integer(name, getattr(self, name), 1, MAX_INT)
-        for name in ("overtakes", "align"):
+        for name in ("overtakes", "align", "mixed_budget", "attention_tokens"):
             integer(name, getattr(self, name), 0, MAX_INT)
 
 
@@ -109,7 +117,12 @@ class Scheduler:
         if limits.chunk % self._align:
             what = "align" if limits.align else "the page size"
             raise ValueError(f"chunk: expected a multiple of {what}, {self._align}, got {limits.chunk}")
-        self.pool, self.limits = pool, limits
+        if 0 < limits.mixed_budget < 2 * self._align:
+            raise ValueError(
+                f"mixed_budget: expected 0, or {2 * self._align} or more, two of the shortest chunks, "
+                f"got {limits.mixed_budget}"
+            )
+        self.pool, self.limits, self._most = pool, limits, limits.chunk
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.steps = self.preemptions = 0
@@ -159,17 +172,20 @@ class Scheduler:
         running = [s for s in self.running if not s.exhausted]
         decodes = tuple(s for s in running if not s.in_prefill)
         prefilling = [s for s in running if s.in_prefill]
+        mixed = bool(decodes and self.limits.mixed_budget)
         long = [s for s in prefilling if s.to_prefill > self.limits.chunk]
-        budget, chunks = self.limits.token_budget - len(decodes), []
+        budget, chunks = self._budget(len(decodes)), []
         for s in prefilling:
             if s in long[:1] and not preempted:
                 budget = self._admit_waiting(chunks, budget, long)
             there = (len(s.pages) + self.pool.available) * self.pool.page_size - s.computed
-            length = self._chunk_length(s.to_prefill, min(budget, there))
+            costs = 1 + s.computed / self.limits.attention_tokens if mixed and self.limits.attention_tokens else 1
+            affordable = int(budget / costs) if budget < self._align else max(self._align, int(budget / costs))
+            length = self._chunk_length(s.to_prefill, min(affordable, there))
             if length:
                 self._grow(s, s.computed + length)
                 chunks.append(Chunk(s, s.computed, length))
-                budget -= length
+                budget -= min(budget, math.ceil(length * costs))
         if not preempted:
             self._admit_waiting(chunks, budget)
         if chunks or preempted or self.waiting or not all([self._grow_for(s, steps) for s in decodes]):
@@ -282,7 +298,7 @@ class Scheduler:
                 break
             tokens = self._prefilled(s)
             left = len(tokens) - (self.pool.peek(tokens) if s.reuse else 0)
-            if long and left <= budget - limits.chunk:
+            if long and left <= budget - self._most:
                 break  # it fits beside the chunk of a long one, and need not go before it
             length = self._chunk_length(left, room)
             if length and not (over and length < left) and self._admit(s, left, length):
@@ -350,8 +366,18 @@ class Scheduler:
 
     def _chunk_length(self, left: int, budget: int) -> int:
         """All that is left, or up to where a chunk may begin, within the budget and the limit of a chunk."""
-        most = min(budget, self.limits.chunk)
+        most = min(budget, self._most)
         return left if left <= most else most // self._align * self._align
+
+    def _budget(self, decodes: int) -> int:
+        """Tokens that prefill may have beside so many of decode; sets the most that a chunk may."""
+        limits = self.limits
+        budget, self._most = limits.token_budget - decodes, limits.chunk
+        if decodes and limits.mixed_budget:
+            budget = min(budget, limits.mixed_budget)
+            half = max(self._align, budget // 2 // self._align * self._align)
+            self._most = min(limits.chunk, half if self.waiting else budget)  # short ones fit beside a long one
+        return budget
 
     def _prefilled(self, s: Sequence) -> list[int]:
         """The tokens that prefill is to compute of a waiting sequence."""

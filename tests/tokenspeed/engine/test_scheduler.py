@@ -497,3 +497,38 @@ def test_waits_are_counted_in_steps():
         assert scheduler.longest_wait == waited
     device.step()
     assert (a.queue_steps, b.queue_steps, scheduler.longest_wait, scheduler.steps) == (0, 3, 0, 4)
+
+
+def test_prefill_beside_decodes_has_a_budget_of_its_own_that_shrinks_with_the_distance():
+    scheduler, device = make(token_budget=40, chunk=32, max_context=400, mixed_budget=16, attention_tokens=64)
+    long = put(scheduler, "long", 120)
+    assert device.step().chunks == ((long, 0, 32),), "nobody waits for it"
+    decode = put(scheduler, "decode", 4, 100)
+    device.step()
+    lengths = []
+    while long.in_prefill:
+        plan = device.step()
+        assert plan.decodes == (decode,)
+        lengths += [length for *_, length in plan.chunks]
+    assert lengths == sorted(lengths, reverse=True) and set(lengths) == {8, 4}
+
+
+def test_short_prompts_fit_beside_a_long_one_that_others_wait_for():
+    scheduler, device = make(token_budget=40, chunk=32, max_context=400, mixed_budget=16, overtakes=0)
+    put(scheduler, "decode", 4, 100)
+    device.step()
+    long = put(scheduler, "long", 200)
+    assert [length for *_, length in device.step().chunks] == [16]
+    for i in range(5):
+        short = put(scheduler, i, 6, 1)
+        assert {s: length for s, _, length in device.step().chunks} == {long: 8, short: 6}
+
+
+@pytest.mark.parametrize("changed, message", [
+    (dict(mixed_budget=7), "mixed_budget: expected 0, or 8 or more"),
+    (dict(align=6), "align: expected a multiple of the page size, 4, got 6"),
+    (dict(align=12, chunk=16), "chunk: expected a multiple of align, 12, got 16"),
+])  # fmt: skip
+def test_budgets_that_do_not_go_together_are_refused(changed, message):
+    with pytest.raises(ValueError, match=message):
+        make(**changed)
