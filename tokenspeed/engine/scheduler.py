@@ -174,7 +174,7 @@ class Scheduler:
         prefilling = [s for s in running if s.in_prefill]
         mixed = bool(decodes and self.limits.mixed_budget)
         long = [s for s in prefilling if s.to_prefill > self.limits.chunk]
-        budget, chunks = self._budget(len(decodes)), []
+        budget, chunks = self._budget(len(decodes), len(prefilling)), []
         for s in prefilling:
             if s in long[:1] and not preempted:
                 budget = self._admit_waiting(chunks, budget, long)
@@ -369,14 +369,15 @@ class Scheduler:
         most = min(budget, self._most)
         return left if left <= most else most // self._align * self._align
 
-    def _budget(self, decodes: int) -> int:
+    def _budget(self, decodes: int, prefilling: int) -> int:
         """Tokens that prefill may have beside so many of decode; sets the most that a chunk may."""
         limits = self.limits
         budget, self._most = limits.token_budget - decodes, limits.chunk
         if decodes and limits.mixed_budget:
             budget = min(budget, limits.mixed_budget)
+            shared = self.waiting and prefilling + len(self.waiting) > 1
             half = max(self._align, budget // 2 // self._align * self._align)
-            self._most = min(limits.chunk, half if self.waiting else budget)  # short ones fit beside a long one
+            self._most = min(limits.chunk, half if shared else budget)  # short ones fit beside a long one
         return budget
 
     def _prefilled(self, s: Sequence) -> list[int]:
