@@ -1,9 +1,12 @@
 """What all tests share: two virtual CPU devices, and hypothesis without surprises in time or in its draws."""
 
+import gc
 import signal
+from pathlib import Path
 
 import hypothesis
 import jax
+import pytest
 
 # For shard_map; before anything asks jax for a device. A GPU, if there is one, stays the default backend.
 jax.config.update("jax_num_cpu_devices", 2)
@@ -23,3 +26,15 @@ hypothesis.settings.register_profile(
     phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
 )
 hypothesis.settings.load_profile("tests")
+
+MAPPINGS = 30_000
+"""Of a process's memory, of which Linux allows 65,530: every program that is compiled for a CPU takes some."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def room_for_programs():
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MAPPINGS:
+        jax.clear_caches()
+        gc.collect()

@@ -179,7 +179,7 @@ def test_long_prompts_of_an_llm_run_on_the_chosen_backend(flash_by_xla, monkeypa
     real, prefill = Runner.chunk, Llama.prefill
 
     def chunk(runner, given, shape):
-        chunks.append([(start, len(tokens)) for _, start, *_, tokens in given])
+        chunks.append([(part.start, len(part.tokens)) for part in given])
         return real(runner, given, shape)
 
     def traced(model, *operands, **static):

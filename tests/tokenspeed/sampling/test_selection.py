@@ -123,7 +123,7 @@ def test_one_program_for_every_top_k_and_top_p():
     assert one.plan == other.plan
     text = keep.lower(scaled, one).as_text()
     assert text == keep.lower(scaled, other).as_text()
-    assert not [loop for loop in ("top_k", "sort", "cumsum", "scatter", "while") if f".{loop}" in text]
+    assert not [loop for loop in ("top_k", "sort", "cumsum", "scatter") if f".{loop}" in text]
 
 
 @pytest.mark.parametrize("top_p, count", [(0.5, 4), (0.51, 5), (0.125, 1), (1e-50, 1), (0.9999, 8), (1.0, 8)])
