@@ -62,16 +62,13 @@ def together(
     """
     found, steps, done = Found([]), 0, 0
     leaving: dict[Hashable, int] = {}
-    leader: tuple[tuple[int, ...], int] | None = None
-    waiting = 0
     for i, request in enumerate(asked):
         for _ in range(request.after):
             done += _step(engine, leaving, steps, found)
             steps += 1
         row = row_of(llm, request)
-        if request.sample == 0:
-            leader = request.prompt, i
-        engine.add(i, row, priority=request.priority, leader=leader[1] if leader and request.sample else None)
+        # A prompt's samples come one after the other, the first of them first.
+        engine.add(i, row, priority=request.priority, leader=i - request.sample if request.sample else None)
         found.rows.append(row)
         if request.cancel_after is not None:
             leaving[i] = steps + request.cancel_after
@@ -82,7 +79,8 @@ def together(
         steps += 1
         tick(done)
         if steps > bound:
-            raise RuntimeError(f"{waiting} requests have not ended after {steps} steps")
+            left = len(asked) - done - found.cancelled
+            raise RuntimeError(f"{left} requests have not ended after {steps} steps")
     found.free_at_end = engine.pool.available
     return found
 
