@@ -25,10 +25,9 @@ NOBODY = -1
 CHUNK_COLUMNS = "slot", "start", "tokens", "tables"
 """Of a chunk's row, before the words of `SamplingRows`, the page table and the tokens themselves: the slot, where its
 tokens begin, how many they are, and whether the slot's tables (`Batch.sampling`) are this sequence's."""
-DECODE_COLUMNS = "slot", "position", "drawn", "max_tokens", "place", "page", "token"
+DECODE_COLUMNS = "slot", "position", "drawn", "max_tokens", "place", "page"
 """Of a row of decode: the slot; the position where its last token will stand; how many tokens it has drawn, and how
-many it may; a place of its page table and the page there, -1 where there is no new one; its last token, -1 for the one
-that was drawn."""
+many it may; a place of its page table and the page there, -1 where there is no new one."""
 
 
 @jax.tree_util.register_dataclass
@@ -212,7 +211,7 @@ def steps(
     """`count` steps of decode of some sequences; to be compiled.
 
     Args:
-        rows: int32 [B, 7], DECODE_COLUMNS.
+        rows: int32 [B, 6], DECODE_COLUMNS.
         rope: from `Llama.rope_tables`. count: static.
         capacity: static: a bound of the positions; XLA's attention takes as long as that.
         plan: static: that covers these rows. logprobs, implementation: as in `generation.decode_steps`.
@@ -227,7 +226,7 @@ def steps(
 
 def _of_rows(batch: Batch, rows: jax.Array, plan: SamplingPlan) -> tuple[Batch, Generation, jax.Array]:
     """(the batch with the new pages, the rows' sequences, their page tables)."""
-    slot, position, drawn, most, place, page, token = rows.T
+    slot, position, drawn, most, place, page = rows.T
     at, used = jnp.maximum(slot, 0), slot != NOBODY
     new = jnp.where(page >= 0, _or_none(slot, batch), batch.token.shape[0])
     page_table = batch.page_table.at[new, place].set(page, mode="drop")
@@ -243,7 +242,7 @@ def _of_rows(batch: Batch, rows: jax.Array, plan: SamplingPlan) -> tuple[Batch, 
         caches=batch.caches,
         counters=attention_counters(len(rows), batch.caches[0].k.shape[1]),
         hidden=batch.hidden[at],
-        token=jnp.where(token >= 0, token, batch.token[at]),
+        token=batch.token[at],
         position=jnp.where(used, position, -1),
         step=drawn,
         max_tokens=most,

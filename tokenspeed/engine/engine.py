@@ -248,7 +248,7 @@ class Engine:
             (page,), place = s.pages[state.pages_told :], state.pages_told  # steps of a call are at most a page
             state.pages_told += 1
         assert state.slot is not None
-        return state.slot, position, s.drawn, s.max_tokens, place, page, -1
+        return state.slot, position, s.drawn, s.max_tokens, place, page
 
     def _take(self, in_flight: list["_InFlight | _Scored"]) -> list[tuple[Hashable, Row]]:
         taken = []

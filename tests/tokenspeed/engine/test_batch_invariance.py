@@ -4,11 +4,10 @@ import functools
 
 import pytest
 
-from tests.tokenspeed.engine.test_engine import PROMPTS
+from tests.tokenspeed.engine.test_engine import PROMPTS, llm
 from tokenspeed.engine.build import EngineOptions, offline
 from tokenspeed.engine.engine import Engine
 from tokenspeed.engine.input_processor import InputProcessor
-from tokenspeed.llm import LLM
 from tokenspeed.sampling.params import SamplingParams
 
 pytestmark = pytest.mark.slow
@@ -22,11 +21,6 @@ REQUESTS = (
     (BEGINNING, SamplingParams(temperature=0.0, max_tokens=70, ignore_eos=True)),
     (BEGINNING[:70], SamplingParams(temperature=1.0, max_tokens=20, seed=3, ignore_eos=True)),
 )
-
-
-@functools.cache
-def llm():
-    return LLM.from_pretrained("tiny", implementation="xla")
 
 
 def engine_of(*, pages: int, invariant: bool = True) -> Engine:
