@@ -25,8 +25,8 @@ weights for a CPU, once for all steps of a call."""
 SERVED_TOKENS = 2048
 """Of a step of a served model: what those in decode wait for while a prompt is in prefill."""
 MIXED_TOKENS = 512
-"""Of prefill beside decodes, at the beginning of a prompt: on an H200 it takes three times a step of decode, as both
-follow the weights."""
+"""Of prefill beside decodes, at the beginning of a prompt: on an H200 their products take three times a step of decode,
+whatever the model, as both follow the weights."""
 SMALL = 4 << 30
 """Bytes of weights up to which a served model's step is so short that the host starts a few together."""
 SERVED_STEPS = 4

@@ -15,7 +15,6 @@ PAGE_SIZE = 64
 """Positions of a page: attention reads blocks of as many keys, and shorter ones cost it more."""
 CPU_BYTES = 1 << 30
 """Of a pool on a CPU, whose memory others need, unless more is asked for."""
-
 MAX_BYTES = 1 << 50
 
 
