@@ -4,7 +4,7 @@
 
 needs an NVIDIA GPU. It runs `python -m tokenspeed generate --random-weights configs/models/MODEL.json --prompt-ids -
 --json` for each model and length of prompt, twice, and keeps the second run's figures; a record (kind 'generate' of
-experiments/bench/record.py) says so where the two drew different tokens.
+experiments/bench/kinds.py) says so where the two drew different tokens.
 """
 
 import contextlib

@@ -4,7 +4,7 @@
 
 needs an NVIDIA GPU. The greedy step of `experiments.decode` is timed as it ships and with one thing left out at a time
 (experiments/ablation/ablations.py), all in turn in one run, on the same weights and sequences. A record for each (kind
-'ablation' of experiments/bench/record.py) is appended to the results.
+'ablation' of experiments/bench/kinds.py) is appended to the results.
 """
 
 import gc

@@ -5,7 +5,7 @@
 needs an NVIDIA GPU and Nsight Compute (`ncu`), which takes the kernels of one step one at a time: its times are those
 of kernels alone, without what runs beside them, so only the bytes are compared. The step is measured as it ships and
 without each of the ablations that are named ("all kernels" leaves XLA's step). A record for each name of a kernel (kind
-'counters' of experiments/bench/record.py) is appended to the results.
+'counters' of experiments/bench/kinds.py) is appended to the results.
 """
 
 import csv

@@ -13,7 +13,7 @@ A record is void, and its status says why, where something was compiled during t
 sequence by one compilation differ, where a logit is not finite (the unused part of the cache is NaN), or where the
 percentiles are more than 10% of the median apart. What cannot be compiled or run is a record that says why. After a tie
 that bf16 rounds the other way a sequence goes its own way, so tokens that are not XLA's are no fault. The fields are
-those of kind 'decode' in experiments/bench/record.py.
+those of kind 'decode' in experiments/bench/kinds.py.
 """
 
 import gc

@@ -5,7 +5,7 @@
 needs an NVIDIA GPU and takes about 20 seconds a model. What is timed is the decode step without its head, with random
 weights that are cold (each layer has its own), the tiles that the kernels choose by themselves, dependent calls in
 command buffers, launch gaps included. A record per model and implementation (kind 'layer' of
-experiments/bench/record.py) is appended to the results, with the read ceiling measured in the same run.
+experiments/bench/kinds.py) is appended to the results, with the read ceiling measured in the same run.
 """
 
 import dataclasses

@@ -5,7 +5,7 @@
 needs an NVIDIA GPU and takes about a minute a model. A tile that is the fastest in a chain of its own op need not be in
 a layer, where the kernel before it ends and the one after it begins. So, op after op, the fastest tiles of a sweep and
 the incumbents are timed in a layer that is otherwise as chosen so far, and the best stays. A record for each (kind
-'tile_in_layer' of experiments/bench/record.py) is appended to the results, from which `experiments.promote`, given the
+'tile_in_layer' of experiments/bench/kinds.py) is appended to the results, from which `experiments.promote`, given the
 sweep's records as well, promotes. The options are those of `experiments.layer`.
 """
 

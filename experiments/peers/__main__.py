@@ -10,7 +10,7 @@ vllm: offline `LLM.generate`, greedy; `steps` + 1 tokens less 1 token from the s
     and start cancel. `--in_process` keeps its engine in the driver's process, where 1B is faster.
 torch: a plain LLaMA of our own under `torch.compile(mode="max-autotune")`, with CUDA graphs.
 
-A record (kind 'peer' of experiments/bench/record.py) is appended for each model and batch. Figures move from day to
+A record (kind 'peer' of experiments/bench/kinds.py) is appended for each model and batch. Figures move from day to
 day, so every record stays: tables show ranges.
 """
 

@@ -14,7 +14,7 @@ chunk's parts alone, each a program of all layers: the products, the attention o
 A time is the median of all samples with the 5th and the 95th percentile. A record is void, and its status says why,
 where something was compiled during timing, where the first tokens of two runs of a prompt differ, or where a chunk's
 residual stream is not finite (the part of the cache that no token may see is NaN). What cannot be compiled or run is a
-record that says why. The fields are those of kind 'prefill' in experiments/bench/record.py.
+record that says why. The fields are those of kind 'prefill' in experiments/bench/kinds.py.
 """
 
 import gc
