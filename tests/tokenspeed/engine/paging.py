@@ -141,3 +141,12 @@ def put(scheduler: Scheduler, id, prompt: int, max_tokens: int = 4, priority: in
     s = Sequence(id=id, prompt=[1 + i % 7 for i in range(prompt)], max_tokens=max_tokens, priority=priority)
     scheduler.add(s)
     return s
+
+
+def ids(sequences: list[Sequence]) -> list:
+    return [s.id for s in sequences]
+
+
+def parts(plan: Plan) -> list[tuple]:
+    """(id, start, length) of its chunks."""
+    return [(s.id, start, length) for s, start, length in plan.chunks]
