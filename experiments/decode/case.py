@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments.bench.compiling import counted
 from experiments.bench.device import reason_of
+from experiments.bench.outcome import Outcome
 from experiments.bench.workload import Workload
 from tokenspeed.engine.generation import BROKEN, LAUNCHED_ONE_BY_ONE
 
@@ -21,20 +22,17 @@ MOST_SPREAD = 0.10
 
 
 @dataclasses.dataclass
-class Found:
+class Found(Outcome):
     """What one implementation gave.
 
     Attributes:
         step_ms: milliseconds a step, of each sample. compilation: by which of the programs, of each sample.
         drawn: int32 [steps, B], the tokens of each compilation and sequence.
-        voids: why the times do not count. failure: why there are none.
     """
 
     step_ms: list[float] = dataclasses.field(default_factory=list)
     compilation: list[int] = dataclasses.field(default_factory=list)
     drawn: dict[tuple[int, int], np.ndarray] = dataclasses.field(default_factory=dict)
-    voids: list[str] = dataclasses.field(default_factory=list)
-    failure: str = ""
 
     @property
     def tokens(self) -> dict[int, np.ndarray]:
@@ -52,13 +50,6 @@ class Found:
         """Of the samples of each compilation."""
         times, compilation = np.array(self.step_ms), np.array(self.compilation)
         return [float(np.median(times[compilation == i])) for i in np.unique(compilation)]
-
-    @property
-    def status(self) -> str:
-        """'ok', or why there is no time, or why it does not count."""
-        if self.failure:
-            return self.failure
-        return f"void: {'; '.join(self.voids)}" if self.voids else "ok"
 
     def add(self, sequence: int, step_ms: float, tokens: np.ndarray, *, compilation: int = 0) -> None:
         """A sample.
@@ -81,10 +72,6 @@ class Found:
             low, median, high = self.percentiles
             if high - low > MOST_SPREAD * median:
                 self.void(f"(p95 - p5) / median is {(high - low) / median:.1%}, more than {MOST_SPREAD:.0%}")
-
-    def void(self, reason: str) -> None:
-        if reason not in self.voids:
-            self.voids.append(reason)
 
 
 def timed(program: Callable, *arguments: Any) -> tuple[Any, float]:

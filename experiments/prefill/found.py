@@ -9,19 +9,19 @@ import jax
 import numpy as np
 
 from experiments.bench.compiling import counted
+from experiments.bench.outcome import Outcome
 
 CALLS = 8
 """Dispatched back to back in one timed region: the host's share of a call passes while the device works."""
 
 
 @dataclasses.dataclass
-class Found:
+class Found(Outcome):
     """What a case gave.
 
     Attributes:
         ms: of each sample. products_ms, attention_ms, gather_ms: of a chunk's parts, medians, or None.
         tokens_checked: first tokens, the same in every run. tokens_agree: of those, that XLA's attention gives too.
-        voids: why the times do not count. failure: why there are none.
     """
 
     ms: list[float] = dataclasses.field(default_factory=list)
@@ -30,25 +30,12 @@ class Found:
     gather_ms: float | None = None
     tokens_checked: int = 0
     tokens_agree: int | None = None
-    voids: list[str] = dataclasses.field(default_factory=list)
-    failure: str = ""
 
     @property
     def percentiles(self) -> tuple[float, float, float]:
         """The 5th percentile, the median and the 95th."""
         low, median, high = np.percentile(self.ms, (5, 50, 95))
         return float(low), float(median), float(high)
-
-    @property
-    def status(self) -> str:
-        """'ok', or why there is no time, or why it does not count."""
-        if self.failure:
-            return self.failure
-        return f"void: {'; '.join(self.voids)}" if self.voids else "ok"
-
-    def void(self, reason: str) -> None:
-        if reason not in self.voids:
-            self.voids.append(reason)
 
 
 def back_to_back(call: Callable[[Any], Any], carry: Any) -> tuple[Any, float]:

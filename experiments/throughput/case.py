@@ -6,32 +6,20 @@ from typing import Any, Protocol
 
 from experiments.bench.compiling import counted
 from experiments.bench.device import reason_of
+from experiments.bench.outcome import Outcome
 from experiments.prefill.found import check_counting
 from tokenspeed.async_engine import AsyncEngine
 
 
 @dataclasses.dataclass
-class Found:
+class Found(Outcome):
     """What a case gave.
 
     Attributes:
-        fields: of its record. voids: why they do not count. failure: why there are none.
+        fields: of its record.
     """
 
     fields: dict[str, Any] = dataclasses.field(default_factory=dict)
-    voids: list[str] = dataclasses.field(default_factory=list)
-    failure: str = ""
-
-    @property
-    def status(self) -> str:
-        """'ok', or why there are no figures, or why they do not count."""
-        if self.failure:
-            return self.failure
-        return f"void: {'; '.join(self.voids)}" if self.voids else "ok"
-
-    def void(self, reason: str) -> None:
-        if reason not in self.voids:
-            self.voids.append(reason)
 
 
 class Case(Protocol):
