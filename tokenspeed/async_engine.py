@@ -32,18 +32,36 @@ class _Request:
     def __init__(self, id: Hashable, rows: list[Row]):
         self.id, self.rows = id, rows
         self.left: dict[Hashable, Row] = {}
-        self._loop, self._items = asyncio.get_running_loop(), asyncio.Queue()
-
-    def tell(self, item: Any) -> None:
-        """From the engine's thread; nothing happens where the loop is gone."""
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._items.put_nowait, item)
+        self.loop, self.items = asyncio.get_running_loop(), asyncio.Queue()
 
     async def next(self) -> Any:
-        item = await self._items.get()
+        item = await self.items.get()
         if isinstance(item, BaseException):
             raise item
         return item
+
+
+class _Outbox:
+    """What the engine's thread has for readers. It goes out at once for all: waking an event loop costs more than what
+    a reader is told."""
+
+    def __init__(self):
+        self._items: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Queue, Any]]] = {}
+
+    def tell(self, request: _Request, item: Any) -> None:
+        self._items.setdefault(request.loop, []).append((request.items, item))
+
+    def send(self) -> None:
+        """Nothing happens to what is for a loop that is gone."""
+        items, self._items = self._items, {}
+        for loop, some in items.items():
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._put, some)
+
+    @staticmethod
+    def _put(items: list[tuple[asyncio.Queue, Any]]) -> None:
+        for queue, item in items:
+            queue.put_nowait(item)
 
 
 class AsyncEngine:
@@ -65,6 +83,7 @@ class AsyncEngine:
         self._requests: dict[Hashable, _Request] = {}
         self._samples: dict[Hashable, _Request] = {}
         self._orders: deque[Callable[[], None]] = deque()
+        self._outbox = _Outbox()
         self._changed = threading.Condition()
         self._why: Callable[[], EngineDead] | None = None
         self._numbers = itertools.count()
@@ -127,7 +146,7 @@ class AsyncEngine:
         def end():
             if (request := self._requests.get(id)) is not None:
                 self._drop(request)
-                request.tell(Aborted(f"request {id!r} was aborted"))
+                self._outbox.tell(request, Aborted(f"request {id!r} was aborted"))
 
         self._order(end, quietly=True)
 
@@ -164,9 +183,9 @@ class AsyncEngine:
                 raise
             self._requests[request.id] = request
             self._samples |= dict.fromkeys(request.left, request)
-            request.tell(None)
+            self._outbox.tell(request, None)
         except Exception as error:
-            request.tell(error)
+            self._outbox.tell(request, error)
 
     def _drop(self, request: _Request) -> None:
         if self._requests.get(request.id) is request:
@@ -186,6 +205,7 @@ class AsyncEngine:
             while self._wait():
                 for sample, row in self._engine.step():
                     self._tell(sample, row)
+                self._outbox.send()
         except BaseException as error:
             reason, cause = f"the engine ended: {error or type(error).__name__}", error
 
@@ -200,7 +220,8 @@ class AsyncEngine:
                 self._obey()
         assert self._why is not None
         for request in self._requests.values():
-            request.tell(self._why())
+            self._outbox.tell(request, self._why())
+        self._outbox.send()
         with contextlib.suppress(Exception):  # what is wrong has been told
             self._engine.close()
 
@@ -212,6 +233,7 @@ class AsyncEngine:
             if self._why is not None:
                 return False
         self._obey()
+        self._outbox.send()
         return True
 
     def _obey(self) -> None:
@@ -230,15 +252,15 @@ class AsyncEngine:
         text, ids = row.news()
         if row.reason is None:
             if text or ids:
-                request.tell(Delta(text=text, token_ids=ids, sample=row.sample))
+                self._outbox.tell(request, Delta(text=text, token_ids=ids, sample=row.sample))
             return
         del self._samples[sample], request.left[sample]
         try:
             whole = row.completion()
         except FloatingPointError as error:
             self._drop(request)
-            request.tell(error)
+            self._outbox.tell(request, error)
             return
-        request.tell(Delta(text=text, token_ids=ids, completion=whole, sample=row.sample))
+        self._outbox.tell(request, Delta(text=text, token_ids=ids, completion=whole, sample=row.sample))
         if not request.left:
             self._requests.pop(request.id, None)

@@ -24,9 +24,12 @@ LARGE = 1 << 26
 weights for a CPU, once for all steps of a call."""
 SERVED_TOKENS = 2048
 """Of a step of a served model: what those in decode wait for while a prompt is in prefill."""
-MIXED_TOKENS = 512
-"""Of prefill beside decodes, at the beginning of a prompt: on an H200 their products take three times a step of decode,
-whatever the model, as both follow the weights."""
+MIXED_TOKENS = 544
+"""Of prefill beside decodes, a chunk of 512 at the beginning of a prompt: on an H200 it takes three times a step of
+decode, whatever the model, as both follow the weights."""
+SHORT_CHUNKS = 3.4
+"""How much longer attention to what is far behind takes in chunks of 128 and 256 than its operations would at the speed
+of a chunk's products, measured on an H200: a short chunk fills a part of the device."""
 SMALL = 4 << 30
 """Bytes of weights up to which a served model's step is so short that the host starts a few together."""
 SERVED_STEPS = 4
@@ -78,16 +81,18 @@ def _built(model: Llama, options: EngineOptions, *, tokens: int, steps: int, ser
     chunk = -(-min(tokens, o.max_context) // found.page_size) * found.page_size
     # A batch-invariant chunk has one length; offline nobody looks at the time between two tokens.
     mixed = min(MIXED_TOKENS, chunk) if serve and chunk >= 2 * found.page_size and not o.batch_invariant else 0
-    limits = Limits(
-        max_rows=o.max_batch, token_budget=max(tokens, chunk) + o.max_batch - 1, chunk=chunk, max_context=o.max_context,
-        overtakes=OVERTAKES, mixed_budget=mixed, attention_tokens=_attention_tokens(model.config),
-        align=chunk if o.batch_invariant else 0, replay=o.batch_invariant,
-    )  # fmt: skip
     how = dict(max_rows=o.max_batch, max_context=o.max_context)
     if o.batch_invariant:
         shapes = invariant(chunk=chunk, **how)
     else:
         shapes = served(steps=steps, **how) if serve else any_size(tokens=max(tokens, chunk), steps=steps, **how)
+    align = chunk if o.batch_invariant else 0
+    limits = Limits(
+        max_rows=o.max_batch, token_budget=max(tokens, chunk) + o.max_batch - 1, chunk=chunk, max_context=o.max_context,
+        overtakes=OVERTAKES, mixed_budget=mixed, attention_tokens=_attention_tokens(model.config), align=align,
+        lengths=tuple(length for length in shapes.lengths if length % (align or found.page_size) == 0),
+        replay=o.batch_invariant,
+    )  # fmt: skip
     runner = Runner(model, found, shapes, implementation=o.implementation, prefill_backend=o.prefill_backend)
     return Engine(runner, limits, steps=steps, reuse=o.prefix_caching, by_kind=o.batch_invariant)
 
@@ -97,5 +102,6 @@ def _weight_bytes(model: Llama) -> int:
 
 
 def _attention_tokens(config: ModelConfig) -> int:
-    """How many tokens attention sees in the time of a token's products, by the operations of both."""
-    return max(1, config.num_parameters // (2 * config.num_heads * config.head_dim * config.num_layers))
+    """How many tokens attention sees in the time of a token's products."""
+    operations = 2 * config.num_heads * config.head_dim * config.num_layers
+    return max(1, int(config.num_parameters / (SHORT_CHUNKS * operations)))

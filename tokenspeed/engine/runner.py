@@ -16,7 +16,7 @@ from tqdm import tqdm
 from pallas_kernels import resolve_implementation
 from tokenspeed.engine import batch as batches
 from tokenspeed.engine.batch import CHUNK_COLUMNS, DECODE_COLUMNS, NOBODY
-from tokenspeed.engine.generation import LAUNCHED_ONE_BY_ONE, Drawn, Weights
+from tokenspeed.engine.generation import Drawn, Weights
 from tokenspeed.engine.kinds import FULL, KINDS, Kind
 from tokenspeed.engine.shapes import Shapes
 from tokenspeed.models.decoder import Llama
@@ -26,19 +26,9 @@ from tokenspeed.sampling.state import SamplingRows, words_of
 _jit = functools.partial(jax.jit, donate_argnums=1)
 PROGRAMS: dict[str, Any] = dict(
     tables=jax.jit(batches.write_tables, donate_argnums=0),
-    chunk=_jit(
-        batches.chunk,
-        static_argnames=("length", "behind", "prefill_backend", "implementation"),
-        compiler_options=LAUNCHED_ONE_BY_ONE,
-    ),
-    score=_jit(
-        batches.score,
-        static_argnames=("length", "behind", "prefill_backend", "implementation"),
-        compiler_options=LAUNCHED_ONE_BY_ONE,
-    ),
-    first=_jit(
-        batches.first, static_argnames=("plan", "logprobs", "implementation"), compiler_options=LAUNCHED_ONE_BY_ONE
-    ),
+    chunk=_jit(batches.chunk, static_argnames=("length", "behind", "prefill_backend", "implementation")),
+    score=_jit(batches.score, static_argnames=("length", "behind", "prefill_backend", "implementation")),
+    first=_jit(batches.first, static_argnames=("plan", "logprobs", "implementation")),
     steps=_jit(batches.steps, static_argnames=("count", "capacity", "plan", "logprobs", "implementation")),
 )
 

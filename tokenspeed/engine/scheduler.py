@@ -4,9 +4,9 @@ Continuous batching. The order of sequences is (priority, arrival), and the poli
 
 - Every sequence in decode is in every step, with one token. What is left of the token budget goes to chunks of prefill:
   first of the running sequences, in order, then of waiting ones, which are admitted in order.
-- Beside decodes prefill has `Limits.mixed_budget`, of which a chunk takes half while others wait.
+- Beside decodes prefill has `Limits.mixed_budget`, of which the chunk of a long prompt takes half while others wait.
 - A chunk starts and ends at the edge of a page, or of several (`Limits.align`), except at the end of the tokens to
-  prefill; that chunk gives a token.
+  prefill; that chunk gives a token. Of `Limits.lengths` it takes the longest that the budget allows, once or more.
 - Pages are taken as a sequence grows. Where a decode, or the first sequence in prefill, needs one and there is none,
   the last running sequence in the order is preempted, be it the one that asks: its pages are released, it waits at its
   place in the order, and later it is computed again from its tokens. So the first one never stands still. Others in
@@ -62,6 +62,7 @@ class Limits:
         max_context: tokens of a sequence, prompt and output together.
         overtakes: how often a long prompt may be overtaken.
         align: chunks begin at multiples of it, itself a multiple of the page size; 0: of the page size.
+        lengths: of chunks that take less time by the token than those in between, multiples of `align`; may be empty.
         mixed_budget: tokens of prefill in a step with sequences in decode, which wait for it, at least twice the
             shortest chunk; 0: what `token_budget` leaves.
         attention_tokens: attention to so many tokens takes as long as a token's products, so that `mixed_budget` has
@@ -79,6 +80,7 @@ class Limits:
     max_context: int
     overtakes: int
     align: int = 0
+    lengths: tuple[int, ...] = ()
     mixed_budget: int = 0
     attention_tokens: int = 0
     replay: bool = False
@@ -117,6 +119,9 @@ class Scheduler:
         if limits.chunk % self._align:
             what = "align" if limits.align else "the page size"
             raise ValueError(f"chunk: expected a multiple of {what}, {self._align}, got {limits.chunk}")
+        for length in limits.lengths:
+            if length < 1 or length % self._align:
+                raise ValueError(f"lengths: expected multiples of {self._align}, where chunks begin, got {length}")
         if 0 < limits.mixed_budget < 2 * self._align:
             raise ValueError(
                 f"mixed_budget: expected 0, or {2 * self._align} or more, two of the shortest chunks, "
@@ -174,7 +179,7 @@ class Scheduler:
         prefilling = [s for s in running if s.in_prefill]
         mixed = bool(decodes and self.limits.mixed_budget)
         long = [s for s in prefilling if s.to_prefill > self.limits.chunk]
-        budget, chunks = self._budget(len(decodes), len(prefilling)), []
+        budget, chunks = self._budget(len(decodes), bool(long)), []
         for s in prefilling:
             if s in long[:1] and not preempted:
                 budget = self._admit_waiting(chunks, budget, long)
@@ -367,15 +372,22 @@ class Scheduler:
     def _chunk_length(self, left: int, budget: int) -> int:
         """All that is left, or up to where a chunk may begin, within the budget and the limit of a chunk."""
         most = min(budget, self._most)
-        return left if left <= most else most // self._align * self._align
+        if left <= most:
+            return left
+        length = max((n for n in self.limits.lengths if n <= most), default=self._align)
+        return most // length * length
 
-    def _budget(self, decodes: int, prefilling: int) -> int:
-        """Tokens that prefill may have beside so many of decode; sets the most that a chunk may."""
+    def _budget(self, decodes: int, long: bool) -> int:
+        """Tokens that prefill may have beside so many of decode; sets the most that a chunk may.
+
+        Args:
+            long: whether a long prompt is in prefill.
+        """
         limits = self.limits
         budget, self._most = limits.token_budget - decodes, limits.chunk
         if decodes and limits.mixed_budget:
             budget = min(budget, limits.mixed_budget)
-            shared = self.waiting and prefilling + len(self.waiting) > 1
+            shared = long and self.waiting and len(self.running) < limits.max_rows
             half = max(self._align, budget // 2 // self._align * self._align)
             self._most = min(limits.chunk, half if shared else budget)  # short ones fit beside a long one
         return budget

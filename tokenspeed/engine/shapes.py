@@ -10,8 +10,9 @@ from tokenspeed.engine.kinds import DRAWN, FULL, GREEDY, KINDS, Kind
 
 FEWEST_TOKENS = 16
 """Of a program of prefill: shorter chunks are padded."""
-PASS_TOKENS = 150
-"""So many tokens are computed in the time of a pass over the weights, which any number of them takes at least."""
+PASS_TOKENS = 100
+"""So many tokens more are computed in the time that a program of prefill takes beyond that of its tokens, which is for
+a pass over the weights."""
 SCORED_TOKENS = 256
 """Whose logits there is room for: 131 MB of a vocabulary of 128 thousand."""
 COMPILED_TOKENS = 512
@@ -30,7 +31,7 @@ class Shapes:
         chunks: (sequences, tokens of each) of prefill; for each number of tokens also 1 sequence.
         behind: bounds of where chunks begin, ascending: the last is what a sequence may have.
         scored: tokens of the program of prefill that says how likely they are.
-        pass_tokens: what a program of prefill takes at least, in tokens of a large one.
+        pass_tokens: what a program of prefill takes beside its tokens, in tokens of a large one.
     """
 
     decode: tuple[tuple[Kind, int, int], ...]
@@ -90,10 +91,10 @@ def served(*, max_rows: int, max_context: int, steps: int = 1) -> Shapes:
         max_rows: sequences at a time, at most 256. max_context: positions of a sequence.
         steps: of decode in one call, where one sequence runs alone.
     """
-    rows = powers_of_2(max_rows)
+    rows = tuple(count for count in powers_of_2(max_rows) if count != 2 or max_rows == 2)  # 2 take about as long as 4
     few = sorted({1, min(8, rows[-1]), min(64, rows[-1]), rows[-1]})  # what costs more is asked for less
     together = {16: 16, 64: 4}  # short prompts that come at once: a pass over the weights for all
-    lengths = (16, 64, 256, 512, 2048)
+    lengths = (16, 64, 128, 256, 512, 1024)
     return Shapes(
         decode=(
             *((kind, count, 1) for kind in (GREEDY, DRAWN) for count in rows),
@@ -176,20 +177,20 @@ def _least(programs, kind: Kind, rows: int) -> tuple[Kind, int]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _best(units: int, lengths: tuple[int, ...], least_time: int) -> tuple[int, int]:
+def _best(units: int, lengths: tuple[int, ...], pass_tokens: int) -> tuple[int, int]:
     """(the least time of so many FEWEST_TOKENS, the first part of it), in tokens."""
     if units <= 0:
         return 0, 0
-    found = [(max(least_time, n) + _best(units - -(-n // FEWEST_TOKENS), lengths, least_time)[0], -n) for n in lengths]
+    found = [(n + pass_tokens + _best(units - -(-n // FEWEST_TOKENS), lengths, pass_tokens)[0], -n) for n in lengths]
     time, part = min(found)
     return time, -part
 
 
-def _split(length: int, lengths: tuple[int, ...], least_time: int) -> list[int]:
+def _split(length: int, lengths: tuple[int, ...], pass_tokens: int) -> list[int]:
     parts = []
     while length > 0:
         # Far from the end the largest is as good as any.
-        part = lengths[-1] if length > 2 * lengths[-1] else _best(-(-length // FEWEST_TOKENS), lengths, least_time)[1]
+        part = lengths[-1] if length > 2 * lengths[-1] else _best(-(-length // FEWEST_TOKENS), lengths, pass_tokens)[1]
         parts.append(min(part, length))
         length -= parts[-1]
     return parts

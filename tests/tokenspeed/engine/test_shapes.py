@@ -31,14 +31,14 @@ def test_a_chunk_is_split_into_what_programs_take(shapes, length):
     parts = shapes.split(length)
     assert sum(parts) == length and min(parts) > 0 and max(parts) <= shapes.lengths[-1]
     enough = [size for size in shapes.lengths if size >= length]
-    takes = lambda size: max(size, shapes.pass_tokens)
+    takes = lambda size: size + shapes.pass_tokens
     time = sum(takes(min(size for size in shapes.lengths if size >= part)) for part in parts)
     assert not enough or time <= takes(enough[0]), "no longer than one program that takes it all"
 
 
 def test_the_parts_of_a_chunk_are_those_of_the_least_time():
-    assert SERVED.split(1024) == [512, 512], "and not 2048 padded"
-    assert SERVED.split(1900) == [1900] and SERVED.split(5000) == [2048, 2048, 512, 392]
+    assert SERVED.split(600) == [512, 88], "and not 1024 padded"
+    assert SERVED.split(900) == [900] and SERVED.split(2500) == [1024, 1024, 452]
     assert SERVED.split(88) == [88], "one pass over the weights, not two"
     assert OFFLINE.split(1900) == [1900], "and not four programs to compile"
 
