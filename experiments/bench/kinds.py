@@ -89,6 +89,20 @@ SERVED = dict(
     compiled_after_ready=(COUNT, "events of JAX's compiler during the case"),
     preemptions=(COUNT, "sequences that lost their pages to others"),
 )
+LOAD = dict(
+    concurrency=(SIZE, "requests under way at a time"),
+    input_tokens=(SIZE, "of a prompt; prompts are random and differ"),
+    output_tokens=(SIZE, "that each request draws"),
+    requests=(SIZE, "in all"),
+    seconds=(POSITIVE, "from the first call to the last token"),
+    output_tokens_per_s=(AMOUNT, "of all requests together"),
+    requests_per_s=(AMOUNT, "that ended"),
+    ttft_ms_p50=(POSITIVE, "median from a request's call to its first token"),
+    ttft_ms_p99=(POSITIVE, "99th percentile over the requests"),
+    itl_ms_p50=(AMOUNT, "median between tokens: between two deltas of a request, by the second one's tokens"),
+    itl_ms_p99=(AMOUNT, "99th percentile over the tokens"),
+    whole_ms_p50=(POSITIVE, "median from a request's call to its last token"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,20 +307,8 @@ KINDS = {
     ),
     "throughput": Kind(
         "requests to an engine that serves, so many under way at a time, a new one for each that ends",
-        SERVED | STATUS
+        SERVED | STATUS | LOAD
         | dict(
-            concurrency=(SIZE, "requests under way at a time"),
-            input_tokens=(SIZE, "of a prompt; prompts are random and differ"),
-            output_tokens=(SIZE, "that each request draws"),
-            requests=(SIZE, "in all"),
-            seconds=(POSITIVE, "from the first call to the last token"),
-            output_tokens_per_s=(AMOUNT, "of all requests together"),
-            requests_per_s=(AMOUNT, "that ended"),
-            ttft_ms_p50=(POSITIVE, "median from a request's call to its first token"),
-            ttft_ms_p99=(POSITIVE, "99th percentile over the requests"),
-            itl_ms_p50=(AMOUNT, "median between tokens: between two deltas of a request, by the second one's tokens"),
-            itl_ms_p99=(AMOUNT, "99th percentile over the tokens"),
-            whole_ms_p50=(POSITIVE, "median from a request's call to its last token"),
             steps=(COUNT, "that the engine dispatched, of one or several tokens each"),
             host_ms_per_step=(AMOUNT, "mean time of a step in which the host does not wait for the device's tokens"),
             wait_ms_per_step=(AMOUNT, "mean time in which it does"),
@@ -372,6 +374,22 @@ KINDS = {
         ),
         (*_STEP_KEY, "engine", "date"),
         needed=(*_STEP_NEEDS, "engine", "engine_version", "how", "ms_per_token", "ms_min", "ms_max"),
+    ),
+    "peer_load": Kind(
+        "requests to another engine, so many under way at a time, a new one for each that ends",
+        {name: STEP[name] for name in ("model", "dtype", "implementation")}
+        | STATUS
+        | dict(
+            engine=(one_of("vllm", "torch"), "whose engine it is"),
+            engine_version=(TEXT, "of it, and of the torch below it"),
+            how=(TEXT, "how it was run: compilation, graphs, limits of a step"),
+        )
+        | LOAD,
+        ("device", "model", "dtype", "engine", "concurrency", "input_tokens", "output_tokens", "date"),
+        needed=(
+            "model", "dtype", "status", "engine", "engine_version", "how", "concurrency", "input_tokens",
+            "output_tokens", "requests", "seconds", "output_tokens_per_s",
+        ),
     ),
     "ablation": Kind(
         "a decode step without one of the things that make it fast",

@@ -85,6 +85,32 @@ def engine_section(records: Sequence[Record]) -> Section:
     return "Engine", what, throughput.throughput_table(found), found, command
 
 
+def peers_load_section(records: Sequence[Record]) -> Section:
+    found = sorted(record.newest(records, "peer_load"), key=lambda one: (one["model"], one["engine"], *_load(one)))
+    header = (
+        "engine", "model", "input", "output", "concurrency", "output tokens/s", "ours", "TTFT ms p50, p99",
+        "ms between tokens p50, p99", "version", "date",
+    )  # fmt: skip
+    ours = {(one["model"], *_load(one)): one for one in throughput.newest(records, "throughput")}
+    body = []
+    for one in found:
+        own = ours.get((one["model"], *_load(one)))
+        body.append([
+            one["engine"], one["model"], one["input_tokens"], one["output_tokens"], one["concurrency"],
+            number(one["output_tokens_per_s"], ".1f"),
+            number(own["output_tokens_per_s"] if own and own["status"] == "ok" else None, ".1f"),
+            f"{one['ttft_ms_p50']:.1f}, {one['ttft_ms_p99']:.1f}", f"{one['itl_ms_p50']:.2f}, {one['itl_ms_p99']:.2f}",
+            one["engine_version"], one["date"][:10],
+        ])  # fmt: skip
+    what = "The same load on other engines, each with the limits of its server, on the same card."
+    command = "python -m experiments.peers --engine=vllm --concurrency=1,8,32,64,256"
+    return "Other engines under load", what, (header, body), found, command
+
+
+def _load(one: Record) -> tuple[int, int, int]:
+    return one["input_tokens"], one["output_tokens"], one["concurrency"]
+
+
 def long_prompt_section(records: Sequence[Record]) -> Section:
     found = throughput.newest(records, "long_prompt")
     what = "A long prompt that arrives while others decode, and a short one once half of it is under way."
@@ -215,9 +241,9 @@ def layouts_section(records: Sequence[Record]) -> Section:
 
 
 SECTIONS: tuple[Callable[[Sequence[Record]], Section], ...] = (
-    decode_section, peers_section, generate_section, prefill_section, engine_section, long_prompt_section,
-    shared_prefix_section, layer_section, tiles_section, ablation_section, drift_section, counters_section,
-    layouts_section,
+    decode_section, peers_section, generate_section, prefill_section, engine_section, peers_load_section,
+    long_prompt_section, shared_prefix_section, layer_section, tiles_section, ablation_section, drift_section,
+    counters_section, layouts_section,
 )  # fmt: skip
 
 

@@ -72,16 +72,28 @@ class Load:
 
 
 def figures(requests: list[Request], taken: dict[str, float]) -> dict[str, Any]:
-    """Of all requests together.
+    """Of all requests together, and of the engine.
 
     Args:
         taken: by the engine meanwhile, as `client.since` gives it.
     """
+    steps = int(taken["steps"])
+    return times(requests) | dict(
+        steps=steps,
+        host_ms_per_step=round(1e3 * taken["host_s"] / max(steps, 1), 4),
+        wait_ms_per_step=round(1e3 * taken["wait_s"] / max(steps, 1), 4),
+        preemptions=int(taken["preemptions"]),
+        prefix_hit_tokens=int(taken["hit_tokens"]),
+        tokens_checked=sum(len(one.tokens) for one in requests),
+    )
+
+
+def times(requests: list[Request]) -> dict[str, Any]:
+    """Of all requests together, by when their tokens came."""
     seconds = max(one.last for one in requests) - min(one.called for one in requests)
-    tokens = sum(len(one.tokens) for one in requests)
+    tokens = sum(count for one in requests for _, count in one.arrivals)
     ttft = [one.ttft_ms for one in requests]
     gaps = [gap for one in requests for gap in one.gaps_ms()]
-    steps = int(taken["steps"])
     return dict(
         seconds=round(seconds, 4),
         output_tokens_per_s=round(tokens / seconds, 2),
@@ -91,12 +103,6 @@ def figures(requests: list[Request], taken: dict[str, float]) -> dict[str, Any]:
         itl_ms_p50=percentile(gaps, 50),
         itl_ms_p99=percentile(gaps, 99),
         whole_ms_p50=percentile([one.whole_ms for one in requests], 50),
-        steps=steps,
-        host_ms_per_step=round(1e3 * taken["host_s"] / max(steps, 1), 4),
-        wait_ms_per_step=round(1e3 * taken["wait_s"] / max(steps, 1), 4),
-        preemptions=int(taken["preemptions"]),
-        prefix_hit_tokens=int(taken["hit_tokens"]),
-        tokens_checked=tokens,
     )
 
 

@@ -83,6 +83,10 @@ SERVED = dict(
     implementation="triton", prefill_backend="cudnn", max_batch=64, max_context=2149, kv_pages=1000, programs=40,
     ready_s=60.0, compiled_after_ready=0, preemptions=0,
 )  # fmt: skip
+LOAD = dict(
+    concurrency=8, input_tokens=1024, output_tokens=128, requests=16, seconds=2.0, output_tokens_per_s=1024.0,
+    requests_per_s=8.0, ttft_ms_p50=90.0, ttft_ms_p99=200.0, itl_ms_p50=5.0, itl_ms_p99=25.5, whole_ms_p50=800.0,
+)  # fmt: skip
 OF_KIND = dict(
     tile_in_layer=dict(
         layer_us=100.0, layer_p10_us=99.0, layer_p90_us=101.0, layer_tiles={}, layer_context=1024, incumbent=True,
@@ -95,10 +99,10 @@ OF_KIND = dict(
         floor_ms=16.0,
     ),
     soak=dict(batch_invariant=False, seed=0, requests=5, tokens_checked=100, same_bits=5),
+    peer_load=LOAD | dict(implementation="torch", engine="torch", engine_version="2.0", how="compiled"),
     throughput=SERVED
+    | LOAD
     | dict(
-        concurrency=8, input_tokens=1024, output_tokens=128, requests=16, seconds=2.0, output_tokens_per_s=1024.0,
-        requests_per_s=8.0, ttft_ms_p50=90.0, ttft_ms_p99=200.0, itl_ms_p50=5.0, itl_ms_p99=25.5, whole_ms_p50=800.0,
         steps=300, host_ms_per_step=0.5, wait_ms_per_step=4.0, prefix_hit_tokens=0, pool_occupancy=0.125,
         tokens_checked=2048, tokens_alike=128,
     ),

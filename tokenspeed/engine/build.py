@@ -24,10 +24,12 @@ LARGE = 1 << 26
 weights for a CPU, once for all steps of a call."""
 SERVED_TOKENS = 2048
 """Of a step of a served model: what those in decode wait for while a prompt is in prefill."""
-MIXED_TOKENS = 544
-"""Of prefill beside decodes, a chunk of 512 at the beginning of a prompt: on an H200 it takes three times a step of
-decode, whatever the model, as both follow the weights."""
-SHORT_CHUNKS = 3.4
+MIXED_TOKENS = 1024
+"""Of prefill beside decodes: one pass over the weights for a prompt of common length."""
+LONG_TOKENS = 544
+"""The same while a long prompt is in prefill, a chunk of 512 at its beginning: on an H200 it takes three times a step
+of decode, whatever the model, as both follow the weights."""
+SHORT_CHUNKS = 3.8
 """How much longer attention to what is far behind takes in chunks of 128 and 256 than its operations would at the speed
 of a chunk's products, measured on an H200: a short chunk fills a part of the device."""
 SMALL = 4 << 30
@@ -80,7 +82,7 @@ def _built(model: Llama, options: EngineOptions, *, tokens: int, steps: int, ser
     )  # fmt: skip
     chunk = -(-min(tokens, o.max_context) // found.page_size) * found.page_size
     # A batch-invariant chunk has one length; offline nobody looks at the time between two tokens.
-    mixed = min(MIXED_TOKENS, chunk) if serve and chunk >= 2 * found.page_size and not o.batch_invariant else 0
+    mixed = serve and chunk >= 2 * found.page_size and not o.batch_invariant
     how = dict(max_rows=o.max_batch, max_context=o.max_context)
     if o.batch_invariant:
         shapes = invariant(chunk=chunk, **how)
@@ -89,9 +91,10 @@ def _built(model: Llama, options: EngineOptions, *, tokens: int, steps: int, ser
     align = chunk if o.batch_invariant else 0
     limits = Limits(
         max_rows=o.max_batch, token_budget=max(tokens, chunk) + o.max_batch - 1, chunk=chunk, max_context=o.max_context,
-        overtakes=OVERTAKES, mixed_budget=mixed, attention_tokens=_attention_tokens(model.config), align=align,
+        overtakes=OVERTAKES, replay=o.batch_invariant, align=align,
         lengths=tuple(length for length in shapes.lengths if length % (align or found.page_size) == 0),
-        replay=o.batch_invariant,
+        mixed_budget=min(MIXED_TOKENS, chunk) if mixed else 0, long_budget=min(LONG_TOKENS, chunk) if mixed else 0,
+        attention_tokens=_attention_tokens(model.config),
     )  # fmt: skip
     runner = Runner(model, found, shapes, implementation=o.implementation, prefill_backend=o.prefill_backend)
     return Engine(runner, limits, steps=steps, reuse=o.prefix_caching, by_kind=o.batch_invariant)

@@ -4,7 +4,8 @@ Continuous batching. The order of sequences is (priority, arrival), and the poli
 
 - Every sequence in decode is in every step, with one token. What is left of the token budget goes to chunks of prefill:
   first of the running sequences, in order, then of waiting ones, which are admitted in order.
-- Beside decodes prefill has `Limits.mixed_budget`, of which the chunk of a long prompt takes half while others wait.
+- Beside decodes prefill has `Limits.mixed_budget`, or `Limits.long_budget` while a long prompt is in it, whose chunk
+  takes half of that while others wait.
 - A chunk starts and ends at the edge of a page, or of several (`Limits.align`), except at the end of the tokens to
   prefill; that chunk gives a token. Of `Limits.lengths` it takes the longest that the budget allows, once or more.
 - Pages are taken as a sequence grows. Where a decode, or the first sequence in prefill, needs one and there is none,
@@ -65,7 +66,8 @@ class Limits:
         lengths: of chunks that take less time by the token than those in between, multiples of `align`; may be empty.
         mixed_budget: tokens of prefill in a step with sequences in decode, which wait for it, at least twice the
             shortest chunk; 0: what `token_budget` leaves.
-        attention_tokens: attention to so many tokens takes as long as a token's products, so that `mixed_budget` has
+        long_budget: the same of steps with a long prompt, which are many; 0: `mixed_budget`.
+        attention_tokens: attention to so many tokens takes as long as a token's products, so that these budgets have
             fewer tokens the farther a chunk begins; 0: attention takes nothing.
         replay: one that was preempted starts again from its prompt and draws its tokens again, which must be the same;
             else its tokens are prefilled.
@@ -82,13 +84,14 @@ class Limits:
     align: int = 0
     lengths: tuple[int, ...] = ()
     mixed_budget: int = 0
+    long_budget: int = 0
     attention_tokens: int = 0
     replay: bool = False
 
     def __post_init__(self):
         for name in ("max_rows", "token_budget", "chunk", "max_context"):
             integer(name, getattr(self, name), 1, MAX_INT)
-        for name in ("overtakes", "align", "mixed_budget", "attention_tokens"):
+        for name in ("overtakes", "align", "mixed_budget", "long_budget", "attention_tokens"):
             integer(name, getattr(self, name), 0, MAX_INT)
 
 
@@ -122,11 +125,11 @@ class Scheduler:
         for length in limits.lengths:
             if length < 1 or length % self._align:
                 raise ValueError(f"lengths: expected multiples of {self._align}, where chunks begin, got {length}")
-        if 0 < limits.mixed_budget < 2 * self._align:
-            raise ValueError(
-                f"mixed_budget: expected 0, or {2 * self._align} or more, two of the shortest chunks, "
-                f"got {limits.mixed_budget}"
-            )
+        for name in ("mixed_budget", "long_budget"):
+            if 0 < (budget := getattr(limits, name)) < 2 * self._align:
+                raise ValueError(
+                    f"{name}: expected 0, or {2 * self._align} or more, two of the shortest chunks, got {budget}"
+                )
         self.pool, self.limits, self._most = pool, limits, limits.chunk
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
@@ -177,9 +180,9 @@ class Scheduler:
         running = [s for s in self.running if not s.exhausted]
         decodes = tuple(s for s in running if not s.in_prefill)
         prefilling = [s for s in running if s.in_prefill]
-        mixed = bool(decodes and self.limits.mixed_budget)
+        mixed = bool(decodes and (self.limits.mixed_budget or self.limits.long_budget))
         long = [s for s in prefilling if s.to_prefill > self.limits.chunk]
-        budget, chunks = self._budget(len(decodes), bool(long)), []
+        budget, chunks = self._budget(len(decodes), long), []
         for s in prefilling:
             if s in long[:1] and not preempted:
                 budget = self._admit_waiting(chunks, budget, long)
@@ -377,16 +380,18 @@ class Scheduler:
         length = max((n for n in self.limits.lengths if n <= most), default=self._align)
         return most // length * length
 
-    def _budget(self, decodes: int, long: bool) -> int:
+    def _budget(self, decodes: int, long: list[Sequence]) -> int:
         """Tokens that prefill may have beside so many of decode; sets the most that a chunk may.
 
         Args:
-            long: whether a long prompt is in prefill.
+            long: prompts in prefill.
         """
         limits = self.limits
         budget, self._most = limits.token_budget - decodes, limits.chunk
-        if decodes and limits.mixed_budget:
-            budget = min(budget, limits.mixed_budget)
+        first = bool(self.waiting) and len(self.waiting[0].prompt) > limits.chunk
+        beside = (limits.long_budget if long or first else 0) or limits.mixed_budget
+        if decodes and beside:
+            budget = min(budget, beside)
             shared = long and self.waiting and len(self.running) < limits.max_rows
             half = max(self._align, budget // 2 // self._align * self._align)
             self._most = min(limits.chunk, half if shared else budget)  # short ones fit beside a long one

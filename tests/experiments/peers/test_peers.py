@@ -93,6 +93,34 @@ def test_every_run_is_kept(driven):
     assert all(record.check(found, "here") for found in records)
 
 
+LOAD = """
+for load in request["loads"]:
+    n = load["requests"]
+    arrivals = [[[i + 1.5, 1], [i + 1.75, 2]] for i in range(n)]
+    found = dict(load=load, called=list(range(n)), arrivals=arrivals, version="1.2, torch 3.4", how="compiled")
+    print(json.dumps(found), flush=True)
+"""
+
+
+def test_requests_under_way_at_a_time_are_recorded(driven, capsys):
+    sizes = ["--input_tokens=9", "--output_tokens=3", "--rounds=3", "--least_requests=4"]
+    arguments = ["--engine=vllm", "--models=llama-3.2-1b", "--concurrency=1,2", *sizes]
+    status, records, requests = driven(LOAD, *arguments)
+    assert status == 0 and Path(requests[0][0]).name == "vllm_load_driver.py" and Path(requests[0][0]).is_file()
+    assert [(found["concurrency"], found["requests"]) for found in records] == [(1, 4), (2, 6)]
+    for found in records:
+        assert found["kind"] == "peer_load" and record.check(found, "here")
+        n = found["requests"]  # one a second, of 3 tokens each
+        assert found["seconds"] == n + 0.75 and found["output_tokens_per_s"] == round(3 * n / (n + 0.75), 2)
+        assert (found["ttft_ms_p50"], found["itl_ms_p50"], found["whole_ms_p50"]) == (1500, 125, 1750)
+    assert "llama-3.2-1b, 2 at a time of 9 + 3: 2.7 tokens/s; TTFT 1500.0 ms" in capsys.readouterr().out
+
+
+def test_a_load_of_other_tokens_than_were_asked_for(driven, capsys):
+    assert driven(LOAD, "--engine=vllm", "--concurrency=1", "--output_tokens=4")[:2] == (2, [])
+    assert "drew another number of tokens" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("ms, middle", [([3.0, 1.0, 2.0], 2.0), ([2.0, 1.0], 1.5)])
 def test_the_median_of_the_repeats(ms, middle):
     options = peers.Options(engine="torch", repeats=len(ms))
@@ -138,6 +166,8 @@ def test_without_a_gpu(driven, tmp_path, monkeypatch, capsys):
         (("--engine=torch", "--batches=0"), "batches: expected 1 or more, got 0"),
         (("--engine=torch", "--repeats=1"), "repeats: expected 2 or more, got 1"),
         (("--engine=torch", "--context=10000000"), "context"),
+        (("--engine=torch", "--concurrency=8"), "concurrency: expected none, since torch takes no requests"),
+        (("--engine=vllm", "--concurrency=0"), "concurrency: expected 1 or more, got 0"),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, capsys):

@@ -293,7 +293,30 @@ def test_short_prompts_fit_beside_a_long_one_that_others_wait_for():
         assert {s: length for s, _, length in device.step().chunks} == {long: 8, short: 6}
 
 
+def test_a_step_with_a_long_prompt_has_a_budget_of_its_own():
+    scheduler, device = make(token_budget=40, chunk=32, max_context=400, mixed_budget=32, long_budget=12)
+    put(scheduler, "decode", 4, 100)
+    device.step()
+    short = put(scheduler, "short", 32)
+    assert device.step().chunks == ((short, 0, 32),)
+    long = put(scheduler, "long", 80)
+    lengths = []
+    while long.to_prefill or not long.computed:
+        lengths += [length for *_, length in device.step().chunks]
+    assert lengths == [12] * 4 + [32], "what is left of it fits a chunk"
+
+
+def test_a_chunk_is_as_long_as_the_longest_length_that_fits():
+    scheduler, device = make(token_budget=40, chunk=40, max_context=400, lengths=(8, 16))
+    for prompt, lengths in ((33, [33]), (77, [32, 32, 13])):
+        s, found = put(scheduler, prompt, prompt), []
+        while s.to_prefill or not s.computed:
+            found += [length for *_, length in device.step().chunks]
+        assert found == lengths
+
+
 @pytest.mark.parametrize("changed, message", [
+    (dict(lengths=(8, 6)), "lengths: expected multiples of 4, where chunks begin, got 6"),
     (dict(mixed_budget=7), "mixed_budget: expected 0, or 8 or more"),
     (dict(align=6), "align: expected a multiple of the page size, 4, got 6"),
     (dict(align=12, chunk=16), "chunk: expected a multiple of align, 12, got 16"),

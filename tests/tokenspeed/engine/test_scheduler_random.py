@@ -33,16 +33,21 @@ class Requests(RuleBasedStateMachine):
         align=st.sampled_from([0, 0, 1, 2]),
         replay=st.booleans(),
         mixed=st.sampled_from([0, 0, 2, 3, 7]),
+        long=st.sampled_from([0, 2, 3]),
+        lengths=st.sampled_from([(), (1,), (2, 3)]),
         attention=st.sampled_from([0, 5, 20]),
     )
-    def begin(self, size, pages, rows, spare, chunk, overtakes, reuse, align, replay, mixed, attention):
+    def begin(
+        self, size, pages, rows, spare, chunk, overtakes, reuse, align, replay, mixed, long, lengths, attention
+    ):  # fmt: skip
         # What is known differs from prompt to prompt, and is the same whenever it is asked.
         known = lambda tokens: sum(tokens[:3]) % 4 // (align or 1) * (align or 1) if reuse else 0
         self.pool = FakePool(pages, size, known)
         self.limits = limits(
             max_rows=rows, token_budget=rows - 1 + (align or 1) * size + spare, chunk=chunk * (align or 1) * size,
             max_context=60, overtakes=overtakes, align=align * size, replay=replay,
-            mixed_budget=mixed * (align or 1) * size, attention_tokens=attention,
+            mixed_budget=mixed * (align or 1) * size, long_budget=long * (align or 1) * size,
+            lengths=tuple(n * (align or 1) * size for n in lengths), attention_tokens=attention,
         )  # fmt: skip
         self.align = (align or 1) * size
         self.scheduler = Scheduler(self.pool, self.limits)
@@ -108,7 +113,8 @@ class Requests(RuleBasedStateMachine):
         assert not {*planned} & {*plan.preempted}
         assert plan.tokens <= self.limits.token_budget
         if plan.decodes and self.limits.mixed_budget:
-            assert sum(length for *_, length in plan.chunks) <= self.limits.mixed_budget
+            most = max(self.limits.mixed_budget, self.limits.long_budget)
+            assert sum(length for *_, length in plan.chunks) <= most
         assert all(s.length - s.computed == 1 and not s.in_prefill for s in plan.decodes)
         assert {*plan.decodes} == {s for s in self.scheduler.running if not s.exhausted and not s.in_prefill}
         for s, start, length in plan.chunks:
