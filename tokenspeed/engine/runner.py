@@ -210,18 +210,22 @@ class Runner:
     def prepare(self, programs: Iterable[Program], *, workers: int = 0, progress: bool = False) -> float:
         """Compiles programs, several at a time, and runs each of them on no rows; the seconds that it took.
 
-        A GPU records its launches at the first run. When it compiles one, XLA drops what it has recorded of others, so
-        all are compiled before any is run.
+        They are traced and lowered one after the other: it is Python, and threads would at times trace a function twice
+        that programs share, whose module JAX's persistent cache would then not know. A GPU records its launches at the
+        first run. When it compiles one, XLA drops what it has recorded of others, so all are compiled before any is
+        run.
         """
         begun = time.perf_counter()
         if not (new := [program for program in dict.fromkeys(programs) if program not in self._compiled]):
             return 0.0
         workers = workers or len(os.sched_getaffinity(0))
-        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-            compiled = pool.map(self._compile, new)
-            bar = tqdm(compiled, total=len(new), unit="program", desc="compiling", disable=not progress)
-            for program, found in zip(new, bar):
-                self._compiled[program] = found
+        bar = tqdm(total=len(new), unit="program", desc="compiling", disable=not progress)
+        with bar, concurrent.futures.ThreadPoolExecutor(workers) as pool:
+            compiling = {}
+            for program in new:
+                compiling[program] = pool.submit(self._lowered(program).compile)
+                compiling[program].add_done_callback(lambda _: bar.update())
+            self._compiled |= {program: one.result() for program, one in compiling.items()}
         for program in new:
             self._run_on_nobody(program)
         self.settle()
@@ -235,13 +239,13 @@ class Runner:
                 raise NotCompiled(f"{program}: expected one of the {len(self._compiled)} programs that are compiled")
             self.settle()  # its work would not be on the clock
             begun = time.perf_counter()
-            found = self._compiled[program] = self._compile(program)
+            found = self._compiled[program] = self._lowered(program).compile()
             self.compile_s += time.perf_counter() - begun
         return found
 
-    def _compile(self, program: Program) -> Any:
+    def _lowered(self, program: Program) -> Any:
         arguments, static = self._arguments(program, jax.ShapeDtypeStruct)
-        return PROGRAMS[program.name].lower(*arguments, **static).compile()
+        return PROGRAMS[program.name].lower(*arguments, **static)
 
     def _run_on_nobody(self, program: Program) -> None:
         if program.name == "tables":
