@@ -260,17 +260,19 @@ class Engine:
             if isinstance(call, _Scored):
                 call.state.row.take_prompt(found, call.start, call.count)
                 continue
+            columns, reasons = found.tokens.T.tolist(), found.reason.tolist()
             for i, state in enumerate(call.states):
                 sequence, row = state.sequence, state.row
                 if self._states.get(sequence.id) is not state:
                     continue  # it has ended meanwhile
-                tokens, drawn_before = found.tokens[:, i], sequence.replays
-                for token in tokens[tokens >= 0].tolist():
-                    self.scheduler.append(sequence, token)
+                tokens, drawn_before = columns[i], sequence.replays
+                for token in tokens:
+                    if token >= 0:
+                        self.scheduler.append(sequence, token)
+                        self.metrics.output_tokens += not drawn_before
                 if drawn_before and BROKEN not in tokens:  # with replays a call is of one step
                     continue
-                self.metrics.output_tokens += int((tokens >= 0).sum())
-                row.take(found, i, now, self.runner.compile_s)
+                row.take(tokens, reasons[i], now, self.runner.compile_s, found.logprobs, i)
                 if row.reason is None and BROKEN in tokens:
                     self._forget(sequence)
                     row.reason = "error"

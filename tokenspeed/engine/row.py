@@ -3,7 +3,6 @@
 import dataclasses
 
 from tokenspeed.completion import Completion, Timings, TokenLogprob
-from tokenspeed.engine.generation import Drawn
 from tokenspeed.models.config import ModelConfig
 from tokenspeed.sampling.params import SamplingParams
 from tokenspeed.sampling.sample import LENGTH, RUNNING, Logprobs
@@ -66,11 +65,16 @@ class Row:
         """Its times are from `now` on, until when `compiled_s` seconds had gone into compiling."""
         self.begun_s, self.compiled_before_s = now, compiled_s
 
-    def take(self, drawn: Drawn, row: int, now: float, compiled_s: float) -> None:
-        """Takes the tokens of a few steps, which arrived `now`; `compiled_s` as in `begin`."""
-        ids = drawn.tokens[:, row]
-        ids = ids[ids >= 0].tolist()
-        reason = int(drawn.reason[row])
+    def take(
+        self, tokens: list[int], reason: int, now: float, compiled_s: float, logprobs: Logprobs | None, row: int
+    ) -> None:
+        """Takes what a few steps drew, which arrived `now`.
+
+        Args:
+            tokens: of each step, below 0 where it drew none. reason: as `Drawn.reason`.
+            compiled_s: as in `begin`. logprobs: of the steps, those of this row at `row`, or None.
+        """
+        ids = [token for token in tokens if token >= 0]
         ends = reason not in (RUNNING, LENGTH)
         kept = ids[:-1] if ends else ids
         if ends and ids[-1] not in self.eos_ids:
@@ -83,11 +87,13 @@ class Row:
                 delta = self.stream.finish()
                 self.text, stopped_by = self.text + delta.text, delta.stopped_by
         if self.logprobs is not None:
-            self.logprobs += [self._logprob(drawn, step, row) for step in range(len(kept))]
+            assert logprobs is not None
+            count = self.params.logprobs
+            self.logprobs += [_logprob(logprobs, (step, row), token, count) for step, token in enumerate(kept)]
         if self.first_s is None:
             self.first_s = now
         else:
-            self.decode_steps += len(drawn.tokens)
+            self.decode_steps += len(tokens)
         self.last_s, self.compile_s = now, compiled_s - self.compiled_before_s
         self.ids += kept
         if stopped_by is not None:
@@ -101,9 +107,6 @@ class Row:
             return
         for i, place in enumerate(range(start + 1, min(start + count + 1, len(self.prompt)))):
             self.prompt_logprobs[place] = _logprob(found, i, self.prompt[place], self.params.prompt_logprobs)
-
-    def _logprob(self, drawn, step, row) -> TokenLogprob:
-        return _logprob(drawn.logprobs, (step, row), int(drawn.tokens[step, row]), self.params.logprobs)
 
     def news(self) -> tuple[str | None, list[int]]:
         """What has come since the last call."""

@@ -13,8 +13,10 @@ EARLIER = "a sequence that has ended"
 class FakePool:
     """Pages with one owner each. `known` says how many pages of these tokens are to be taken for a known prefix."""
 
-    def __init__(self, pages: int, page_size: int, known: Callable[[list[int]], int] = lambda tokens: 0):
-        self.pages, self.page_size, self.known = pages, page_size, known
+    def __init__(
+        self, pages: int, page_size: int, known: Callable[[list[int]], int] = lambda tokens: 0, together: int = 1
+    ):
+        self.pages, self.page_size, self.known, self.together = pages, page_size, known, together
         self.free, self.taken = list(range(pages)), set()
         self.slots: dict[tuple[int, int], tuple] = {}  # (page, slot) -> whose key of which position
         self.prefixes = 0  # how often a known prefix was taken
@@ -34,7 +36,8 @@ class FakePool:
         return pages
 
     def _found(self, tokens):
-        return min(self.known(tokens), (len(tokens) - 1) // self.page_size, len(self.free))
+        found = min(self.known(tokens), (len(tokens) - 1) // self.page_size, len(self.free))
+        return found - found % self.together
 
     def peek(self, tokens: list[int]) -> int:
         return self._found(tokens) * self.page_size

@@ -306,6 +306,18 @@ def test_a_step_with_a_long_prompt_has_a_budget_of_its_own():
     assert lengths == [12] * 4 + [32], "what is left of it fits a chunk"
 
 
+def test_prefill_has_the_whole_budget_while_more_wait_than_decode():
+    scheduler, device = make(token_budget=40, chunk=32, max_context=100, mixed_budget=16, max_rows=4)
+    put(scheduler, "decode", 4, 50)
+    device.step()
+    for name in ("a", "b"):
+        put(scheduler, name, 16, 50)
+    assert [(s.id, length) for s, _, length in device.step().chunks] == [("a", 16), ("b", 16)]
+    for name in ("c", "d"):
+        put(scheduler, name, 16, 50)
+    assert [(s.id, length) for s, _, length in device.step().chunks] == [("c", 16)], "d has no row"
+
+
 def test_a_chunk_is_as_long_as_the_longest_length_that_fits():
     scheduler, device = make(token_budget=40, chunk=40, max_context=400, lengths=(8, 16))
     for prompt, lengths in ((33, [33]), (77, [32, 32, 13])):

@@ -41,8 +41,8 @@ class Requests(RuleBasedStateMachine):
         self, size, pages, rows, spare, chunk, overtakes, reuse, align, replay, mixed, long, lengths, attention
     ):  # fmt: skip
         # What is known differs from prompt to prompt, and is the same whenever it is asked.
-        known = lambda tokens: sum(tokens[:3]) % 4 // (align or 1) * (align or 1) if reuse else 0
-        self.pool = FakePool(pages, size, known)
+        known = lambda tokens: sum(tokens[:3]) % 4 if reuse else 0
+        self.pool = FakePool(pages, size, known, align or 1)
         self.limits = limits(
             max_rows=rows, token_budget=rows - 1 + (align or 1) * size + spare, chunk=chunk * (align or 1) * size,
             max_context=60, overtakes=overtakes, align=align * size, replay=replay,
@@ -102,6 +102,7 @@ class Requests(RuleBasedStateMachine):
         # The first of those that run, and how much it must compute.
         running = [s for s in self.scheduler.running if not s.exhausted]
         prefilling = {s: s.to_prefill for s in running if s.in_prefill}
+        rows = self.limits.max_rows - len(self.scheduler.running)
         waiting = list(self.scheduler.waiting)
         pages = self.pool.available
 
@@ -112,7 +113,7 @@ class Requests(RuleBasedStateMachine):
         assert len(set(planned)) == len(planned)
         assert not {*planned} & {*plan.preempted}
         assert plan.tokens <= self.limits.token_budget
-        if plan.decodes and self.limits.mixed_budget:
+        if min(len(waiting), rows) <= len(plan.decodes) and plan.decodes and self.limits.mixed_budget:
             most = max(self.limits.mixed_budget, self.limits.long_budget)
             assert sum(length for *_, length in plan.chunks) <= most
         assert all(s.length - s.computed == 1 and not s.in_prefill for s in plan.decodes)
