@@ -226,15 +226,19 @@ class AsyncEngine:
             self._engine.close()
 
     def _wait(self) -> bool:
-        """Until there is something to do, which orders are done with; False at the end."""
-        with self._changed:
-            while self._why is None and not self._orders and self._engine.is_idle:
-                self._changed.wait()
-            if self._why is not None:
-                return False
-        self._obey()
-        self._outbox.send()
-        return True
+        """Until there is something to do and it is time for it, which orders are done with; False at the end."""
+        while True:
+            with self._changed:
+                while self._why is None and not self._orders and self._engine.is_idle:
+                    self._changed.wait()
+                if self._why is not None:
+                    return False
+            self._obey()
+            self._outbox.send()
+            if (seconds := self._engine.hold_s()) <= 0:
+                return True
+            with self._changed:
+                self._changed.wait_for(lambda: self._orders or self._why is not None, seconds)
 
     def _obey(self) -> None:
         """Does what was ordered; where one thing fails, the others are still there."""

@@ -85,13 +85,13 @@ def empty(
 
 
 def write_tables(batch: Batch, slot: jax.Array, rows: SamplingRows) -> Batch:
-    """The tables of a sequence that needs some into its slot; to be compiled.
+    """The tables of a sequence that needs some into its slot, if there is such a slot; to be compiled.
 
     Args:
         slot: int32. rows: of one row, by the batch's plan.
     """
     placed = {
-        name: getattr(batch.sampling, name).at[slot].set(getattr(rows, name)[0])
+        name: getattr(batch.sampling, name).at[slot].set(getattr(rows, name)[0], mode="drop")
         for name in ("bias", "counts", "prompted")
         if getattr(batch.sampling, name) is not None
     }

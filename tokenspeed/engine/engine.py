@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental.pallas import next_power_of_2
 
 from tokenspeed.engine.generation import BROKEN, Drawn
 from tokenspeed.engine.kinds import FULL, KINDS, Kind, kind_of
 from tokenspeed.engine.metrics import Metrics
+from tokenspeed.engine.pace import Pace
 from tokenspeed.engine.page_pool import PagePool
 from tokenspeed.engine.row import Row
 from tokenspeed.engine.runner import ChunkRow, Program, Runner
@@ -84,7 +86,7 @@ class Engine:
         together = max(1, limits.align // sizes.page_size)
         self.pool = PagePool(sizes.pages, sizes.page_size, reuse=reuse, together=together)
         self.scheduler = Scheduler(self.pool, limits)
-        self.metrics = Metrics()
+        self.metrics, self._pace = Metrics(), Pace()
         self._states: dict[Hashable, _RequestState] = {}
         self._free = list(reversed(range(sizes.slots)))
         self._in_flight: deque[list[_InFlight | _Scored]] = deque()
@@ -127,6 +129,10 @@ class Engine:
         if (state := self._states.pop(id, None)) is not None:
             self._leave(state)
 
+    def hold_s(self) -> float:
+        """Seconds that `step` had better be called later, see `Pace`: who comes meanwhile is in that step."""
+        return self._pace.hold(self.now())
+
     def step(self) -> list[tuple[Hashable, Row]]:
         """Starts a step and takes the tokens of the one before; the ids and rows of those that got some or ended."""
         begun = self.now()
@@ -140,17 +146,22 @@ class Engine:
             self._free_slot(self._states[sequence.id])
         if plan.tokens:
             self._in_flight.append(self._dispatch(plan))
+            tokens = sum(self.runner.shapes.padded(chunk.length) for chunk in plan.chunks)
+            self._pace.begun((tokens, next_power_of_2(len(plan.decodes)), plan.steps), self.now())
             self.scheduler.advance(plan)
             self.metrics.steps += 1
             self.metrics.prefill_tokens += sum(chunk.length for chunk in plan.chunks)
         if self._in_flight and (len(self._in_flight) > 1 or not plan.tokens):
-            return self._take(self._in_flight.popleft())
+            taken = self._take(self._in_flight.popleft())
+            self._pace.ended(self.now())
+            return taken
         return []
 
     def drain(self) -> None:
         """Where nothing is under way for anybody: drops what the device still draws, and waits for it."""
         if self.scheduler.is_empty:
             self._in_flight.clear()
+            self._pace.forget()
             self.runner.settle()
 
     def close(self) -> None:

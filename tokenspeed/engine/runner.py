@@ -248,14 +248,14 @@ class Runner:
         return PROGRAMS[program.name].lower(*arguments, **static)
 
     def _run_on_nobody(self, program: Program) -> None:
-        if program.name == "tables":
-            return  # it writes for somebody
         arguments, _ = self._arguments(program, self._made)
+        if program.name == "tables":  # past the last slot nothing is written
+            arguments = self.batch, np.int32(self.sizes.slots), arguments[2]
         found = self._compiled[program](*arguments)
-        self.batch = found if program.name == "chunk" else found[0]
+        self.batch = found if program.name in ("tables", "chunk") else found[0]
 
     def _made(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        return np.full(shape, NOBODY, dtype)
+        return np.full(shape, NOBODY).astype(dtype)
 
     def _arguments(self, program: Program, rows: Any) -> tuple[tuple, dict[str, Any]]:
         """Those of a program, of `rows(shape, dtype)`, and the static ones."""

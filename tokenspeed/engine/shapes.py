@@ -62,6 +62,10 @@ class Shapes:
         """A chunk as parts, one after the other, each of at most a program's length, in the least time."""
         return _split(length, self.lengths, self.pass_tokens)
 
+    def padded(self, length: int) -> int:
+        """Tokens that programs compute for a chunk."""
+        return sum(least(self.lengths, part) for part in self.split(length))
+
     def pack(self, lengths: Sequence[int]) -> list[tuple[tuple[int, int], list[int]]]:
         """Divides chunks of different sequences among programs.
 

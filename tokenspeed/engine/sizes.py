@@ -16,6 +16,8 @@ PAGE_SIZE = 64
 CPU_BYTES = 1 << 30
 """Of a pool on a CPU, whose memory others need, unless more is asked for."""
 MAX_BYTES = 1 << 50
+TABLES_BYTES = 4 + 4 + 1
+"""Of a slot and a token of the vocabulary: its bias, how often it was drawn, and whether it is in the prompt."""
 
 
 def sizes(
@@ -48,6 +50,7 @@ def sizes(
     else:
         plan = memory.plan(config, dtype=dtype, context=min(prefill_tokens, max_context), batch=max_batch)
         free = int((1 - memory.RESERVED) * available_bytes()) - plan.workspace_bytes
+        free -= max_batch * config.vocab_size * TABLES_BYTES
         if jax.default_backend() == "cpu":
             free = min(free, CPU_BYTES)
         pages = min(max_batch * pages_each, free // page_bytes)

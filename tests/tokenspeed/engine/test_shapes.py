@@ -40,6 +40,7 @@ def test_the_parts_of_a_chunk_are_those_of_the_least_time():
     assert SERVED.split(600) == [512, 88], "and not 1024 padded"
     assert SERVED.split(900) == [900] and SERVED.split(2500) == [1024, 1024, 452]
     assert SERVED.split(88) == [88], "one pass over the weights, not two"
+    assert (SERVED.padded(88), SERVED.padded(600), SERVED.padded(2500)) == (128, 640, 2560)
     assert OFFLINE.split(1900) == [1900], "and not four programs to compile"
 
 

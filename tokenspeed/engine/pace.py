@@ -1,0 +1,44 @@
+"""Pace: how long the next step may wait, so that little is ahead of whoever comes, and the device is never idle."""
+
+from collections import defaultdict, deque
+from collections.abc import Hashable
+
+MOST_S = 8e-3
+"""That everything started and unfinished lasts at most, or a single step where that is longer: a newcomer's chunk waits
+for it, and so do the pages of a request that is cancelled."""
+LEAD_S = 2.5e-3
+"""Before the end of what is under way the next step is started at the latest: the host takes most of it to do so."""
+RECENT = 4
+"""Steps of a kind by whose shortest the end of the next is told."""
+
+
+class Pace:
+    """What steps have taken, by what they compute. Times are in seconds, of any one clock."""
+
+    def __init__(self):
+        self._took: dict[Hashable, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT))
+        self._under_way: deque[tuple[Hashable, float]] = deque()
+        self._ended = 0.0
+
+    def begun(self, kind: Hashable, now: float) -> None:
+        """A step was started. Steps of a kind take about as long."""
+        self._under_way.append((kind, now))
+
+    def ended(self, now: float) -> None:
+        """The first of those under way has ended."""
+        kind, begun = self._under_way.popleft()
+        self._took[kind].append(now - max(begun, self._ended))
+        self._ended = now
+
+    def forget(self) -> None:
+        """Nothing is under way any more, whenever it ended."""
+        self._under_way.clear()
+
+    def hold(self, now: float) -> float:
+        """How long to wait before the next step is started, which is taken to last as long as the one under way."""
+        if len(self._under_way) != 1:
+            return 0.0
+        kind, begun = self._under_way[0]
+        takes = min(self._took[kind], default=0.0)
+        left = max(begun, self._ended) + takes - now
+        return max(0.0, left - max(LEAD_S, MOST_S - takes))
