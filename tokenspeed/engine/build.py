@@ -26,6 +26,8 @@ SERVED_TOKENS = 2048
 """Of a step of a served model: what those in decode wait for while a prompt is in prefill."""
 MIXED_TOKENS = 1024
 """Of prefill beside decodes: one pass over the weights for a prompt of common length."""
+MIXED_EACH = 32
+"""The same for each of them, where that is more: a step of many is worth more, and has to be worth its pass."""
 LONG_TOKENS = 544
 """The same while a long prompt is in prefill, a chunk of 512 at its beginning: on an H200 it takes three times a step
 of decode, whatever the model, as both follow the weights."""
@@ -93,7 +95,8 @@ def _built(model: Llama, options: EngineOptions, *, tokens: int, steps: int, ser
         max_rows=o.max_batch, token_budget=max(tokens, chunk) + o.max_batch - 1, chunk=chunk, max_context=o.max_context,
         overtakes=OVERTAKES, replay=o.batch_invariant, align=align,
         lengths=tuple(length for length in shapes.lengths if length % (align or found.page_size) == 0),
-        mixed_budget=min(MIXED_TOKENS, chunk) if mixed else 0, long_budget=min(LONG_TOKENS, chunk) if mixed else 0,
+        mixed_budget=min(MIXED_TOKENS, chunk) if mixed else 0, mixed_each=MIXED_EACH if mixed else 0,
+        long_budget=min(LONG_TOKENS, chunk) if mixed else 0,
         attention_tokens=_attention_tokens(model.config),
     )  # fmt: skip
     runner = Runner(model, found, shapes, implementation=o.implementation, prefill_backend=o.prefill_backend)

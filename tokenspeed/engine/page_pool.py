@@ -73,8 +73,10 @@ class PagePool:
             raise ValueError(f"count: expected 0 or more, got {count}")
         if count > self.available:
             return None
+        lost = 0
         while len(self._free) < count:
-            lost = self._make_unknown(next(iter(self._cached)))
+            lost += self._make_unknown(next(iter(self._cached)))
+        if lost:
             self.stats = dataclasses.replace(self.stats, evictions=self.stats.evictions + lost)
         taken = [self._free.pop() for _ in range(count)]
         for page in taken:

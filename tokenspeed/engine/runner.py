@@ -187,7 +187,8 @@ class Runner:
     def settle(self) -> bool:
         """Waits for the device: a process that ended before would be aborted. Whether nothing of its work failed."""
         try:
-            jax.block_until_ready([x for x in jax.tree.leaves(self.batch) if not x.is_deleted()])
+            if not self.batch.token.is_deleted():  # all of a batch is of one call
+                self.batch.token.block_until_ready()
         except jax.errors.JaxRuntimeError:  # of a computation that failed, which was told
             return False
         return True

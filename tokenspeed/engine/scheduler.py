@@ -4,8 +4,9 @@ Continuous batching. The order of sequences is (priority, arrival), and the poli
 
 - Every sequence in decode is in every step, with one token. What is left of the token budget goes to chunks of prefill:
   first of the running sequences, in order, then of waiting ones, which are admitted in order.
-- Beside decodes prefill has `Limits.mixed_budget`, unless more sequences wait for a row that is free than decode; or
-  `Limits.long_budget` while a long prompt is in it, whose chunk takes half of that while others wait.
+- Beside decodes prefill has `Limits.mixed_budget`, or `Limits.mixed_each` for each of them where that is more, unless
+  more sequences wait for a row that is free than decode; while a long prompt is in it, it has `Limits.long_budget`, of
+  which the long one's chunk takes half while others wait.
 - A chunk starts and ends at the edge of a page, or of several (`Limits.align`), except at the end of the tokens to
   prefill; that chunk gives a token. Of `Limits.lengths` it takes the longest that the budget allows, once or more.
 - Pages are taken as a sequence grows. Where a decode, or the first sequence in prefill, needs one and there is none,
@@ -66,6 +67,7 @@ class Limits:
         lengths: of chunks that take less time by the token than those in between, multiples of `align`; may be empty.
         mixed_budget: tokens of prefill in a step with sequences in decode, which wait for it, at least twice the
             shortest chunk; 0: what `token_budget` leaves.
+        mixed_each: tokens of prefill for each sequence in decode, where that is more.
         long_budget: the same of steps with a long prompt, which are many; 0: `mixed_budget`.
         attention_tokens: attention to so many tokens takes as long as a token's products, so that these budgets have
             fewer tokens the farther a chunk begins; 0: attention takes nothing.
@@ -84,6 +86,7 @@ class Limits:
     align: int = 0
     lengths: tuple[int, ...] = ()
     mixed_budget: int = 0
+    mixed_each: int = 0
     long_budget: int = 0
     attention_tokens: int = 0
     replay: bool = False
@@ -91,7 +94,7 @@ class Limits:
     def __post_init__(self):
         for name in ("max_rows", "token_budget", "chunk", "max_context"):
             integer(name, getattr(self, name), 1, MAX_INT)
-        for name in ("overtakes", "align", "mixed_budget", "long_budget", "attention_tokens"):
+        for name in ("overtakes", "align", "mixed_budget", "mixed_each", "long_budget", "attention_tokens"):
             integer(name, getattr(self, name), 0, MAX_INT)
 
 
@@ -393,7 +396,8 @@ class Scheduler:
         if long or first:
             beside = limits.long_budget or limits.mixed_budget
         else:
-            beside = limits.mixed_budget if admissible <= decodes else 0
+            mixed = limits.mixed_budget and max(limits.mixed_budget, decodes * limits.mixed_each)
+            beside = mixed if admissible <= decodes else 0
         if decodes and beside:
             budget = min(budget, beside)
             shared = long and admissible

@@ -318,6 +318,21 @@ def test_prefill_has_the_whole_budget_while_more_wait_than_decode():
     assert [(s.id, length) for s, _, length in device.step().chunks] == [("c", 16)], "d has no row"
 
 
+def test_prefill_beside_many_decodes_has_more():
+    scheduler, device = make(token_budget=40, chunk=32, max_context=200, mixed_budget=8, mixed_each=5, max_rows=6)
+    put(scheduler, 0, 4, 90)
+    for decodes, budget in ((1, 8), (2, 8), (4, 20)):
+        while len(scheduler.running) < decodes:
+            put(scheduler, scheduler.steps + 100, 4, 90)
+            device.step()
+        device.step()
+        s = put(scheduler, scheduler.steps + 200, 24, 1)
+        assert device.step().chunks == ((s, 0, budget),)
+        while s.to_prefill:
+            device.step()
+        device.step()
+
+
 def test_a_chunk_is_as_long_as_the_longest_length_that_fits():
     scheduler, device = make(token_budget=40, chunk=40, max_context=400, lengths=(8, 16))
     for prompt, lengths in ((33, [33]), (77, [32, 32, 13])):
