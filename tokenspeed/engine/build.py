@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from tokenspeed.engine.engine import Engine
 from tokenspeed.engine.generation import FEW_TOKENS
+from tokenspeed.engine.limits import Limits
 from tokenspeed.engine.runner import Runner
-from tokenspeed.engine.scheduler import Limits
-from tokenspeed.engine.shapes import any_size, invariant, served
+from tokenspeed.engine.shapes import PASS_TOKENS, any_size, invariant, served
 from tokenspeed.engine.sizes import sizes
 from tokenspeed.models.config import ModelConfig
 from tokenspeed.models.decoder import Llama
@@ -28,10 +28,10 @@ MIXED_TOKENS = 1024
 """Of prefill beside decodes: one pass over the weights for a prompt of common length."""
 MIXED_EACH = 32
 """The same for each of them, where that is more: a step of many is worth more, and has to be worth its pass."""
-LONG_TOKENS = 544
-"""The same while a long prompt is in prefill, a chunk of 512 at its beginning: on an H200 it takes three times a step
-of decode, whatever the model, as both follow the weights."""
-SHORT_CHUNKS = 3.8
+LONG_TOKENS = 500
+"""The same while a long prompt is in prefill: on an H200 they take less than three times a step of decode, whatever the
+model, as both follow the weights."""
+SHORT_CHUNKS = 2.4
 """How much longer attention to what is far behind takes in chunks of 128 and 256 than its operations would at the speed
 of a chunk's products, measured on an H200: a short chunk fills a part of the device."""
 SMALL = 4 << 30
@@ -97,7 +97,7 @@ def _built(model: Llama, options: EngineOptions, *, tokens: int, steps: int, ser
         lengths=tuple(length for length in shapes.lengths if length % (align or found.page_size) == 0),
         mixed_budget=min(MIXED_TOKENS, chunk) if mixed else 0, mixed_each=MIXED_EACH if mixed else 0,
         long_budget=min(LONG_TOKENS, chunk) if mixed else 0,
-        attention_tokens=_attention_tokens(model.config),
+        attention_tokens=_attention_tokens(model.config), pass_tokens=PASS_TOKENS,
     )  # fmt: skip
     runner = Runner(model, found, shapes, implementation=o.implementation, prefill_backend=o.prefill_backend)
     return Engine(runner, limits, steps=steps, reuse=o.prefix_caching, by_kind=o.batch_invariant)

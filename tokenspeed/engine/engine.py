@@ -12,12 +12,13 @@ from jax.experimental.pallas import next_power_of_2
 
 from tokenspeed.engine.generation import BROKEN, Drawn
 from tokenspeed.engine.kinds import FULL, KINDS, Kind, kind_of
+from tokenspeed.engine.limits import Limits
 from tokenspeed.engine.metrics import Metrics
 from tokenspeed.engine.pace import Pace
 from tokenspeed.engine.page_pool import PagePool
 from tokenspeed.engine.row import Row
 from tokenspeed.engine.runner import ChunkRow, Program, Runner
-from tokenspeed.engine.scheduler import Limits, Scheduler
+from tokenspeed.engine.scheduler import Scheduler
 from tokenspeed.engine.sequence import Chunk, Plan, Sequence
 from tokenspeed.sampling.sample import Logprobs
 from tokenspeed.sampling.state import SamplingRows, make_plan, make_rows

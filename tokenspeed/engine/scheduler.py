@@ -28,12 +28,11 @@ taken by others, while a step that uses them is under way.
 """
 
 import bisect
-import dataclasses
 import math
 from collections.abc import Hashable
 from typing import Protocol
 
-from tokenspeed.arguments import MAX_INT, integer
+from tokenspeed.engine.limits import Limits
 from tokenspeed.engine.sequence import Chunk, Plan, Sequence, State
 
 
@@ -52,52 +51,6 @@ class Pool(Protocol):
     def release(self, pages: list[int], /) -> None: ...
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What the steps of a scheduler are held to.
-
-    Attributes:
-        max_rows: sequences that run at a time.
-        token_budget: tokens that a step computes; at least a page more than `max_rows` - 1, so that prefill goes on
-            whatever is in decode.
-        chunk: tokens of one sequence that a step prefills, a multiple of the page size; longer prompts are long ones.
-        max_context: tokens of a sequence, prompt and output together.
-        overtakes: how often a long prompt may be overtaken.
-        align: chunks begin at multiples of it, itself a multiple of the page size; 0: of the page size.
-        lengths: of chunks that take less time by the token than those in between, multiples of `align`; may be empty.
-        mixed_budget: tokens of prefill in a step with sequences in decode, which wait for it, at least twice the
-            shortest chunk; 0: what `token_budget` leaves.
-        mixed_each: tokens of prefill for each sequence in decode, where that is more.
-        long_budget: the same of steps with a long prompt, which are many; 0: `mixed_budget`.
-        attention_tokens: attention to so many tokens takes as long as a token's products, so that these budgets have
-            fewer tokens the farther a chunk begins; 0: attention takes nothing.
-        replay: one that was preempted starts again from its prompt and draws its tokens again, which must be the same;
-            else its tokens are prefilled.
-
-    Raises:
-        ValueError, TypeError: a value is wrong; the message names it.
-    """
-
-    max_rows: int
-    token_budget: int
-    chunk: int
-    max_context: int
-    overtakes: int
-    align: int = 0
-    lengths: tuple[int, ...] = ()
-    mixed_budget: int = 0
-    mixed_each: int = 0
-    long_budget: int = 0
-    attention_tokens: int = 0
-    replay: bool = False
-
-    def __post_init__(self):
-        for name in ("max_rows", "token_budget", "chunk", "max_context"):
-            integer(name, getattr(self, name), 1, MAX_INT)
-        for name in ("overtakes", "align", "mixed_budget", "mixed_each", "long_budget", "attention_tokens"):
-            integer(name, getattr(self, name), 0, MAX_INT)
-
-
 class Scheduler:
     """Sequences under way, and the pages that they hold.
 
@@ -113,26 +66,7 @@ class Scheduler:
     """
 
     def __init__(self, pool: Pool, limits: Limits):
-        self._align = limits.align or pool.page_size
-        if self._align % pool.page_size:
-            raise ValueError(f"align: expected a multiple of the page size, {pool.page_size}, got {limits.align}")
-        least = limits.max_rows - 1 + self._align
-        if limits.token_budget < least:
-            raise ValueError(
-                f"token_budget: expected {least} or more, the shortest chunk beside max_rows - 1, "
-                f"got {limits.token_budget}"
-            )
-        if limits.chunk % self._align:
-            what = "align" if limits.align else "the page size"
-            raise ValueError(f"chunk: expected a multiple of {what}, {self._align}, got {limits.chunk}")
-        for length in limits.lengths:
-            if length < 1 or length % self._align:
-                raise ValueError(f"lengths: expected multiples of {self._align}, where chunks begin, got {length}")
-        for name in ("mixed_budget", "long_budget"):
-            if 0 < (budget := getattr(limits, name)) < 2 * self._align:
-                raise ValueError(
-                    f"{name}: expected 0, or {2 * self._align} or more, two of the shortest chunks, got {budget}"
-                )
+        self._align = limits.align_of(pool.page_size)
         self.pool, self.limits, self._most = pool, limits, limits.chunk
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
@@ -183,20 +117,23 @@ class Scheduler:
         running = [s for s in self.running if not s.exhausted]
         decodes = tuple(s for s in running if not s.in_prefill)
         prefilling = [s for s in running if s.in_prefill]
-        mixed = bool(decodes and (self.limits.mixed_budget or self.limits.long_budget))
         long = [s for s in prefilling if s.to_prefill > self.limits.chunk]
-        budget, chunks = self._budget(len(decodes), long), []
+        far = [s for s in prefilling if s.prefill_end > self.limits.chunk]
+        budget, chunks = self._budget(len(decodes), far), []
+        priced = bool(far and decodes and self.limits.attention_tokens)
         for s in prefilling:
             if s in long[:1] and not preempted:
                 budget = self._admit_waiting(chunks, budget, long)
             there = (len(s.pages) + self.pool.available) * self.pool.page_size - s.computed
-            costs = 1 + s.computed / self.limits.attention_tokens if mixed and self.limits.attention_tokens else 1
-            affordable = int(budget / costs) if budget < self._align else max(self._align, int(budget / costs))
+            price = 1 + s.computed / self.limits.attention_tokens if priced else 1
+            affordable = int((budget - priced * self.limits.pass_tokens) / price)
+            if budget >= self._align:
+                affordable = max(self._align, affordable)
             length = self._chunk_length(s.to_prefill, min(affordable, there))
             if length:
                 self._grow(s, s.computed + length)
                 chunks.append(Chunk(s, s.computed, length))
-                budget -= min(budget, math.ceil(length * costs))
+                budget -= min(budget, math.ceil(length * price))
         if not preempted:
             self._admit_waiting(chunks, budget)
         if chunks or preempted or self.waiting or not all([self._grow_for(s, steps) for s in decodes]):
@@ -387,7 +324,7 @@ class Scheduler:
         """Tokens that prefill may have beside so many of decode; sets the most that a chunk may.
 
         Args:
-            long: prompts in prefill.
+            long: prompts in prefill, whatever is left of them.
         """
         limits = self.limits
         budget, self._most = limits.token_budget - decodes, limits.chunk

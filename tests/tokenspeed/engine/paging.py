@@ -3,7 +3,8 @@
 import collections
 from collections.abc import Callable
 
-from tokenspeed.engine.scheduler import Limits, Plan, Scheduler
+from tokenspeed.engine.limits import Limits
+from tokenspeed.engine.scheduler import Plan, Scheduler
 from tokenspeed.engine.sequence import Sequence, State
 
 EARLIER = "a sequence that has ended"

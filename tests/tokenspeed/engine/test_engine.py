@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tokenspeed.engine.engine import Engine
+from tokenspeed.engine.limits import Limits
 from tokenspeed.engine.row import Row
 from tokenspeed.engine.runner import Runner, Sizes
-from tokenspeed.engine.scheduler import Limits
 from tokenspeed.engine.shapes import any_size
 from tokenspeed.llm import LLM
 from tokenspeed.sampling.params import SamplingParams

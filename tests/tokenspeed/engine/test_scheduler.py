@@ -268,18 +268,21 @@ def test_waits_are_counted_in_steps():
     assert (a.queue_steps, b.queue_steps, scheduler.longest_wait, scheduler.steps) == (0, 3, 0, 4)
 
 
-def test_prefill_beside_decodes_has_a_budget_of_its_own_that_shrinks_with_the_distance():
-    scheduler, device = make(token_budget=40, chunk=32, max_context=400, mixed_budget=16, attention_tokens=64)
+def test_a_long_prompt_beside_decodes_has_fewer_tokens_the_farther_a_chunk_begins():
+    how = dict(long_budget=20, attention_tokens=64, pass_tokens=2)
+    scheduler, device = make(token_budget=40, chunk=32, max_context=400, mixed_budget=32, **how)
     long = put(scheduler, "long", 120)
     assert device.step().chunks == ((long, 0, 32),), "nobody waits for it"
     decode = put(scheduler, "decode", 4, 100)
     device.step()
-    lengths = []
+    taken = []
     while long.in_prefill:
         plan = device.step()
         assert plan.decodes == (decode,)
-        lengths += [length for *_, length in plan.chunks]
-    assert lengths == sorted(lengths, reverse=True) and set(lengths) == {8, 4}
+        taken += [(start, length) for _, start, length in plan.chunks]
+    for start, length in taken[:-1]:
+        assert length == max(4, int((20 - 2) / (1 + start / 64)) // 4 * 4)
+    assert taken[0][1] > 4 and taken[-2][1] == 4
 
 
 def test_short_prompts_fit_beside_a_long_one_that_others_wait_for():
@@ -303,7 +306,7 @@ def test_a_step_with_a_long_prompt_has_a_budget_of_its_own():
     lengths = []
     while long.to_prefill or not long.computed:
         lengths += [length for *_, length in device.step().chunks]
-    assert lengths == [12] * 4 + [32], "what is left of it fits a chunk"
+    assert lengths == [12] * 6 + [8]
 
 
 def test_prefill_has_the_whole_budget_while_more_wait_than_decode():
