@@ -253,10 +253,9 @@ class AsyncEngine:
         request = self._samples.get(sample)
         if request is None:
             return
-        text, ids = row.news()
         if row.reason is None:
-            if text or ids:
-                self._outbox.tell(request, Delta(text=text, token_ids=ids, sample=row.sample))
+            if (delta := row.news()) is not None:
+                self._outbox.tell(request, delta)
             return
         del self._samples[sample], request.left[sample]
         try:
@@ -265,6 +264,6 @@ class AsyncEngine:
             self._drop(request)
             self._outbox.tell(request, error)
             return
-        self._outbox.tell(request, Delta(text=text, token_ids=ids, completion=whole, sample=row.sample))
+        self._outbox.tell(request, row.news(whole))
         if not request.left:
             self._requests.pop(request.id, None)

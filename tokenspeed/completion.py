@@ -25,6 +25,7 @@ class Timings:
     Attributes:
         compile_s: seconds in which programs were compiled, or read from jax's cache of them, during the call.
         ttft_s: seconds from the call to the first token, its wait for others and the prefill of its prompt included.
+        queue_s: of ttft_s, those before its prefill was started.
         decode_s: seconds from there until the host had the sequence's last token, what ran for others included.
         decode_steps: its steps of decode, which ran in `decode_s`: of the first token there is none. A step is one
             token of the sequence, but for the last few: steps may come several at a time, and those behind its end are
@@ -35,6 +36,7 @@ class Timings:
     ttft_s: float
     decode_s: float
     decode_steps: int
+    queue_s: float = 0.0
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -54,6 +56,7 @@ class Completion:
         logprobs: of each token, where asked for.
         prompt_token_ids: the prompt.
         prompt_logprobs: of each of its tokens, where asked for; None in place of the first's, which follows nothing.
+        cached_tokens: of the prompt, those whose keys were in the cache before.
         timings: where the time went.
         samples: all n samples, this one first, where n > 1; else just this one.
     """
@@ -66,6 +69,7 @@ class Completion:
     prompt_token_ids: list[int]
     timings: Timings
     prompt_logprobs: list[TokenLogprob | None] | None = None
+    cached_tokens: int = 0
     samples: list["Completion"] = dataclasses.field(default_factory=list, repr=False)
 
 
@@ -75,11 +79,13 @@ class Delta:
 
     Attributes:
         text: new text, or None where the folder has no tokenizer. token_ids: new ids.
+        logprobs: of these, where asked for.
         completion: all of it, in the last piece of a sample; else None.
         sample: which of the prompt's n, from 0.
     """
 
     text: str | None
     token_ids: list[int]
+    logprobs: list[TokenLogprob] | None = None
     completion: Completion | None = None
     sample: int = 0

@@ -242,11 +242,11 @@ class LLM:
         with self._running([row], called) as engine:
             while row.reason is None:
                 engine.step()
-                text, ids = row.news()
-                if text or ids:
-                    yield Delta(text=text, token_ids=ids)
-            whole = row.completion()
-        yield Delta(text=None if self.tokenizer is None else "", token_ids=[], completion=whole)
+                if (delta := row.news()) is not None:
+                    yield delta
+            last = row.news(row.completion())
+        assert last is not None
+        yield last
 
     def warm_up(self, prompt_tokens: int, params: SamplingParams) -> float:
         """Compiles what a prompt of that many tokens will run with these params; seconds that compiling took.

@@ -93,12 +93,13 @@ def test_more_prompts_than_a_batch_each_with_its_own_params():
 
 @pytest.mark.slow
 def test_a_stream_is_the_whole_in_pieces():
-    llm, params = stories(), SamplingParams(temperature=0.7, seed=5, max_tokens=50)
+    llm, params = stories(), SamplingParams(temperature=0.7, seed=5, max_tokens=50, logprobs=2)
     deltas = list(llm.stream("Lily and Tom", params))
     whole = deltas[-1].completion
     assert len(deltas) > 3
     assert "".join(d.text for d in deltas) == whole.text
     assert [i for d in deltas for i in d.token_ids] == whole.token_ids
+    assert [found for d in deltas for found in d.logprobs or ()] == whole.logprobs
     (again,) = llm.generate("Lily and Tom", params)
     assert again.text == whole.text == llm.tokenizer.decode(whole.token_ids)
     assert whole.timings.ttft_s > 0 and whole.timings.decode_steps == 49
@@ -264,6 +265,7 @@ def test_times_are_those_of_running_and_fit_into_the_wall_clock():
     assert spans[0][0].compile_s > 0 and spans[1][0].compile_s == 0
     for timings, wall in spans:
         assert 0 < timings.compile_s + timings.ttft_s + timings.decode_s <= wall
+        assert 0 < timings.queue_s < timings.ttft_s
         assert timings.tokens_per_s == timings.decode_steps / timings.decode_s and timings.decode_steps == 39
     assert llm.warm_up(3, params) == 0
 
@@ -368,8 +370,9 @@ def test_a_prompt_that_comes_again_is_not_computed_again(prefix_caching, monkeyp
         Runner, "chunk", lambda runner, chunks, shape: starts.append(chunks[0][1]) or dispatch(runner, chunks, shape)
     )
     prompt = list(range(80))
-    one, two = (llm.generate([prompt], GREEDY)[0].token_ids for _ in range(2))
-    assert one == two and starts == [0, 64 if prefix_caching else 0]
+    one, two = (llm.generate([prompt], GREEDY)[0] for _ in range(2))
+    assert one.token_ids == two.token_ids and starts == [0, 64 if prefix_caching else 0]
+    assert (one.cached_tokens, two.cached_tokens) == (starts[0], starts[1])
 
 
 @pytest.mark.slow

@@ -235,7 +235,7 @@ class Engine:
         scored = []
         for chunk in chunks:
             state, place = self._states[chunk.sequence.id], chunk.start
-            slot, tokens = self._slot(state), chunk.sequence.tokens
+            slot, tokens = self._slot(state, place), chunk.sequence.tokens
             row = ChunkRow(slot, place, (), state.sequence.pages, state.words, state.tables)
             if state.row.prompt_logprobs is not None:
                 for start in range(place, place + chunk.length, shapes.scored):
@@ -309,10 +309,11 @@ class Engine:
             samples=[row.sample], default_seeds=[row.seed], plan=plan,
         )  # fmt: skip
 
-    def _slot(self, state: _RequestState) -> int:
-        """Its slot of the batch, which it gets where it has none."""
+    def _slot(self, state: _RequestState, start: int) -> int:
+        """Its slot of the batch, which it gets where it has none; its chunk begins at `start`."""
         if state.slot is None:
             state.slot = self._free.pop()
+            state.row.start(self.now(), start)
             if state.tables:
                 outputs = state.sequence.output[: state.sequence.drawn]
                 rows = self._sampling(state.row, tables=True, outputs=outputs)

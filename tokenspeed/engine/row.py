@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tokenspeed.completion import Completion, Timings, TokenLogprob
+from tokenspeed.completion import Completion, Delta, Timings, TokenLogprob
 from tokenspeed.models.config import ModelConfig
 from tokenspeed.sampling.params import SamplingParams
 from tokenspeed.sampling.sample import LENGTH, RUNNING, Logprobs
@@ -45,7 +45,9 @@ class Row:
         self.reason: str | None = None
         self.stop_reason: str | int | None = None
         self.text = ""
+        self.started_s: float | None = None
         self.first_s: float | None = None
+        self.cached_tokens = 0
         self.begun_s = self.last_s = self.compiled_before_s = self.compile_s = 0.0
         self.decode_steps = 0
         self.told = 0, 0
@@ -64,6 +66,11 @@ class Row:
     def begin(self, now: float, compiled_s: float) -> None:
         """Its times are from `now` on, until when `compiled_s` seconds had gone into compiling."""
         self.begun_s, self.compiled_before_s = now, compiled_s
+
+    def start(self, now: float, cached_tokens: int) -> None:
+        """Its prefill is started behind so many tokens that were found; again where it was preempted."""
+        if self.started_s is None:
+            self.started_s, self.cached_tokens = now, cached_tokens
 
     def take(
         self, tokens: list[int], reason: int, now: float, compiled_s: float, logprobs: Logprobs | None, row: int
@@ -108,11 +115,19 @@ class Row:
         for i, place in enumerate(range(start + 1, min(start + count + 1, len(self.prompt)))):
             self.prompt_logprobs[place] = _logprob(found, i, self.prompt[place], self.params.prompt_logprobs)
 
-    def news(self) -> tuple[str | None, list[int]]:
-        """What has come since the last call."""
+    def news(self, completion: Completion | None = None) -> Delta | None:
+        """What has come since the last call, with the completion where there is one; None where nothing has."""
         text, ids = self.told
         self.told = len(self.text), len(self.ids)
-        return (None if self.stream is None else self.text[text:]), self.ids[ids:]
+        if completion is None and self.told == (text, ids):
+            return None
+        return Delta(
+            text=None if self.stream is None else self.text[text:],
+            token_ids=self.ids[ids:],
+            logprobs=None if self.logprobs is None else self.logprobs[ids:],
+            completion=completion,
+            sample=self.sample,
+        )
 
     def completion(self) -> Completion:
         """All of it.
@@ -128,6 +143,7 @@ class Row:
             ttft_s=self.first_s - self.begun_s,
             decode_s=self.last_s - self.first_s,
             decode_steps=self.decode_steps,
+            queue_s=0.0 if self.started_s is None else self.started_s - self.begun_s,
         )
         whole = Completion(
             text=None if self.stream is None else self.text,
@@ -137,6 +153,7 @@ class Row:
             logprobs=self.logprobs,
             prompt_token_ids=self.prompt,
             prompt_logprobs=self.prompt_logprobs,
+            cached_tokens=self.cached_tokens,
             timings=timings,
         )
         return dataclasses.replace(whole, samples=[whole])
