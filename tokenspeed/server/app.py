@@ -1,0 +1,164 @@
+"""The application: paths of the API over a service, and errors in OpenAI's shape."""
+
+import asyncio
+import contextlib
+import importlib.metadata
+import time
+from collections.abc import AsyncGenerator, Awaitable
+from typing import Any
+
+import jax
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from tokenspeed.server import generate
+from tokenspeed.server.errors import ApiError
+from tokenspeed.server.generate import Generation
+from tokenspeed.server.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from tokenspeed.server.service import Service
+from tokenspeed.text.errors import TokenizerError
+
+CLOSED = 499
+"""nginx's status of a request whose client has left; nobody gets it."""
+POLL_S = 0.1
+KINDS = ("str", "int", "float", "bool")
+"""Parts of a place that are no fields: which of several types did not fit."""
+VERSION = importlib.metadata.version("tokenspeed-jax")
+
+
+def create(service: Service) -> FastAPI:
+    """The application of a service, which it starts and closes."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        service.start()
+        yield
+        service.close()
+
+    app = FastAPI(title="TokenSpeed-JAX", version=VERSION, lifespan=lifespan)
+    begun = int(time.time())
+
+    @app.exception_handler(ApiError)
+    async def of_ours(_: Request, error: ApiError) -> Response:
+        return JSONResponse(error.body, error.status, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def of_body(_: Request, error: RequestValidationError) -> Response:
+        return await of_ours(_, invalid(error))
+
+    @app.exception_handler(HTTPException)
+    async def of_path(_: Request, error: HTTPException) -> Response:
+        return await of_ours(_, ApiError(error.status_code, str(error.detail), headers=error.headers))
+
+    @app.exception_handler(Exception)
+    async def of_a_bug(_: Request, error: Exception) -> Response:
+        return await of_ours(_, ApiError(500, f"internal error: {type(error).__name__}"))
+
+    @app.get("/health")
+    async def health() -> Response:
+        """The process lives."""
+        return Response()
+
+    @app.get("/ready")
+    async def ready() -> dict[str, str]:
+        """The model serves."""
+        assert service.llm is not None
+        return dict(status="ready")
+
+    @app.get("/version")
+    async def version() -> dict[str, str]:
+        return dict(version=VERSION, jax=jax.__version__)
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return dict(object="list", data=[model()])
+
+    @app.get("/v1/models/{name:path}")
+    async def one_model(name: str) -> dict[str, Any]:
+        if name != service.name:
+            message = f"model: expected {service.name!r}, got {name[:100]!r}"
+            raise ApiError(404, message, param="model", code="model_not_found")
+        return model()
+
+    def model() -> dict[str, Any]:
+        found = dict(id=service.name, object="model", created=begun, owned_by="tokenspeed")
+        return found if service.why_not_ready else found | dict(max_model_len=service.llm.max_context)
+
+    @app.post("/v1/chat/completions", response_model=None)
+    async def chat(body: ChatRequest, request: Request) -> Response:
+        return await answered(await generate.chat(service, body), bool(body.stream), request)
+
+    @app.post("/v1/completions", response_model=None)
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        return await answered(await generate.completion(service, body), bool(body.stream), request)
+
+    @app.post("/tokenize")
+    async def tokenize(body: TokenizeRequest) -> dict[str, Any]:
+        """Token ids of a text, or of a chat's prompt."""
+        service.check_name(body.model)
+        if (body.prompt is None) == (body.messages is None):
+            raise ApiError(400, "prompt, messages: expected one of them", param="prompt")
+        if body.messages is not None:
+            ids = await generate.chat_ids(service, body.messages, body.add_generation_prompt, {})
+        else:
+            assert body.prompt is not None
+            ids = await generate.encoded(service, body.prompt, body.add_special_tokens, "prompt")
+        return dict(count=len(ids), max_model_len=service.llm.max_context, tokens=ids)
+
+    @app.post("/detokenize")
+    async def detokenize(body: DetokenizeRequest) -> dict[str, str]:
+        """The text of token ids."""
+        service.check_name(body.model)
+        try:
+            return dict(prompt=service.tokenizer.decode(body.tokens, skip_special_tokens=False))
+        except TokenizerError as error:
+            raise ApiError(400, f"tokens: {error}", param="tokens") from error
+
+    return app
+
+
+async def answered(generation: Generation, streamed: bool, request: Request) -> Response:
+    """The answer to a request. Its first token is waited for, so that an error still has a status of its own."""
+    if not streamed:
+        return JSONResponse(await _unless_gone(generation.whole(), request))
+    events = generation.events()
+    first = await _unless_gone(anext(events), request)
+
+    async def all_of_them() -> AsyncGenerator[str]:
+        async with contextlib.aclosing(events):
+            yield first
+            try:
+                async for event in events:
+                    yield event
+            except ApiError as error:  # its status has been sent
+                yield generation.failed(error)
+
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    return StreamingResponse(all_of_them(), media_type="text/event-stream", headers=headers)
+
+
+async def _unless_gone(work: Awaitable[Any], request: Request) -> Any:
+    """What comes of it; given up where the client leaves."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not (await asyncio.wait({task}, timeout=POLL_S))[0]:
+            if await request.is_disconnected():
+                raise ApiError(CLOSED, "the client has left")
+        return task.result()
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def invalid(error: RequestValidationError) -> ApiError:
+    """In one line, that names the first field that is wrong."""
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"][1:]]
+    field = ".".join(part for part in place if part not in KINDS and "[" not in part) or "body"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = "is not known"
+    return ApiError(400, f"{field}: {' '.join(message.split())}", param=field.split(".")[0])

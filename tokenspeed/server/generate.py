@@ -1,0 +1,225 @@
+"""What /v1/chat/completions and /v1/completions do with a request: prompts, streams, answers."""
+
+import contextlib
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+
+from tokenspeed.completion import Completion, Delta, TokenLogprob
+from tokenspeed.sampling.params import SamplingParams
+from tokenspeed.server import answers, sampling
+from tokenspeed.server.answers import Answer
+from tokenspeed.server.errors import ApiError
+from tokenspeed.server.protocol import ChatRequest, CompletionRequest, Message
+from tokenspeed.server.service import Service, merged
+from tokenspeed.text.errors import TokenizerError
+
+MAX_PROMPTS = 128
+"""Of one request."""
+
+
+class Generation:
+    """A request under way: its prompts, each of which has n samples, and its answer.
+
+    Args:
+        answer: what its pieces begin with. prompts: token ids. params: of all. request: the body.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        answer: Answer,
+        prompts: list[list[int]],
+        params: SamplingParams,
+        request: ChatRequest | CompletionRequest,
+    ):
+        self._answer, self._prompts, self._params, self._request = answer, prompts, params, request
+        self._echo = isinstance(request, CompletionRequest) and bool(request.echo)
+        self._nothing = self._echo and request.max_tokens == 0
+        self._streams = [service.stream(prompt, params, request.priority) for prompt in prompts]
+
+    async def whole(self) -> dict[str, Any]:
+        """The answer as one body."""
+        found: dict[int, Completion] = {}
+        async with contextlib.aclosing(self._deltas()) as deltas:
+            async for number, delta in deltas:
+                if delta.completion is not None:
+                    found[self._index(number, delta)] = delta.completion
+        samples = [found[i] for i in sorted(found)]
+        usage = answers.usage_of(samples)
+        if self._nothing:
+            usage = answers.usage(usage["prompt_tokens"], 0, usage["prompt_tokens_details"]["cached_tokens"])
+        return self._answer.whole([self._choice(i, one) for i, one in enumerate(samples)], usage)
+
+    async def events(self) -> AsyncGenerator[str]:
+        """The answer as server-sent events, one for each token, and nothing before the first token is there."""
+        options = self._request.stream_options
+        told = bool(options and options.include_usage)
+        every = told and bool(options and options.continuous_usage_stats)
+        begun: set[int] = set()
+        counts: dict[int, int] = {}
+        cached: dict[int, int] = {}
+        async with contextlib.aclosing(self._deltas()) as deltas:
+            async for number, delta in deltas:
+                index = self._index(number, delta)
+                for text, logprobs, completion in answers.events_of(delta):
+                    counts[index] = counts.get(index, 0) + (not self._nothing)
+                    choice = self._piece(index, number, text, logprobs, completion, index not in begun)
+                    begun.add(index)
+                    usage = answers.usage(len(self._prompts[number]), counts[index]) if every else None
+                    yield self._answer.event([choice], usage)
+                if delta.completion is not None and delta.sample == 0:
+                    cached[number] = delta.completion.cached_tokens
+        if told:
+            prompt = sum(len(prompt) for prompt in self._prompts)
+            yield self._answer.event([], answers.usage(prompt, sum(counts.values()), sum(cached.values())))
+        yield answers.DONE
+
+    def failed(self, error: ApiError) -> str:
+        """The last event where its status has been sent."""
+        return f"data: {json.dumps(error.body)}\n\n"
+
+    def _deltas(self) -> AsyncGenerator[tuple[int, Delta]]:
+        return merged(self._streams)
+
+    def _index(self, number: int, delta: Delta) -> int:
+        return number * self._params.n + delta.sample
+
+    def _choice(self, index: int, one: Completion) -> dict[str, Any]:
+        reason, answer = one.finish_reason, self._answer
+        if answer.chat:
+            found = None if one.logprobs is None else answer.chat_logprobs(one.logprobs)
+            message = dict(role="assistant", content=one.text, refusal=None)
+            return dict(index=index, message=message, logprobs=found, finish_reason=reason)
+        text, ids, logprobs = one.text or "", one.token_ids, one.logprobs
+        if self._nothing:
+            text, ids, logprobs, reason = "", [], [] if logprobs is not None else None, "length"
+        told: list[TokenLogprob | None] | None = None if logprobs is None else list(logprobs)
+        if self._echo:
+            text, ids = self._text_of(one.prompt_token_ids) + text, one.prompt_token_ids + ids
+            if told is not None and one.prompt_logprobs is not None:
+                told = one.prompt_logprobs + told
+        found = None if told is None else answer.text_logprobs(told, ids)
+        return dict(index=index, text=text, logprobs=found, finish_reason=reason)
+
+    def _piece(
+        self,
+        index: int,
+        number: int,
+        text: str,
+        logprobs: list[TokenLogprob],
+        completion: Completion | None,
+        first: bool,
+    ) -> dict[str, Any]:
+        """The choice in an event."""
+        reason = None if completion is None else completion.finish_reason
+        wanted = self._params.logprobs is not None and bool(logprobs)
+        if self._answer.chat:
+            delta = dict(role="assistant", content=text) if first else dict(content=text)
+            found = self._answer.chat_logprobs(logprobs) if wanted else None
+            return dict(index=index, delta=delta, logprobs=found, finish_reason=reason)
+        if self._nothing:
+            text, reason, wanted = "", "length", False
+        if self._echo and first:
+            text = self._text_of(self._prompts[number]) + text
+        found = self._answer.text_logprobs(list(logprobs), [one.token_id for one in logprobs]) if wanted else None
+        return dict(index=index, text=text, logprobs=found, finish_reason=reason)
+
+    def _text_of(self, ids: list[int]) -> str:
+        return self._answer.tokenizer.decode(ids, skip_special_tokens=False)
+
+
+async def chat(service: Service, request: ChatRequest) -> Generation:
+    """
+    Raises:
+        ApiError: it cannot be run.
+    """
+    name, tokenizer = service.check_name(request.model), service.tokenizer
+    variables = dict(request.chat_template_kwargs or {})
+    ids = await chat_ids(service, request.messages, request.add_generation_prompt is not False, variables)
+    params = sampling.of_chat(request, _room(service, ids, "messages"))
+    answer = Answer(id=service.new_id("chatcmpl"), model=name, tokenizer=tokenizer, chat=True)
+    return Generation(service, answer, [ids], params, request)
+
+
+async def completion(service: Service, request: CompletionRequest) -> Generation:
+    """
+    Raises:
+        ApiError: it cannot be run.
+    """
+    name, tokenizer = service.check_name(request.model), service.tokenizer
+    prompt: Any = request.prompt
+    several = isinstance(prompt, list) and bool(prompt) and not isinstance(prompt[0], int)
+    prompts: list[str | list[int]] = prompt if several else [prompt]
+    if len(prompts) > MAX_PROMPTS:
+        raise ApiError(400, f"prompt: expected at most {MAX_PROMPTS}, got {len(prompts)}", param="prompt")
+    special = request.add_special_tokens is not False
+    ids = [one if isinstance(one, list) else await encoded(service, one, special, "prompt") for one in prompts]
+    for one in ids:
+        _room(service, one, "prompt")
+    params = sampling.of_completion(request)
+    answer = Answer(id=service.new_id("cmpl"), model=name, tokenizer=tokenizer, chat=False)
+    return Generation(service, answer, ids, params, request)
+
+
+async def chat_ids(
+    service: Service, messages: list[Message], generation_prompt: bool, variables: dict[str, Any]
+) -> list[int]:
+    """The token ids of a chat's prompt.
+
+    Raises:
+        ApiError: 400: something is no text, or the template refuses it.
+    """
+    if not messages:
+        raise ApiError(400, "messages: expected at least one", param="messages")
+    plain = [_plain(one) for one in messages]
+    try:
+        text = await run_in_threadpool(
+            service.tokenizer.render_chat, plain, add_generation_prompt=generation_prompt, **variables
+        )
+    except (TokenizerError, TypeError) as error:
+        raise ApiError(400, f"messages: {' '.join(str(error).split())}", param="messages") from error
+    return await encoded(service, text, True, "messages")
+
+
+async def encoded(service: Service, text: str, special: bool, field: str) -> list[int]:
+    """
+    Raises:
+        ApiError: 400: it is no text.
+    """
+    try:
+        return await run_in_threadpool(service.tokenizer.encode, text, special)
+    except TokenizerError as error:
+        raise ApiError(400, f"{field}: {' '.join(str(error).split())}", param=field) from error
+
+
+def _plain(message: Message) -> dict[str, str]:
+    found = dict(role=message.role, content=_text(message.content))
+    return found | dict(name=message.name) if message.name else found
+
+
+def _text(content: str | list[dict[str, Any]]) -> str:
+    if isinstance(content, str):
+        return content
+    for part in content:
+        kind = part.get("type")
+        if kind != "text" or not isinstance(part.get("text"), str) or part.keys() - {"type", "text"}:
+            raise ApiError(400, f"messages: content of type {str(kind)[:40]!r} is not supported", param="messages")
+    return "".join(part["text"] for part in content)
+
+
+def _room(service: Service, ids: list[int], field: str) -> int:
+    """Tokens that may follow a prompt.
+
+    Raises:
+        ApiError: 400: there are none.
+    """
+    context = service.llm.max_context
+    if not ids:
+        raise ApiError(400, f"{field}: expected at least one token", param=field)
+    if len(ids) >= context:
+        message = f"{field}: {len(ids)} tokens leave no room in a context of {context}"
+        raise ApiError(400, message, param=field, code="context_length_exceeded")
+    return context - len(ids)

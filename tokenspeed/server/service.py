@@ -1,0 +1,166 @@
+"""The service: a model that is being loaded, that serves, or that has failed, and the requests it has."""
+
+import asyncio
+import itertools
+import secrets
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+
+from tokenspeed.async_engine import Aborted, AsyncEngine, EngineDead
+from tokenspeed.completion import Delta
+from tokenspeed.llm import LLM
+from tokenspeed.messages import one_line
+from tokenspeed.sampling.params import SamplingParams
+from tokenspeed.server.errors import ApiError, refused
+from tokenspeed.text.tokenizer import Tokenizer
+
+RETRY_S = "5"
+"""After which a client may ask again, while a model is loaded."""
+
+
+class Service:
+    """Loads a model in a thread of its own and serves it.
+
+    Args:
+        load: makes the model; it raises what is wrong. name: that requests may ask for.
+        any_name: requests may ask for any other too.
+    """
+
+    def __init__(self, load: Callable[[], LLM], *, name: str, any_name: bool):
+        self.name, self.any_name = name, any_name
+        self.stage = "not started"
+        self.failure: BaseException | None = None
+        self._load = load
+        self._llm: LLM | None = None
+        self._engine: AsyncEngine | None = None
+        self._numbers = itertools.count()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._start, name="loading", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the engine, and all requests with an error."""
+        self._closed.set()
+        if self._engine is not None:
+            self._engine.close()
+
+    @property
+    def why_not_ready(self) -> str | None:
+        """In a line; None where it serves."""
+        if self.failure is not None:
+            return f"the model could not be loaded: {one_line(self.failure)}"
+        if self._engine is None:
+            return f"the model is not ready: {self.stage}"
+        return "the engine has ended" if self._engine.is_dead else None
+
+    @property
+    def llm(self) -> LLM:
+        """
+        Raises:
+            ApiError: 503, it is not ready.
+        """
+        if (why := self.why_not_ready) is not None:
+            raise ApiError(503, why, code="not_ready", headers={"Retry-After": RETRY_S})
+        assert self._llm is not None
+        return self._llm
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """
+        Raises:
+            ApiError: 503, or 400 where the folder has none.
+        """
+        if (found := self.llm.tokenizer) is None:
+            raise ApiError(400, "the model's folder has no tokenizer")
+        return found
+
+    def check_name(self, name: str | None) -> str:
+        """The name that an answer has.
+
+        Raises:
+            ApiError: 404, it is another's.
+        """
+        if name is None or name == self.name:
+            return self.name
+        if not self.any_name:
+            message = f"model: expected {self.name!r}, got {name[:100]!r}"
+            raise ApiError(404, message, param="model", code="model_not_found")
+        return name
+
+    def new_id(self, kind: str) -> str:
+        return f"{kind}-{secrets.token_hex(12)}"
+
+    async def stream(self, prompt: str | list[int], params: SamplingParams, priority: int) -> AsyncIterator[Delta]:
+        """As `AsyncEngine.stream`.
+
+        Raises:
+            ApiError: whatever goes wrong.
+        """
+        engine, id = self._ready_engine(), next(self._numbers)
+        try:
+            async for delta in engine.stream(id, prompt, params, priority=priority):
+                yield delta
+        except (ValueError, TypeError) as error:
+            raise refused(error) from error
+        except FloatingPointError as error:
+            raise ApiError(500, one_line(error)) from error
+        except (EngineDead, Aborted) as error:
+            raise ApiError(503, one_line(error)) from error
+
+    def _ready_engine(self) -> AsyncEngine:
+        assert self.llm is not None  # or it says why not
+        assert self._engine is not None
+        return self._engine
+
+    def _start(self) -> None:
+        try:
+            self.stage = "loading weights"
+            llm = self._load()
+            self.stage = "compiling"
+            engine = AsyncEngine(llm)
+        except BaseException as error:
+            self.failure = error
+            return
+        self._llm, self._engine = llm, engine
+        self.stage = "ready"
+        if self._closed.is_set():
+            engine.close()
+
+
+async def merged(streams: list[AsyncIterator[Delta]]) -> AsyncGenerator[tuple[int, Delta]]:
+    """The deltas of several streams as they come, each with its stream's number; where one fails, all end.
+
+    Raises:
+        What a stream does.
+    """
+    if len(streams) == 1:
+        async for delta in streams[0]:
+            yield 0, delta
+        return
+    queue: asyncio.Queue[tuple[int, Delta | BaseException | None]] = asyncio.Queue()
+
+    async def read(number: int, stream: AsyncIterator[Delta]) -> None:
+        try:
+            async for delta in stream:
+                queue.put_nowait((number, delta))
+            queue.put_nowait((number, None))
+        except Exception as error:
+            queue.put_nowait((number, error))
+
+    tasks = [asyncio.create_task(read(i, stream)) for i, stream in enumerate(streams)]
+    try:
+        left = len(tasks)
+        while left:
+            number, item = await queue.get()
+            if isinstance(item, BaseException):
+                raise item
+            if item is None:
+                left -= 1
+            else:
+                yield number, item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
