@@ -13,6 +13,7 @@ import jax
 
 from pallas_kernels import DTYPES, IMPLEMENTATIONS
 from tokenspeed import inspection
+from tokenspeed.arguments import MAX_INT, integer
 from tokenspeed.exit_status import INTERRUPTED, UNREAD
 from tokenspeed.figures import figures, said
 from tokenspeed.messages import one_line, shown
@@ -100,6 +101,11 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--max-num-seqs", type=int, metavar="N", default=64, help="at a time (default: %(default)s)")
     serve.add_argument("--kv-bytes", type=int, metavar="N", help="of keys and values (default: what memory there is)")
     serve.add_argument("--implementation", choices=IMPLEMENTATIONS, help="of the kernels (default: by device)")
+    serve.add_argument("--max-concurrent", type=int, metavar="N", help="requests under way (default: any number)")
+    serve.add_argument("--max-queue", type=int, metavar="N", help="requests that wait for their first token")
+    serve.add_argument("--max-queue-tokens", type=int, metavar="N", help="tokens of the prompts that wait")
+    serve.add_argument("--max-body-bytes", type=int, metavar="N", default=4 << 20, help="(default: %(default)s)")
+    serve.add_argument("--api-key-file", metavar="FILE", help="a key a line (or TOKENSPEED_API_KEYS=A,B)")
     serve.set_defaults(run=_serve)
 
     inspect = commands.add_parser("inspect", parents=[common], help="what a model is, and what it takes",
@@ -163,6 +169,7 @@ def _config(arguments) -> ModelConfig:
 def _serve(arguments) -> None:
     try:
         from tokenspeed.server import serve
+        from tokenspeed.server.admission import Bounds
     except ModuleNotFoundError as error:
         raise ValueError(f"serve: {error.name} is not installed (pip install 'tokenspeed-jax[serve]')") from error
     folder = folder_of(arguments.model)
@@ -178,7 +185,16 @@ def _serve(arguments) -> None:
             kv_bytes=arguments.kv_bytes, implementation=arguments.implementation,
         )  # fmt: skip
 
-    serve.serve(load, host=arguments.host, port=arguments.port, name=arguments.served_model_name)
+    for name in ("max_concurrent", "max_queue", "max_queue_tokens", "max_body_bytes"):
+        if (value := getattr(arguments, name)) is not None:
+            integer(f"--{name.replace('_', '-')}", value, 1, MAX_INT)
+    bounds = Bounds(
+        concurrent=arguments.max_concurrent, queue=arguments.max_queue, queue_tokens=arguments.max_queue_tokens
+    )
+    serve.serve(
+        load, host=arguments.host, port=arguments.port, name=arguments.served_model_name, bounds=bounds,
+        keys=serve.keys_of(arguments.api_key_file), body_bytes=arguments.max_body_bytes,
+    )  # fmt: skip
 
 
 def _params(arguments) -> SamplingParams:

@@ -1,13 +1,24 @@
 """Runs the server: `python -m tokenspeed serve`."""
 
+import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import uvicorn
 
 from tokenspeed.llm import LLM
+from tokenspeed.messages import one_line
 from tokenspeed.server import app
+from tokenspeed.server.admission import Bounds
+from tokenspeed.server.guard import Guard
 from tokenspeed.server.service import Service
+
+NAME = "tokenspeed"
+"""Of a model that has no other."""
+BODY_BYTES = 4 << 20
+"""Of a request at most: a prompt of a million tokens."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -27,18 +38,48 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def server(load: Callable[[], LLM], *, name: str, any_name: bool) -> uvicorn.Server:
-    """A server that loads a model once it runs; see `Service`."""
-    service = Service(load, name=name, any_name=any_name)
-    return uvicorn.Server(uvicorn.Config(app.create(service), log_level="warning", timeout_graceful_shutdown=5))
+def server(
+    load: Callable[[], LLM],
+    *,
+    name: str | None = None,
+    bounds: Bounds | None = None,
+    keys: Sequence[str] = (),
+    body_bytes: int = BODY_BYTES,
+) -> uvicorn.Server:
+    """A server that loads a model once it runs.
+
+    Args:
+        load: the model. name: of it, or None: requests may ask for any.
+        bounds: of requests, see `Service`. keys, body_bytes: see `Guard`.
+    """
+    service = Service(load, name=name or NAME, any_name=name is None, bounds=bounds)
+    guarded = Guard(app.create(service), keys=keys, body_bytes=body_bytes)
+    return uvicorn.Server(uvicorn.Config(guarded, log_level="warning", timeout_graceful_shutdown=5))
 
 
-def serve(load: Callable[[], LLM], *, host: str, port: int, name: str | None) -> None:
+def keys_of(file: str | None) -> list[str]:
+    """API keys: the lines of a file, or those of TOKENSPEED_API_KEYS with commas between them.
+
+    Raises:
+        ValueError: the file cannot be read, or has none.
+    """
+    if file is None:
+        return [key.strip() for key in os.environ.get("TOKENSPEED_API_KEYS", "").split(",") if key.strip()]
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--api-key-file: {one_line(error)}") from error
+    if not (found := [line.strip() for line in lines if line.strip()]):
+        raise ValueError(f"--api-key-file: expected a key a line in {file}")
+    return found
+
+
+def serve(load: Callable[[], LLM], *, host: str, port: int, **options: Any) -> None:
     """Serves until it is told to end.
 
     Args:
-        load: the model. host, port: to listen at. name: of the model, or None: any will do.
+        load: the model. host, port: to listen at. options: the others of `server`.
     """
     with bind(host, port) as bound:
         print(f"Listening at http://{host}:{bound.getsockname()[1]}/v1", flush=True)
-        server(load, name=name or "tokenspeed", any_name=name is None).run(sockets=[bound])
+        server(load, **options).run(sockets=[bound])

@@ -11,6 +11,7 @@ from tokenspeed.completion import Delta
 from tokenspeed.llm import LLM
 from tokenspeed.messages import one_line
 from tokenspeed.sampling.params import SamplingParams
+from tokenspeed.server.admission import Admission, Bounds
 from tokenspeed.server.errors import ApiError, refused
 from tokenspeed.text.tokenizer import Tokenizer
 
@@ -23,11 +24,12 @@ class Service:
 
     Args:
         load: makes the model; it raises what is wrong. name: that requests may ask for.
-        any_name: requests may ask for any other too.
+        any_name: requests may ask for any other too. bounds: of the requests that it takes.
     """
 
-    def __init__(self, load: Callable[[], LLM], *, name: str, any_name: bool):
+    def __init__(self, load: Callable[[], LLM], *, name: str, any_name: bool, bounds: Bounds | None = None):
         self.name, self.any_name = name, any_name
+        self.admission = Admission(bounds or Bounds())
         self.stage = "not started"
         self.failure: BaseException | None = None
         self._load = load
@@ -92,7 +94,7 @@ class Service:
     def new_id(self, kind: str) -> str:
         return f"{kind}-{secrets.token_hex(12)}"
 
-    async def stream(self, prompt: str | list[int], params: SamplingParams, priority: int) -> AsyncIterator[Delta]:
+    async def stream(self, prompt: list[int], params: SamplingParams, priority: int) -> AsyncIterator[Delta]:
         """As `AsyncEngine.stream`.
 
         Raises:
@@ -100,8 +102,10 @@ class Service:
         """
         engine, id = self._ready_engine(), next(self._numbers)
         try:
-            async for delta in engine.stream(id, prompt, params, priority=priority):
-                yield delta
+            with self.admission.ticket(len(prompt)) as ticket:
+                async for delta in engine.stream(id, prompt, params, priority=priority):
+                    ticket.begun()
+                    yield delta
         except (ValueError, TypeError) as error:
             raise refused(error) from error
         except FloatingPointError as error:

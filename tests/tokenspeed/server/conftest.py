@@ -40,7 +40,7 @@ class Served:
 def served() -> Iterator[Served]:
     llm = LLM.from_pretrained(TINY, max_context=CONTEXT, max_batch=4, implementation="xla")
     with serve.bind("127.0.0.1", 0) as bound:
-        server = serve.server(lambda: llm, name="stories", any_name=True)
+        server = serve.server(lambda: llm)
         thread = threading.Thread(target=server.run, kwargs=dict(sockets=[bound]))
         thread.start()
         url = f"http://127.0.0.1:{bound.getsockname()[1]}"

@@ -114,8 +114,8 @@ def test_token_ids_there_and_back(served):
 
 def test_what_is_served(client, served):
     (model,) = client.models.list().data
-    assert model.id == "stories" and model.to_dict()["max_model_len"] == served.llm.max_context
-    assert client.models.retrieve("stories").id == "stories"
+    assert model.id == "tokenspeed" and model.to_dict()["max_model_len"] == served.llm.max_context
+    assert client.models.retrieve("tokenspeed").id == "tokenspeed"
     assert httpx.get(f"{served.url}/health").status_code == 200
     assert httpx.get(f"{served.url}/version").json()["version"]
     paths = httpx.get(f"{served.url}/openapi.json").json()["paths"]
