@@ -99,7 +99,8 @@ def peers_load_section(records: Sequence[Record]) -> Section:
             one["engine"], one["model"], one["input_tokens"], one["output_tokens"], one["concurrency"],
             number(one["output_tokens_per_s"], ".1f"),
             number(own["output_tokens_per_s"] if own and own["status"] == "ok" else None, ".1f"),
-            f"{one['ttft_ms_p50']:.1f}, {one['ttft_ms_p99']:.1f}", f"{one['itl_ms_p50']:.2f}, {one['itl_ms_p99']:.2f}",
+            f"{number(one['ttft_ms_p50'], '.1f')}, {number(one['ttft_ms_p99'], '.1f')}",
+            f"{number(one['itl_ms_p50'])}, {number(one['itl_ms_p99'])}",
             one["engine_version"], one["date"][:10],
         ])  # fmt: skip
     what = "The same load on other engines, each with the limits of its server, on the same card."

@@ -125,7 +125,7 @@ def test_stop_strings_and_ids():
 @pytest.mark.slow
 def test_samples_seeds_and_logprobs():
     llm = random()
-    params = SamplingParams(temperature=1.0, n=5, seed=11, max_tokens=12, logprobs=3)
+    params = SamplingParams(temperature=1.0, n=4, seed=11, max_tokens=12, logprobs=3, ignore_eos=True)
     (one,), (two,) = llm.generate([[4, 5]], params), llm.generate([[4, 5]], params)
     assert [s.token_ids for s in one.samples] == [s.token_ids for s in two.samples]
     assert len({tuple(s.token_ids) for s in one.samples}) > 1 and one.token_ids == one.samples[0].token_ids
@@ -272,7 +272,7 @@ def test_times_are_those_of_running_and_fit_into_the_wall_clock():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "tokens, changes", [(3, {}), (80, dict(temperature=0.8, n=3)), (20, dict(logit_bias={3: 1.0}))]
+    "tokens, changes", [(3, {}), (80, dict(temperature=0.8, n=3, max_tokens=2)), (20, dict(logit_bias={3: 1.0}))]
 )
 def test_what_is_warmed_up_is_not_compiled_again(tokens, changes):
     llm, params = LLM(random().model, implementation="xla"), dataclasses.replace(GREEDY, ignore_eos=True, **changes)

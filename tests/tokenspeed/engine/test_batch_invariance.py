@@ -23,9 +23,10 @@ REQUESTS = (
 )
 
 
-def engine_of(*, pages: int, invariant: bool = True) -> Engine:
+def engine_of(*, invariant: bool = True) -> Engine:
+    """With a pool of 8 pages, of which the longest request takes 7."""
     config = llm().model.config
-    kv_bytes = pages * 64 * config.kv_bytes_per_token(4)
+    kv_bytes = 8 * 64 * config.kv_bytes_per_token(4)
     options = EngineOptions(
         max_context=CONTEXT, max_batch=4, kv_bytes=kv_bytes, prefix_caching=True, batch_invariant=invariant,
         implementation="xla", prefill_backend="xla",
@@ -33,12 +34,11 @@ def engine_of(*, pages: int, invariant: bool = True) -> Engine:
     return offline(llm().model, options)
 
 
-def run(engine: Engine, numbers, behind: int = 3) -> list:
-    """The tokens and log-probabilities of some of REQUESTS, each of which comes some steps behind the one before."""
+def run(engine: Engine, requests, behind: int = 3) -> list:
+    """The tokens and log-probabilities of requests, each of which comes some steps behind the one before."""
     inputs = InputProcessor(llm().model.config, llm().tokenizer, CONTEXT)
     rows = []
-    for i, number in enumerate(numbers):
-        prompt, params = REQUESTS[number]
+    for i, (prompt, params) in enumerate(requests):
         rows += inputs.rows(i, prompt, params)
         engine.add(i, rows[-1])
         for _ in range(behind):
@@ -50,18 +50,18 @@ def run(engine: Engine, numbers, behind: int = 3) -> list:
 
 @functools.cache
 def alone(number: int):
-    return run(shared(), [number])[0]
+    return run(shared(), [REQUESTS[number]])[0]
 
 
 @functools.cache
 def shared() -> Engine:
     """One for all, whose pool holds what was known before."""
-    return engine_of(pages=28)
+    return engine_of()
 
 
 def test_alone_together_found_and_preempted_are_the_same_bits():
-    engine, numbers = engine_of(pages=8), [0, 1, 2, 3, 4, 3, 2, 1, 0, 2]
-    found = run(engine, numbers)
+    engine, numbers = engine_of(), [0, 1, 2, 3, 4, 3, 2, 1, 0, 2]
+    found = run(engine, [REQUESTS[number] for number in numbers])
     assert engine.scheduler.preemptions > 0 and engine.pool.stats.hit_tokens > 0
     for number, one in zip(numbers, found, strict=True):
         assert one == alone(number)
@@ -70,10 +70,10 @@ def test_alone_together_found_and_preempted_are_the_same_bits():
 
 def test_the_comparison_can_fail():
     """Programs of other sizes add in another order."""
-    engine = engine_of(pages=28, invariant=False)
-    numbers = [0, 1, 2]
-    together = run(engine, numbers, behind=0)
-    one_by_one = [run(engine, [number])[0] for number in numbers]
+    engine, params = engine_of(invariant=False), SamplingParams(temperature=0.0, max_tokens=1, logprobs=20)
+    requests = [(prompt, params) for prompt in PROMPTS[:4]]
+    together = run(engine, requests, behind=0)
+    one_by_one = [run(engine, [request])[0] for request in requests]
     assert [ids for ids, _ in together] == [ids for ids, _ in one_by_one], "float32: no tokens are as near as that"
     assert together != one_by_one
 

@@ -1,11 +1,14 @@
 """The engine: requests that come and go give the tokens that each gives alone."""
 
+import dataclasses
 import functools
 
 import numpy as np
 import pytest
 
+from tokenspeed.completion import Completion
 from tokenspeed.engine.engine import Engine
+from tokenspeed.engine.input_processor import InputProcessor
 from tokenspeed.engine.limits import Limits
 from tokenspeed.engine.row import Row
 from tokenspeed.engine.runner import Runner, Sizes
@@ -13,7 +16,8 @@ from tokenspeed.engine.shapes import any_size
 from tokenspeed.llm import LLM
 from tokenspeed.sampling.params import SamplingParams
 
-CONTEXT, PAGE = 128, 16
+CONTEXT, PAGE, PAGES = 128, 16, 20
+"""PAGES: enough for four rows of PARAMS. Engines with as many share their programs."""
 PROMPTS = (
     "Once upon a time there was a little dog who",
     "The cat",
@@ -35,21 +39,36 @@ def llm() -> LLM:
     return LLM.from_pretrained("tiny", implementation="xla")
 
 
+def inputs() -> InputProcessor:
+    return InputProcessor(llm().model.config, llm().tokenizer, CONTEXT)
+
+
 @functools.cache
-def alone(prompt: str, params: SamplingParams):
-    return llm().generate([prompt], params)[0]
+def alone(prompt: str | tuple[int, ...], params: SamplingParams) -> Completion:
+    """Each sample with nobody beside it, and nothing known of its prompt."""
+    engine, samples = lone(), []
+    for row in inputs().rows(0, prompt, params):
+        engine.add(row.sample, row)
+        run(engine)
+        samples.append(row.completion())
+    return dataclasses.replace(samples[0], samples=samples)
 
 
-def engine_of(pages: int, *, rows: int = 4, budget: int = 64, steps: int = 1) -> Engine:
+@functools.cache
+def lone() -> Engine:
+    return engine_of(reuse=False)
+
+
+def engine_of(pages: int = PAGES, *, rows: int = 4, budget: int = 64, steps: int = 1, reuse: bool = True) -> Engine:
     sizes = Sizes(pages=pages, page_size=PAGE, slots=rows, max_context=CONTEXT)
     shapes = any_size(max_rows=rows, tokens=32, max_context=CONTEXT, steps=steps)
     runner = Runner(llm().model, sizes, shapes, implementation="xla", prefill_backend="xla")
 
     limits = Limits(max_rows=rows, token_budget=budget, chunk=32, max_context=CONTEXT, overtakes=2)
-    return Engine(runner, limits, steps=steps)
+    return Engine(runner, limits, steps=steps, reuse=reuse)
 
 
-def row_of(number: int, prompt: str, params: SamplingParams) -> Row:
+def row_of(number: int, prompt: str | list[int], params: SamplingParams) -> Row:
     one = llm()
     return Row(
         number, one.encode(prompt), params, 0, 0, tokenizer=one.tokenizer, max_context=CONTEXT, config=one.model.config
@@ -65,10 +84,12 @@ def run(engine: Engine) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pages, steps", [(64, 1), (9, 4)])
-def test_together_as_alone(pages, steps):
-    engine = engine_of(pages, steps=steps)
-    asked = [(PROMPTS[i % 5], PARAMS[(i + i // 5) % 5]) for i in range(12)]
+@pytest.mark.parametrize("more, steps", [(0, 1), (60, 4)])
+def test_together_as_alone(more, steps):
+    """Also where their outputs are so long that the pool is not enough for four."""
+    engine = engine_of(steps=steps)
+    each = [dataclasses.replace(one, max_tokens=one.max_tokens + more, ignore_eos=more > 0) for one in PARAMS]
+    asked = [(PROMPTS[i % 5], each[(i + i // 5) % 5]) for i in range(12)]
     rows = [row_of(i, *one) for i, one in enumerate(asked)]
     for i, row in enumerate(rows):
         engine.add(i, row)
@@ -82,13 +103,13 @@ def test_together_as_alone(pages, steps):
             found = [one.logprob for one in row.logprobs]
             # the order of float32 sums follows the number of rows
             np.testing.assert_allclose(found, [one.logprob for one in expected.logprobs], rtol=0, atol=1e-4)
-    assert (engine.scheduler.preemptions > 0) == (pages == 9)
-    assert engine.pool.used == 0 and engine.pool.available == pages
+    assert (engine.scheduler.preemptions > 0) == (more > 0)
+    assert engine.pool.used == 0 and engine.pool.available == PAGES
 
 
 @pytest.mark.slow
 def test_a_prompt_that_is_known_is_not_computed_again():
-    engine, prompt = engine_of(64), PROMPTS[3] + " " + PROMPTS[0]
+    engine, prompt = engine_of(), PROMPTS[3] + " " + PROMPTS[0]
     params = SamplingParams(temperature=0.0, max_tokens=8)
     for i in range(2):
         row = row_of(i, prompt, params)
@@ -101,7 +122,7 @@ def test_a_prompt_that_is_known_is_not_computed_again():
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [0, 1, 4])
 def test_cancelled_requests_leave_nothing(after):
-    engine = engine_of(20)
+    engine = engine_of()
     rows = [row_of(i, PROMPTS[i % 5], PARAMS[0]) for i in range(8)]
     for i, row in enumerate(rows):
         engine.add(i, row)
@@ -135,7 +156,7 @@ def test_what_can_never_fit_and_who_is_there_already_is_refused():
 @pytest.mark.slow
 def test_how_likely_a_prompt_is():
     """Chunked, beside others, and of a prompt whose pages are known: of each token, given those before it."""
-    engine, prompt = engine_of(64), f"{PROMPTS[3]} {PROMPTS[0]} {PROMPTS[3]}"
+    engine, prompt = engine_of(), f"{PROMPTS[3]} {PROMPTS[0]} {PROMPTS[3]}"
     params = SamplingParams(temperature=0.0, max_tokens=3, prompt_logprobs=2)
     known, other, row = row_of(0, prompt, PARAMS[2]), row_of(1, PROMPTS[1], PARAMS[0]), row_of(2, prompt, params)
     engine.add(0, known)

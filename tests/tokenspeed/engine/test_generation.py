@@ -147,7 +147,7 @@ def test_rows_that_end_in_different_calls(events):
 @pytest.mark.slow
 def test_samples_of_one_prompt_with_a_stop_string():
     """Drawn at random, all together: each is what it is without the string, up to it."""
-    params = SamplingParams(temperature=0.8, n=4, seed=2, max_tokens=50, ignore_eos=True)
+    params = SamplingParams(temperature=0.8, n=4, seed=2, max_tokens=49, ignore_eos=True)
     (whole,) = tiny().generate(PROMPT, params)
     stopped = dataclasses.replace(params, stop=".")
     (found,) = tiny().generate(PROMPT, stopped)

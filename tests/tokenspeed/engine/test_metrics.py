@@ -15,7 +15,7 @@ def test_the_host_is_busy_where_it_does_not_wait():
 
 @pytest.mark.slow
 def test_counts_of_an_engine():
-    engine = engine_of(64)
+    engine = engine_of()
     rows = [row_of(i, PROMPTS[i], SamplingParams(temperature=0.0, max_tokens=9, ignore_eos=True)) for i in range(3)]
     begun = time.perf_counter()
     for i, row in enumerate(rows):
