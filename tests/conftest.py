@@ -1,12 +1,15 @@
 """What all tests share: two virtual CPU devices, and hypothesis without surprises in time or in its draws."""
 
+import contextlib
 import gc
+import os
 import signal
 from pathlib import Path
 
 import hypothesis
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 # For shard_map; before anything asks jax for a device. A GPU, if there is one, stays the default backend.
 jax.config.update("jax_num_cpu_devices", 2)
@@ -26,6 +29,27 @@ hypothesis.settings.register_profile(
     phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
 )
 hypothesis.settings.load_profile("tests")
+
+
+@pytest.fixture(scope="session")
+def compiled_once(tmp_path_factory):
+    """A context in which what another worker of this run has compiled is not compiled again."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "compiled"
+    changed = dict(jax_compilation_cache_dir=str(folder), jax_persistent_cache_min_compile_time_secs=0.05)
+
+    @contextlib.contextmanager
+    def context():
+        before = {name: getattr(jax.config, name) for name in changed}
+        for settings in (changed, before):
+            for name, value in settings.items():
+                jax.config.update(name, value)
+            compilation_cache.reset_cache()  # or they are looked at once in a process
+            if settings is changed:
+                yield
+
+    return context
+
 
 MAPPINGS = 30_000
 """Of a process's memory, of which Linux allows 65,530: every program that is compiled for a CPU takes some."""

@@ -1,5 +1,6 @@
 """A server of the small model, over a real socket, for all tests of a worker."""
 
+import contextlib
 import dataclasses
 import json
 import threading
@@ -11,9 +12,6 @@ import pytest
 
 from tokenspeed.llm import LLM
 from tokenspeed.server import serve
-from tokenspeed.weights.tiny import TINY
-
-CONTEXT = 128
 
 
 @dataclasses.dataclass
@@ -37,25 +35,27 @@ class Served:
 
 
 @pytest.fixture(scope="session")
-def served() -> Iterator[Served]:
-    llm = LLM.from_pretrained(TINY, max_context=CONTEXT, max_batch=4, implementation="xla")
+def served(compiled_once) -> Iterator[Served]:
+    llm = LLM.from_pretrained("tiny", max_context=128, max_batch=2, implementation="xla")  # as test_async_engine.py's
     with serve.bind("127.0.0.1", 0) as bound:
         server = serve.server(lambda: llm)
         thread = threading.Thread(target=server.run, kwargs=dict(sockets=[bound]))
-        thread.start()
         url = f"http://127.0.0.1:{bound.getsockname()[1]}"
         try:
-            end = time.monotonic() + 300
-            while time.monotonic() < end:
-                try:
-                    if httpx.get(f"{url}/ready", timeout=5).status_code == 200:
-                        break
-                except httpx.TransportError:
-                    pass
-                time.sleep(0.1)
-            else:
-                raise TimeoutError("the server is not ready")
+            with compiled_once():
+                thread.start()
+                until_ready(url)
             yield Served(url, llm)
         finally:
             server.should_exit = True
             thread.join()
+
+
+def until_ready(url: str, seconds: float = 300.0) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{url}/ready", timeout=5).status_code == 200:
+                return
+        time.sleep(0.1)
+    raise TimeoutError("the server is not ready")
