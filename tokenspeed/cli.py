@@ -12,8 +12,7 @@ from pathlib import Path
 import jax
 
 from pallas_kernels import DTYPES, IMPLEMENTATIONS
-from tokenspeed import inspection
-from tokenspeed.arguments import MAX_INT, integer
+from tokenspeed import inspection, serve_command
 from tokenspeed.exit_status import INTERRUPTED, UNREAD
 from tokenspeed.figures import figures, said
 from tokenspeed.messages import one_line, shown
@@ -89,24 +88,7 @@ def parser() -> argparse.ArgumentParser:
         generate.add_argument(flag, type=kind, default=argparse.SUPPRESS, help=f"{text} (default: {default})")
     generate.set_defaults(run=_generate)
 
-    serve = commands.add_parser(
-        "serve", help="serve a model (OpenAI's API)", description="Serve a model: OpenAI's API, over HTTP."
-    )
-    serve.add_argument("--model", metavar="DIR", default="tiny", help="a checkpoint folder (default: ours, 'tiny')")
-    serve.add_argument("--served-model-name", metavar="NAME", help="the one that requests may ask for (default: any)")
-    serve.add_argument("--host", default="127.0.0.1", help="to listen at (default: %(default)s)")
-    serve.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
-    serve.add_argument("--dtype", choices=DTYPES, help="of weights and activations (default: the checkpoint's)")
-    serve.add_argument("--max-model-len", type=int, metavar="N", help="positions of a sequence (default: the model's)")
-    serve.add_argument("--max-num-seqs", type=int, metavar="N", default=64, help="at a time (default: %(default)s)")
-    serve.add_argument("--kv-bytes", type=int, metavar="N", help="of keys and values (default: what memory there is)")
-    serve.add_argument("--implementation", choices=IMPLEMENTATIONS, help="of the kernels (default: by device)")
-    serve.add_argument("--max-concurrent", type=int, metavar="N", help="requests under way (default: any number)")
-    serve.add_argument("--max-queue", type=int, metavar="N", help="requests that wait for their first token")
-    serve.add_argument("--max-queue-tokens", type=int, metavar="N", help="tokens of the prompts that wait")
-    serve.add_argument("--max-body-bytes", type=int, metavar="N", default=4 << 20, help="(default: %(default)s)")
-    serve.add_argument("--api-key-file", metavar="FILE", help="a key a line (or TOKENSPEED_API_KEYS=A,B)")
-    serve.set_defaults(run=_serve)
+    serve_command.add_to(commands)
 
     inspect = commands.add_parser("inspect", parents=[common], help="what a model is, and what it takes",
                                   description="What a model is and what it takes; loads nothing.")  # fmt: skip
@@ -164,37 +146,6 @@ def _config(arguments) -> ModelConfig:
             raise ConfigError(f"--model: no folder {folder}")
         return hf_config.from_folder(folder)
     return hf_config.from_file(arguments.random_weights)
-
-
-def _serve(arguments) -> None:
-    try:
-        from tokenspeed.server import serve
-        from tokenspeed.server.admission import Bounds
-    except ModuleNotFoundError as error:
-        raise ValueError(f"serve: {error.name} is not installed (pip install 'tokenspeed-jax[serve]')") from error
-    folder = folder_of(arguments.model)
-    if not folder.is_dir():
-        raise ConfigError(f"--model: no folder {folder}")
-    hf_config.from_folder(folder)  # what is wrong with it is told at once
-
-    def load():
-        from tokenspeed.llm import LLM
-
-        return LLM.from_pretrained(
-            folder, dtype=arguments.dtype, max_context=arguments.max_model_len, max_batch=arguments.max_num_seqs,
-            kv_bytes=arguments.kv_bytes, implementation=arguments.implementation,
-        )  # fmt: skip
-
-    for name in ("max_concurrent", "max_queue", "max_queue_tokens", "max_body_bytes"):
-        if (value := getattr(arguments, name)) is not None:
-            integer(f"--{name.replace('_', '-')}", value, 1, MAX_INT)
-    bounds = Bounds(
-        concurrent=arguments.max_concurrent, queue=arguments.max_queue, queue_tokens=arguments.max_queue_tokens
-    )
-    serve.serve(
-        load, host=arguments.host, port=arguments.port, name=arguments.served_model_name, bounds=bounds,
-        keys=serve.keys_of(arguments.api_key_file), body_bytes=arguments.max_body_bytes,
-    )  # fmt: skip
 
 
 def _params(arguments) -> SamplingParams:

@@ -110,6 +110,23 @@ def test_who_leaves_and_who_is_aborted_makes_room(engine):
     assert asyncio.run(leave())[-1].completion.token_ids == alone(PROMPTS[2], PARAMS[2]).token_ids
 
 
+def test_who_leaves_while_a_step_is_held_back_need_not_wait(engine, monkeypatch):
+    async def leave():
+        stream = engine.stream("a", PROMPTS[0], LONG)
+        await anext(stream)
+        monkeypatch.setattr(engine.engine, "hold_s", lambda: 600.0)
+        engine.abort("a")
+        with pytest.raises(Aborted):
+            await until_the_end(stream)
+        with pytest.raises(ValueError, match="prompts: expected at least one token"):
+            await engine.generate("b", [])
+        monkeypatch.undo()
+        return await read(engine, "a", PROMPTS[2], PARAMS[2])
+
+    found = asyncio.run(asyncio.wait_for(leave(), 60))
+    assert found[-1].completion.token_ids == alone(PROMPTS[2], PARAMS[2]).token_ids
+
+
 def test_who_is_cancelled_before_it_is_added_leaves_nothing(engine):
     async def leave():
         tasks = [asyncio.create_task(read(engine, i, PROMPTS[0], LONG)) for i in range(4)]

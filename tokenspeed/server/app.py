@@ -11,11 +11,13 @@ import jax
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from tokenspeed.server import generate
 from tokenspeed.server.errors import ApiError
 from tokenspeed.server.generate import Generation
+from tokenspeed.server.metrics import Metrics
 from tokenspeed.server.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from tokenspeed.server.service import Service
 from tokenspeed.text.errors import TokenizerError
@@ -28,7 +30,7 @@ KINDS = ("str", "int", "float", "bool")
 VERSION = importlib.metadata.version("tokenspeed-jax")
 
 
-def create(service: Service) -> FastAPI:
+def create(service: Service, metrics: Metrics) -> FastAPI:
     """The application of a service, which it starts and closes."""
 
     @contextlib.asynccontextmanager
@@ -67,6 +69,11 @@ def create(service: Service) -> FastAPI:
         assert service.llm is not None
         return dict(status="ready")
 
+    @app.get("/metrics")
+    async def measured() -> Response:
+        """In Prometheus's format."""
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
     @app.get("/version")
     async def version() -> dict[str, str]:
         return dict(version=VERSION, jax=jax.__version__)
@@ -88,11 +95,11 @@ def create(service: Service) -> FastAPI:
 
     @app.post("/v1/chat/completions", response_model=None)
     async def chat(body: ChatRequest, request: Request) -> Response:
-        return await answered(await generate.chat(service, body), bool(body.stream), request)
+        return await answered(await generate.chat(service, metrics, body), bool(body.stream), request)
 
     @app.post("/v1/completions", response_model=None)
     async def completions(body: CompletionRequest, request: Request) -> Response:
-        return await answered(await generate.completion(service, body), bool(body.stream), request)
+        return await answered(await generate.completion(service, metrics, body), bool(body.stream), request)
 
     @app.post("/tokenize")
     async def tokenize(body: TokenizeRequest) -> dict[str, Any]:

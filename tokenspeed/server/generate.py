@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -12,8 +13,9 @@ from tokenspeed.sampling.params import SamplingParams
 from tokenspeed.server import answers, sampling
 from tokenspeed.server.answers import Answer
 from tokenspeed.server.errors import ApiError
+from tokenspeed.server.metrics import Metrics
 from tokenspeed.server.protocol import ChatRequest, CompletionRequest, Message
-from tokenspeed.server.service import Service, merged
+from tokenspeed.server.service import NOT_FINITE, Service, merged
 from tokenspeed.text.errors import TokenizerError
 
 MAX_PROMPTS = 128
@@ -25,6 +27,7 @@ class Generation:
 
     Args:
         answer: what its pieces begin with. prompts: token ids. params: of all. request: the body.
+        metrics: that it is counted in.
     """
 
     def __init__(
@@ -34,7 +37,9 @@ class Generation:
         prompts: list[list[int]],
         params: SamplingParams,
         request: ChatRequest | CompletionRequest,
+        metrics: Metrics,
     ):
+        self._begun, self._metrics = time.perf_counter(), metrics
         self._answer, self._prompts, self._params, self._request = answer, prompts, params, request
         self._echo = isinstance(request, CompletionRequest) and bool(request.echo)
         self._nothing = self._echo and request.max_tokens == 0
@@ -81,8 +86,27 @@ class Generation:
         """The last event where its status has been sent."""
         return f"data: {json.dumps(error.body)}\n\n"
 
-    def _deltas(self) -> AsyncGenerator[tuple[int, Delta]]:
-        return merged(self._streams)
+    async def _deltas(self) -> AsyncGenerator[tuple[int, Delta]]:
+        """Those of all prompts, counted."""
+        last: dict[int, float] = {}
+        samples: dict[int, Completion] = {}
+        try:
+            async with contextlib.aclosing(merged(self._streams)) as deltas:
+                async for number, delta in deltas:
+                    now, index = time.perf_counter(), self._index(number, delta)
+                    if index not in last:
+                        self._metrics.first_token(now - self._begun)
+                    elif delta.token_ids:
+                        self._metrics.next_token(now - last[index], len(delta.token_ids))
+                    last[index] = now
+                    if delta.completion is not None:
+                        samples[index] = delta.completion
+                    yield number, delta
+        except ApiError as error:
+            if error.code == NOT_FINITE:
+                self._metrics.corrupted()
+            raise
+        self._metrics.ended([samples[i] for i in sorted(samples)], time.perf_counter() - self._begun)
 
     def _index(self, number: int, delta: Delta) -> int:
         return number * self._params.n + delta.sample
@@ -131,7 +155,7 @@ class Generation:
         return self._answer.tokenizer.decode(ids, skip_special_tokens=False)
 
 
-async def chat(service: Service, request: ChatRequest) -> Generation:
+async def chat(service: Service, metrics: Metrics, request: ChatRequest) -> Generation:
     """
     Raises:
         ApiError: it cannot be run.
@@ -141,10 +165,10 @@ async def chat(service: Service, request: ChatRequest) -> Generation:
     ids = await chat_ids(service, request.messages, request.add_generation_prompt is not False, variables)
     params = sampling.of_chat(request, _room(service, ids, "messages"))
     answer = Answer(id=service.new_id("chatcmpl"), model=name, tokenizer=tokenizer, chat=True)
-    return Generation(service, answer, [ids], params, request)
+    return Generation(service, answer, [ids], params, request, metrics)
 
 
-async def completion(service: Service, request: CompletionRequest) -> Generation:
+async def completion(service: Service, metrics: Metrics, request: CompletionRequest) -> Generation:
     """
     Raises:
         ApiError: it cannot be run.
@@ -161,7 +185,7 @@ async def completion(service: Service, request: CompletionRequest) -> Generation
         _room(service, one, "prompt")
     params = sampling.of_completion(request)
     answer = Answer(id=service.new_id("cmpl"), model=name, tokenizer=tokenizer, chat=False)
-    return Generation(service, answer, ids, params, request)
+    return Generation(service, answer, ids, params, request, metrics)
 
 
 async def chat_ids(

@@ -13,6 +13,7 @@ from tokenspeed.messages import one_line
 from tokenspeed.server import app
 from tokenspeed.server.admission import Bounds
 from tokenspeed.server.guard import Guard
+from tokenspeed.server.metrics import PREFIX, Metrics
 from tokenspeed.server.service import Service
 
 NAME = "tokenspeed"
@@ -45,15 +46,18 @@ def server(
     bounds: Bounds | None = None,
     keys: Sequence[str] = (),
     body_bytes: int = BODY_BYTES,
+    metrics_key: bool = False,
+    metrics_prefix: str = PREFIX,
 ) -> uvicorn.Server:
     """A server that loads a model once it runs.
 
     Args:
         load: the model. name: of it, or None: requests may ask for any.
-        bounds: of requests, see `Service`. keys, body_bytes: see `Guard`.
+        bounds: of requests, see `Service`. keys, body_bytes, metrics_key: see `Guard`. metrics_prefix: see `Metrics`.
     """
     service = Service(load, name=name or NAME, any_name=name is None, bounds=bounds)
-    guarded = Guard(app.create(service), keys=keys, body_bytes=body_bytes)
+    application = app.create(service, Metrics(service, metrics_prefix))
+    guarded = Guard(application, keys=keys, metrics_key=metrics_key, body_bytes=body_bytes)
     return uvicorn.Server(uvicorn.Config(guarded, log_level="warning", timeout_graceful_shutdown=5))
 
 

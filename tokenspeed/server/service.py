@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 from tokenspeed.async_engine import Aborted, AsyncEngine, EngineDead
 from tokenspeed.completion import Delta
+from tokenspeed.engine.engine import Engine
 from tokenspeed.llm import LLM
 from tokenspeed.messages import one_line
 from tokenspeed.sampling.params import SamplingParams
@@ -15,6 +16,8 @@ from tokenspeed.server.admission import Admission, Bounds
 from tokenspeed.server.errors import ApiError, refused
 from tokenspeed.text.tokenizer import Tokenizer
 
+NOT_FINITE = "logits_not_finite"
+"""The code of an error."""
 RETRY_S = "5"
 """After which a client may ask again, while a model is loaded."""
 
@@ -56,6 +59,11 @@ class Service:
         if self._engine is None:
             return f"the model is not ready: {self.stage}"
         return "the engine has ended" if self._engine.is_dead else None
+
+    @property
+    def engine(self) -> Engine | None:
+        """To be looked at only; None before it is ready."""
+        return None if self._engine is None else self._engine.engine
 
     @property
     def llm(self) -> LLM:
@@ -109,7 +117,7 @@ class Service:
         except (ValueError, TypeError) as error:
             raise refused(error) from error
         except FloatingPointError as error:
-            raise ApiError(500, one_line(error)) from error
+            raise ApiError(500, one_line(error), code=NOT_FINITE) from error
         except (EngineDead, Aborted) as error:
             raise ApiError(503, one_line(error)) from error
 

@@ -1,0 +1,50 @@
+"""/metrics: what requests have done, under names that dashboards query."""
+
+import httpx2 as httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+pytestmark = pytest.mark.slow
+
+LABELS = dict(model_name="tokenspeed")
+
+
+def values(served) -> dict[str, float]:
+    """Of all series by their names, those with more labels added up."""
+    response = httpx.get(f"{served.url}/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(response.text):
+        for sample in family.samples:
+            if sample.name.startswith("tokenspeed:") and "le" not in sample.labels:
+                assert LABELS.items() <= sample.labels.items()
+                found[sample.name] = found.get(sample.name, 0.0) + sample.value
+    return {name.removeprefix("tokenspeed:"): value for name, value in found.items()}
+
+
+def test_a_request_is_counted(served):
+    before = values(served)
+    found = served.post("/v1/completions", prompt="Once upon a time", max_tokens=9, n=2, temperature=0.9).json()
+    after = values(served)
+    grew = lambda name: after[name] - before.get(name, 0.0)
+    usage = found["usage"]
+    assert grew("prompt_tokens_total") == usage["prompt_tokens"]
+    assert grew("generation_tokens_total") == usage["completion_tokens"]
+    assert grew("request_success_total") == 2
+    assert grew("time_to_first_token_seconds_count") == grew("request_queue_time_seconds_count") == 2
+    assert grew("e2e_request_latency_seconds_count") == 1
+    assert 0 < grew("inter_token_latency_seconds_count") <= usage["completion_tokens"]
+    spans = ("queue", "prefill", "decode")
+    assert sum(grew(f"request_{span}_time_seconds_sum") for span in spans) <= 2 * grew(
+        "e2e_request_latency_seconds_sum"
+    )
+    assert grew("engine_steps_total") > 0 and grew("engine_host_seconds_total") > 0
+    assert after["num_requests_running"] == after["num_requests_waiting"] == after["kv_cache_usage_perc"] == 0
+
+
+def test_what_is_always_there(served):
+    names = (
+        "num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "prefix_cache_queries_total",
+        "prefix_cache_hits_total", "num_preemptions_total", "admission_rejections_total", "compiled_programs",
+    )  # fmt: skip
+    assert set(names) <= values(served).keys()
