@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import itertools
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Hashable
 from typing import Any
@@ -86,6 +87,7 @@ class AsyncEngine:
         self._outbox = _Outbox()
         self._changed = threading.Condition()
         self._why: Callable[[], EngineDead] | None = None
+        self._begun: float | None = None
         self._numbers = itertools.count()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -98,6 +100,11 @@ class AsyncEngine:
     @property
     def is_dead(self) -> bool:
         return self._why is not None
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds for which it has had something to do and has not come to it; 0 where it has nothing to do."""
+        return 0.0 if self._begun is None else time.monotonic() - self._begun
 
     async def stream(
         self, id: Hashable, prompt: Prompt, params: SamplingParams | None = None, *, priority: int = 0
@@ -230,7 +237,9 @@ class AsyncEngine:
         while True:
             with self._changed:
                 while self._why is None and not self._orders and self._engine.is_idle:
+                    self._begun = None
                     self._changed.wait()
+                self._begun = time.monotonic()
                 if self._why is not None:
                     return False
             self._obey()

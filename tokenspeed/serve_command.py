@@ -29,6 +29,7 @@ def add_to(commands) -> None:
     serve.add_argument("--max-body-bytes", type=int, metavar="N", default=4 << 20, help="(default: %(default)s)")
     serve.add_argument("--metrics-prefix", metavar="NAME", default="tokenspeed", help="(default: %(default)s)")
     serve.add_argument("--metrics-key", action="store_true", help="/metrics needs an API key too")
+    serve.add_argument("--drain-timeout", type=int, metavar="S", default=30, help="seconds (default: %(default)s)")
     serve.add_argument("--api-key-file", metavar="FILE", help="a key a line (or TOKENSPEED_API_KEYS=A,B)")
     serve.set_defaults(run=run)
 
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
             kv_bytes=arguments.kv_bytes, implementation=arguments.implementation,
         )  # fmt: skip
 
-    for name in ("max_concurrent", "max_queue", "max_queue_tokens", "max_body_bytes"):
+    for name in ("max_concurrent", "max_queue", "max_queue_tokens", "max_body_bytes", "drain_timeout"):
         if (value := getattr(arguments, name)) is not None:
             integer(f"--{name.replace('_', '-')}", value, 1, MAX_INT)
     bounds = Bounds(
@@ -66,5 +67,5 @@ def run(arguments: argparse.Namespace) -> None:
     serve.serve(
         load, host=arguments.host, port=arguments.port, name=arguments.served_model_name, bounds=bounds,
         keys=serve.keys_of(arguments.api_key_file), body_bytes=arguments.max_body_bytes,
-        metrics_key=arguments.metrics_key, metrics_prefix=arguments.metrics_prefix,
+        drain_s=arguments.drain_timeout, metrics_key=arguments.metrics_key, metrics_prefix=arguments.metrics_prefix,
     )  # fmt: skip

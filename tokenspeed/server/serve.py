@@ -18,6 +18,7 @@ from tokenspeed.server.service import Service
 
 NAME = "tokenspeed"
 """Of a model that has no other."""
+DRAIN_S = 30
 BODY_BYTES = 4 << 20
 """Of a request at most: a prompt of a million tokens."""
 
@@ -48,17 +49,25 @@ def server(
     body_bytes: int = BODY_BYTES,
     metrics_key: bool = False,
     metrics_prefix: str = PREFIX,
-) -> uvicorn.Server:
-    """A server that loads a model once it runs.
+    drain_s: int = DRAIN_S,
+) -> tuple[uvicorn.Server, Service]:
+    """A server that loads a model once it runs, and its service.
 
     Args:
         load: the model. name: of it, or None: requests may ask for any.
         bounds: of requests, see `Service`. keys, body_bytes, metrics_key: see `Guard`. metrics_prefix: see `Metrics`.
+        drain_s: seconds that requests under way have to end by themselves, once it is told to.
     """
     service = Service(load, name=name or NAME, any_name=name is None, bounds=bounds)
     application = app.create(service, Metrics(service, metrics_prefix))
     guarded = Guard(application, keys=keys, metrics_key=metrics_key, body_bytes=body_bytes)
-    return uvicorn.Server(uvicorn.Config(guarded, log_level="warning", timeout_graceful_shutdown=5))
+    found = uvicorn.Server(uvicorn.Config(guarded, log_level="warning", timeout_graceful_shutdown=drain_s))
+
+    def end() -> None:
+        found.should_exit = True
+
+    service.when_failed = end
+    return found, service
 
 
 def keys_of(file: str | None) -> list[str]:
@@ -83,7 +92,13 @@ def serve(load: Callable[[], LLM], *, host: str, port: int, **options: Any) -> N
 
     Args:
         load: the model. host, port: to listen at. options: the others of `server`.
+
+    Raises:
+        ValueError: the address cannot be had. Or what `load` has raised.
     """
     with bind(host, port) as bound:
         print(f"Listening at http://{host}:{bound.getsockname()[1]}/v1", flush=True)
-        server(load, **options).run(sockets=[bound])
+        found, service = server(load, **options)
+        found.run(sockets=[bound])
+    if service.failure is not None:
+        raise service.failure

@@ -18,6 +18,8 @@ from tokenspeed.text.tokenizer import Tokenizer
 
 NOT_FINITE = "logits_not_finite"
 """The code of an error."""
+SILENT_S = 4.0
+"""Seconds without a sign of a step after which an engine counts as stuck."""
 RETRY_S = "5"
 """After which a client may ask again, while a model is loaded."""
 
@@ -28,9 +30,14 @@ class Service:
     Args:
         load: makes the model; it raises what is wrong. name: that requests may ask for.
         any_name: requests may ask for any other too. bounds: of the requests that it takes.
+
+    Attributes:
+        stage: what it is doing until it is ready. failure: why it never will be.
+        when_failed: is called then, in the thread that loads.
     """
 
     def __init__(self, load: Callable[[], LLM], *, name: str, any_name: bool, bounds: Bounds | None = None):
+        self.when_failed: Callable[[], None] = lambda: None
         self.name, self.any_name = name, any_name
         self.admission = Admission(bounds or Bounds())
         self.stage = "not started"
@@ -58,7 +65,11 @@ class Service:
             return f"the model could not be loaded: {one_line(self.failure)}"
         if self._engine is None:
             return f"the model is not ready: {self.stage}"
-        return "the engine has ended" if self._engine.is_dead else None
+        if self._engine.is_dead:
+            return "the engine has ended"
+        if (silent := self._engine.silent_s) > SILENT_S:
+            return f"the engine has not answered for {silent:.0f} s"
+        return None
 
     @property
     def engine(self) -> Engine | None:
@@ -134,6 +145,7 @@ class Service:
             engine = AsyncEngine(llm)
         except BaseException as error:
             self.failure = error
+            self.when_failed()
             return
         self._llm, self._engine = llm, engine
         self.stage = "ready"

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import httpx2 as httpx
 import pytest
 
+from tokenspeed.engine.engine import Engine
 from tokenspeed.llm import LLM
 from tokenspeed.server import serve
 
@@ -20,6 +21,7 @@ class Served:
 
     url: str
     llm: LLM
+    engine: Engine
 
     def post(self, path: str, **body) -> httpx.Response:
         return httpx.post(f"{self.url}{path}", json=body, timeout=60)
@@ -38,14 +40,15 @@ class Served:
 def served(compiled_once) -> Iterator[Served]:
     llm = LLM.from_pretrained("tiny", max_context=128, max_batch=2, implementation="xla")  # as test_async_engine.py's
     with serve.bind("127.0.0.1", 0) as bound:
-        server = serve.server(lambda: llm)
+        server, service = serve.server(lambda: llm)
         thread = threading.Thread(target=server.run, kwargs=dict(sockets=[bound]))
         url = f"http://127.0.0.1:{bound.getsockname()[1]}"
         try:
             with compiled_once():
                 thread.start()
                 until_ready(url)
-            yield Served(url, llm)
+            assert service.engine is not None
+            yield Served(url, llm, service.engine)
         finally:
             server.should_exit = True
             thread.join()

@@ -1,0 +1,89 @@
+"""The service: what it says of itself while it loads, when it cannot, and when its engine is stuck."""
+
+import threading
+import time
+
+import httpx2 as httpx
+import pytest
+
+from tokenspeed.llm import LLM
+from tokenspeed.server import serve
+
+MESSAGES = [dict(role="user", content="Hello")]
+
+
+def run(load):
+    """The thread and the address of a server."""
+    bound = serve.bind("127.0.0.1", 0)
+    server, _ = serve.server(load)
+    thread = threading.Thread(target=server.run, kwargs=dict(sockets=[bound]))
+    thread.start()
+    url = f"http://127.0.0.1:{bound.getsockname()[1]}"
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        try:
+            httpx.get(f"{url}/health")
+            return thread, url
+        except httpx.TransportError:
+            time.sleep(0.01)
+    raise TimeoutError("nobody listens")
+
+
+def test_while_it_loads_it_says_so():
+    loaded = threading.Event()
+
+    def load():
+        loaded.wait(60)
+        raise MemoryError("no room")
+
+    thread, url = run(load)
+    try:
+        assert httpx.get(f"{url}/health").status_code == 200
+        for response in (
+            httpx.get(f"{url}/ready"), httpx.post(f"{url}/v1/chat/completions", json=dict(messages=MESSAGES)),
+        ):  # fmt: skip
+            assert response.status_code == 503 and int(response.headers["retry-after"]) > 0
+            assert response.json()["error"]["message"] == "the model is not ready: loading weights"
+        assert httpx.get(f"{url}/v1/models").json()["data"][0]["id"] == "tokenspeed"
+    finally:
+        loaded.set()
+        thread.join(30)
+    assert not thread.is_alive(), "a server whose model cannot be loaded ends"
+
+
+def test_what_cannot_be_loaded_is_what_it_fails_with(monkeypatch):
+    def load() -> LLM:
+        raise MemoryError("no room")
+
+    with pytest.raises(MemoryError, match="no room"):
+        serve.serve(load, host="127.0.0.1", port=0)
+
+
+@pytest.mark.slow
+def test_a_stuck_engine_is_not_ready(served, monkeypatch):
+    goes_on = threading.Event()
+    engine = served.engine
+    step = engine.step
+
+    def stuck():
+        goes_on.wait(60)
+        return step()
+
+    monkeypatch.setattr(engine, "step", stuck)
+    answers = []
+    asked = threading.Thread(
+        target=lambda: answers.append(served.post("/v1/chat/completions", messages=MESSAGES, max_tokens=3))
+    )
+    asked.start()
+    begun = time.monotonic()
+    while httpx.get(f"{served.url}/ready").status_code == 200 and time.monotonic() < begun + 30:
+        time.sleep(0.1)
+    try:
+        assert time.monotonic() - begun < 5.5
+        assert httpx.get(f"{served.url}/ready").json()["error"]["message"].startswith("the engine has not answered for")
+        assert httpx.get(f"{served.url}/health").status_code == 200
+    finally:
+        monkeypatch.undo()
+        goes_on.set()
+        asked.join(60)
+    assert answers[0].status_code == 200 and httpx.get(f"{served.url}/ready").status_code == 200
