@@ -57,6 +57,7 @@ class Completion:
         prompt_token_ids: the prompt.
         prompt_logprobs: of each of its tokens, where asked for; None in place of the first's, which follows nothing.
         cached_tokens: of the prompt, those whose keys were in the cache before.
+        preemptions: how often it lost its pages to others.
         timings: where the time went.
         samples: all n samples, this one first, where n > 1; else just this one.
     """
@@ -70,6 +71,7 @@ class Completion:
     timings: Timings
     prompt_logprobs: list[TokenLogprob | None] | None = None
     cached_tokens: int = 0
+    preemptions: int = 0
     samples: list["Completion"] = dataclasses.field(default_factory=list, repr=False)
 
 

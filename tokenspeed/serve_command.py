@@ -26,6 +26,9 @@ def add_to(commands) -> None:
     serve.add_argument("--max-concurrent", type=int, metavar="N", help="requests under way (default: any number)")
     serve.add_argument("--max-queue", type=int, metavar="N", help="requests that wait for their first token")
     serve.add_argument("--max-queue-tokens", type=int, metavar="N", help="tokens of the prompts that wait")
+    serve.add_argument("--max-tokens-cap", type=int, metavar="N", help="tokens that a request may ask for")
+    serve.add_argument("--refuse-above-cap", action="store_true", help="refuse what asks for more (default: cut it)")
+    serve.add_argument("--request-timeout", type=int, metavar="S", help="seconds from a request to its end")
     serve.add_argument("--max-body-bytes", type=int, metavar="N", default=4 << 20, help="(default: %(default)s)")
     serve.add_argument("--metrics-prefix", metavar="NAME", default="tokenspeed", help="(default: %(default)s)")
     serve.add_argument("--metrics-key", action="store_true", help="/metrics needs an API key too")
@@ -58,11 +61,19 @@ def run(arguments: argparse.Namespace) -> None:
             kv_bytes=arguments.kv_bytes, implementation=arguments.implementation,
         )  # fmt: skip
 
-    for name in ("max_concurrent", "max_queue", "max_queue_tokens", "max_body_bytes", "drain_timeout"):
+    for name in (
+        "max_concurrent", "max_queue", "max_queue_tokens", "max_tokens_cap", "request_timeout", "max_body_bytes",
+        "drain_timeout",
+    ):  # fmt: skip
         if (value := getattr(arguments, name)) is not None:
             integer(f"--{name.replace('_', '-')}", value, 1, MAX_INT)
     bounds = Bounds(
-        concurrent=arguments.max_concurrent, queue=arguments.max_queue, queue_tokens=arguments.max_queue_tokens
+        concurrent=arguments.max_concurrent,
+        queue=arguments.max_queue,
+        queue_tokens=arguments.max_queue_tokens,
+        max_tokens=arguments.max_tokens_cap,
+        refuse=arguments.refuse_above_cap,
+        timeout_s=arguments.request_timeout,
     )
     serve.serve(
         load, host=arguments.host, port=arguments.port, name=arguments.served_model_name, bounds=bounds,

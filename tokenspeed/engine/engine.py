@@ -290,6 +290,7 @@ class Engine:
                     row.reason = "error"
                 taken.append((sequence.id, row))
                 if row.reason is not None:
+                    row.preemptions = sequence.preemptions
                     del self._states[sequence.id]
                     self._leave(state)
         return taken

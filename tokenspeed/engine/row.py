@@ -47,7 +47,7 @@ class Row:
         self.text = ""
         self.started_s: float | None = None
         self.first_s: float | None = None
-        self.cached_tokens = 0
+        self.cached_tokens = self.preemptions = 0
         self.begun_s = self.last_s = self.compiled_before_s = self.compile_s = 0.0
         self.decode_steps = 0
         self.told = 0, 0
@@ -154,6 +154,7 @@ class Row:
             prompt_token_ids=self.prompt,
             prompt_logprobs=self.prompt_logprobs,
             cached_tokens=self.cached_tokens,
+            preemptions=self.preemptions,
             timings=timings,
         )
         return dataclasses.replace(whole, samples=[whole])

@@ -13,22 +13,40 @@ class Bounds:
         concurrent: requests under way, those that wait included; None: any number.
         queue: requests that wait for their first token. queue_tokens: tokens of their prompts together; a single
             request may have more.
+        max_tokens: that a request may ask for; one that asks for more is cut, or refused where `refuse` says so.
+        timeout_s: from a request to its end.
     """
 
     concurrent: int | None = None
     queue: int | None = None
     queue_tokens: int | None = None
+    max_tokens: int | None = None
+    refuse: bool = False
+    timeout_s: float | None = None
+
+    def tokens(self, asked: int, field: str = "max_tokens") -> int:
+        """That a request which asks for so many gets.
+
+        Raises:
+            ApiError: 400: it asks for too many.
+        """
+        if self.max_tokens is None or asked <= self.max_tokens:
+            return asked
+        if self.refuse:
+            raise ApiError(400, f"{field}: expected at most {self.max_tokens}, got {asked}", param=field)
+        return self.max_tokens
 
 
 class Admission:
     """Counts requests. Of one event loop.
 
     Attributes:
+        bounds: that they are held to.
         under_way, waiting, waiting_tokens: now. rejections: so far.
     """
 
     def __init__(self, bounds: Bounds):
-        self._bounds = bounds
+        self.bounds = bounds
         self.under_way = self.waiting = self.waiting_tokens = self.rejections = 0
 
     def ticket(self, tokens: int) -> "Ticket":
@@ -37,7 +55,7 @@ class Admission:
         Raises:
             ApiError: 429, there are too many.
         """
-        bounds = self._bounds
+        bounds = self.bounds
         for name, now, more, most in (
             ("requests under way", self.under_way, 1, bounds.concurrent),
             ("requests that wait", self.waiting, 1, bounds.queue),

@@ -17,13 +17,12 @@ from starlette.exceptions import HTTPException
 from tokenspeed.server import generate
 from tokenspeed.server.errors import ApiError
 from tokenspeed.server.generate import Generation
+from tokenspeed.server.log import CLOSED
 from tokenspeed.server.metrics import Metrics
 from tokenspeed.server.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from tokenspeed.server.service import Service
 from tokenspeed.text.errors import TokenizerError
 
-CLOSED = 499
-"""nginx's status of a request whose client has left; nobody gets it."""
 POLL_S = 0.1
 KINDS = ("str", "int", "float", "bool")
 """Parts of a place that are no fields: which of several types did not fit."""
@@ -56,7 +55,8 @@ def create(service: Service, metrics: Metrics) -> FastAPI:
 
     @app.exception_handler(Exception)
     async def of_a_bug(_: Request, error: Exception) -> Response:
-        return await of_ours(_, ApiError(500, f"internal error: {type(error).__name__}"))
+        message = f"internal error: {type(error).__name__} (request {_.state.request_id})"
+        return await of_ours(_, ApiError(500, message))
 
     @app.get("/health")
     async def health() -> Response:
@@ -128,6 +128,7 @@ def create(service: Service, metrics: Metrics) -> FastAPI:
 
 async def answered(generation: Generation, streamed: bool, request: Request) -> Response:
     """The answer to a request. Its first token is waited for, so that an error still has a status of its own."""
+    generation.figures = request.state.figures
     if not streamed:
         return JSONResponse(await _unless_gone(generation.whole(), request))
     events = generation.events()

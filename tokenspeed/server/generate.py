@@ -1,5 +1,6 @@
 """What /v1/chat/completions and /v1/completions do with a request: prompts, streams, answers."""
 
+import asyncio
 import contextlib
 import json
 import time
@@ -13,6 +14,7 @@ from tokenspeed.sampling.params import SamplingParams
 from tokenspeed.server import answers, sampling
 from tokenspeed.server.answers import Answer
 from tokenspeed.server.errors import ApiError
+from tokenspeed.server.log import figures_of
 from tokenspeed.server.metrics import Metrics
 from tokenspeed.server.protocol import ChatRequest, CompletionRequest, Message
 from tokenspeed.server.service import NOT_FINITE, Service, merged
@@ -28,6 +30,9 @@ class Generation:
     Args:
         answer: what its pieces begin with. prompts: token ids. params: of all. request: the body.
         metrics: that it is counted in.
+
+    Attributes:
+        figures: what the log says of it, once it has ended.
     """
 
     def __init__(
@@ -40,9 +45,11 @@ class Generation:
         metrics: Metrics,
     ):
         self._begun, self._metrics = time.perf_counter(), metrics
+        self.figures: dict[str, Any] = {}
         self._answer, self._prompts, self._params, self._request = answer, prompts, params, request
         self._echo = isinstance(request, CompletionRequest) and bool(request.echo)
         self._nothing = self._echo and request.max_tokens == 0
+        self._timeout_s = service.admission.bounds.timeout_s
         self._streams = [service.stream(prompt, params, request.priority) for prompt in prompts]
 
     async def whole(self) -> dict[str, Any]:
@@ -92,7 +99,7 @@ class Generation:
         samples: dict[int, Completion] = {}
         try:
             async with contextlib.aclosing(merged(self._streams)) as deltas:
-                async for number, delta in deltas:
+                async for number, delta in self._in_time(deltas):
                     now, index = time.perf_counter(), self._index(number, delta)
                     if index not in last:
                         self._metrics.first_token(now - self._begun)
@@ -106,7 +113,28 @@ class Generation:
             if error.code == NOT_FINITE:
                 self._metrics.corrupted()
             raise
-        self._metrics.ended([samples[i] for i in sorted(samples)], time.perf_counter() - self._begun)
+        all_of_them = [samples[i] for i in sorted(samples)]
+        self._metrics.ended(all_of_them, time.perf_counter() - self._begun)
+        self.figures |= figures_of(all_of_them)
+
+    async def _in_time(self, deltas: AsyncGenerator[tuple[int, Delta]]) -> AsyncGenerator[tuple[int, Delta]]:
+        """
+        Raises:
+            ApiError: 408: they take too long.
+        """
+        if self._timeout_s is None:
+            async for found in deltas:
+                yield found
+            return
+        end = self._begun + self._timeout_s
+        while True:
+            try:
+                yield await asyncio.wait_for(anext(deltas), max(0.0, end - time.perf_counter()))
+            except StopAsyncIteration:
+                return
+            except TimeoutError as error:
+                message = f"the request took longer than the {self._timeout_s:g} s that it may"
+                raise ApiError(408, message, code="timeout") from error
 
     def _index(self, number: int, delta: Delta) -> int:
         return number * self._params.n + delta.sample
@@ -163,7 +191,7 @@ async def chat(service: Service, metrics: Metrics, request: ChatRequest) -> Gene
     name, tokenizer = service.check_name(request.model), service.tokenizer
     variables = dict(request.chat_template_kwargs or {})
     ids = await chat_ids(service, request.messages, request.add_generation_prompt is not False, variables)
-    params = sampling.of_chat(request, _room(service, ids, "messages"))
+    params = sampling.of_chat(request, _room(service, ids, "messages"), service.admission.bounds)
     answer = Answer(id=service.new_id("chatcmpl"), model=name, tokenizer=tokenizer, chat=True)
     return Generation(service, answer, [ids], params, request, metrics)
 
@@ -183,7 +211,7 @@ async def completion(service: Service, metrics: Metrics, request: CompletionRequ
     ids = [one if isinstance(one, list) else await encoded(service, one, special, "prompt") for one in prompts]
     for one in ids:
         _room(service, one, "prompt")
-    params = sampling.of_completion(request)
+    params = sampling.of_completion(request, service.admission.bounds)
     answer = Answer(id=service.new_id("cmpl"), model=name, tokenizer=tokenizer, chat=False)
     return Generation(service, answer, ids, params, request, metrics)
 

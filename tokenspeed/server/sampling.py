@@ -3,6 +3,7 @@
 from typing import Any
 
 from tokenspeed.sampling.params import MAX_LOGPROBS, SamplingParams
+from tokenspeed.server.admission import Bounds
 from tokenspeed.server.errors import ApiError, refused
 from tokenspeed.server.protocol import ChatRequest, CompletionRequest, Request
 
@@ -14,8 +15,8 @@ SAME = (
 """Fields that mean the same here and there."""
 
 
-def of_chat(request: ChatRequest, most: int) -> SamplingParams:
-    """Those of a chat; `most` tokens where it does not say how many.
+def of_chat(request: ChatRequest, most: int, bounds: Bounds) -> SamplingParams:
+    """Those of a chat within bounds; `most` tokens, or as many as these allow, where it does not say how many.
 
     Raises:
         ApiError: 400; it names the field.
@@ -29,18 +30,22 @@ def of_chat(request: ChatRequest, most: int) -> SamplingParams:
     if top is not None and not 0 <= top <= MAX_LOGPROBS:
         raise ApiError(400, f"top_logprobs: expected 0 to {MAX_LOGPROBS}, got {top}", param="top_logprobs")
     logprobs = (top or 0) if request.logprobs else None
-    return _params(request, max_tokens=most if asked is None else asked, logprobs=logprobs)
+    if asked is None:
+        tokens = most if bounds.max_tokens is None else min(most, bounds.max_tokens)
+    else:
+        tokens = bounds.tokens(asked, "max_completion_tokens" if request.max_tokens is None else "max_tokens")
+    return _params(request, max_tokens=tokens, logprobs=logprobs)
 
 
-def of_completion(request: CompletionRequest) -> SamplingParams:
-    """Those of a completion: 16 tokens where it does not say how many, as OpenAI has it; with `echo` and `logprobs`
-    those of the prompt too.
+def of_completion(request: CompletionRequest, bounds: Bounds) -> SamplingParams:
+    """Those of a completion within bounds: 16 tokens where it does not say how many, as OpenAI has it; with `echo` and
+    `logprobs` those of the prompt too.
 
     Raises:
         ApiError: 400; it names the field.
     """
     scored = request.logprobs if request.echo else None
-    asked = 16 if request.max_tokens is None else request.max_tokens
+    asked = min(16, bounds.max_tokens or 16) if request.max_tokens is None else bounds.tokens(request.max_tokens)
     if asked == 0 and not request.echo:
         raise ApiError(400, "max_tokens: expected 1 or more where nothing is echoed, got 0", param="max_tokens")
     # The engine draws one at least; where none is wanted it is left out of the answer.

@@ -13,6 +13,7 @@ from tokenspeed.messages import one_line
 from tokenspeed.server import app
 from tokenspeed.server.admission import Bounds
 from tokenspeed.server.guard import Guard
+from tokenspeed.server.log import RequestLog
 from tokenspeed.server.metrics import PREFIX, Metrics
 from tokenspeed.server.service import Service
 
@@ -50,18 +51,21 @@ def server(
     metrics_key: bool = False,
     metrics_prefix: str = PREFIX,
     drain_s: int = DRAIN_S,
+    write: Callable[[str], Any] | None = None,
 ) -> tuple[uvicorn.Server, Service]:
     """A server that loads a model once it runs, and its service.
 
     Args:
         load: the model. name: of it, or None: requests may ask for any.
         bounds: of requests, see `Service`. keys, body_bytes, metrics_key: see `Guard`. metrics_prefix: see `Metrics`.
+        write: takes the lines of the log; None: standard error does.
         drain_s: seconds that requests under way have to end by themselves, once it is told to.
     """
     service = Service(load, name=name or NAME, any_name=name is None, bounds=bounds)
     application = app.create(service, Metrics(service, metrics_prefix))
     guarded = Guard(application, keys=keys, metrics_key=metrics_key, body_bytes=body_bytes)
-    found = uvicorn.Server(uvicorn.Config(guarded, log_level="warning", timeout_graceful_shutdown=drain_s))
+    logged = RequestLog(guarded, write)
+    found = uvicorn.Server(uvicorn.Config(logged, log_level="warning", timeout_graceful_shutdown=drain_s))
 
     def end() -> None:
         found.should_exit = True

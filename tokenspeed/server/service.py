@@ -33,7 +33,7 @@ class Service:
 
     Attributes:
         stage: what it is doing until it is ready. failure: why it never will be.
-        when_failed: is called then, in the thread that loads.
+        when_failed: is called then, once, in any thread.
     """
 
     def __init__(self, load: Callable[[], LLM], *, name: str, any_name: bool, bounds: Bounds | None = None):
@@ -62,7 +62,8 @@ class Service:
     def why_not_ready(self) -> str | None:
         """In a line; None where it serves."""
         if self.failure is not None:
-            return f"the model could not be loaded: {one_line(self.failure)}"
+            what = "the model could not be loaded" if self._engine is None else "the engine has ended"
+            return f"{what}: {one_line(self.failure)}"
         if self._engine is None:
             return f"the model is not ready: {self.stage}"
         if self._engine.is_dead:
@@ -129,13 +130,23 @@ class Service:
             raise refused(error) from error
         except FloatingPointError as error:
             raise ApiError(500, one_line(error), code=NOT_FINITE) from error
-        except (EngineDead, Aborted) as error:
+        except Aborted as error:
             raise ApiError(503, one_line(error)) from error
+        except EngineDead as error:
+            if error.__cause__ is None:  # it was closed
+                raise ApiError(503, one_line(error)) from error
+            self._fail(error.__cause__)
+            raise ApiError(500, one_line(error)) from error
 
     def _ready_engine(self) -> AsyncEngine:
         assert self.llm is not None  # or it says why not
         assert self._engine is not None
         return self._engine
+
+    def _fail(self, error: BaseException) -> None:
+        if self.failure is None:
+            self.failure = error
+            self.when_failed()
 
     def _start(self) -> None:
         try:
@@ -144,8 +155,7 @@ class Service:
             self.stage = "compiling"
             engine = AsyncEngine(llm)
         except BaseException as error:
-            self.failure = error
-            self.when_failed()
+            self._fail(error)
             return
         self._llm, self._engine = llm, engine
         self.stage = "ready"

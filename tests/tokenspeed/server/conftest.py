@@ -13,6 +13,7 @@ import pytest
 from tokenspeed.engine.engine import Engine
 from tokenspeed.llm import LLM
 from tokenspeed.server import serve
+from tokenspeed.server.admission import Admission
 
 
 @dataclasses.dataclass
@@ -22,6 +23,8 @@ class Served:
     url: str
     llm: LLM
     engine: Engine
+    log: list[str]
+    admission: Admission
 
     def post(self, path: str, **body) -> httpx.Response:
         return httpx.post(f"{self.url}{path}", json=body, timeout=60)
@@ -39,8 +42,9 @@ class Served:
 @pytest.fixture(scope="session")
 def served(compiled_once) -> Iterator[Served]:
     llm = LLM.from_pretrained("tiny", max_context=128, max_batch=2, implementation="xla")  # as test_async_engine.py's
+    lines: list[str] = []
     with serve.bind("127.0.0.1", 0) as bound:
-        server, service = serve.server(lambda: llm)
+        server, service = serve.server(lambda: llm, write=lines.append)
         thread = threading.Thread(target=server.run, kwargs=dict(sockets=[bound]))
         url = f"http://127.0.0.1:{bound.getsockname()[1]}"
         try:
@@ -48,7 +52,7 @@ def served(compiled_once) -> Iterator[Served]:
                 thread.start()
                 until_ready(url)
             assert service.engine is not None
-            yield Served(url, llm, service.engine)
+            yield Served(url, llm, service.engine, lines, service.admission)
         finally:
             server.should_exit = True
             thread.join()

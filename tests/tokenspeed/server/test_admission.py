@@ -69,3 +69,11 @@ class Requests(RuleBasedStateMachine):
 
 
 TestRequests = Requests.TestCase
+
+
+def test_tokens_are_cut_or_refused():
+    assert Bounds().tokens(1000) == 1000
+    assert Bounds(max_tokens=10).tokens(10) == Bounds(max_tokens=10).tokens(11) == 10
+    with pytest.raises(ApiError, match=r"^max_tokens: expected at most 10, got 11$") as refused:
+        Bounds(max_tokens=10, refuse=True).tokens(11)
+    assert (refused.value.status, refused.value.param) == (400, "max_tokens")

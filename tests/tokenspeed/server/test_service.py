@@ -6,6 +6,7 @@ import time
 import httpx2 as httpx
 import pytest
 
+from tests.tokenspeed.server.conftest import until_ready
 from tokenspeed.llm import LLM
 from tokenspeed.server import serve
 
@@ -87,3 +88,23 @@ def test_a_stuck_engine_is_not_ready(served, monkeypatch):
         goes_on.set()
         asked.join(60)
     assert answers[0].status_code == 200 and httpx.get(f"{served.url}/ready").status_code == 200
+
+
+@pytest.mark.slow
+def test_a_step_that_fails_is_told_and_ends_the_server(monkeypatch, compiled_once):
+    llm = LLM.from_pretrained("tiny", max_context=128, max_batch=2, implementation="xla")
+    with serve.bind("127.0.0.1", 0) as bound, compiled_once():
+        server, service = serve.server(lambda: llm, write=lambda line: None)
+        thread = threading.Thread(target=server.run, kwargs=dict(sockets=[bound]))
+        thread.start()
+        url = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        until_ready(url)
+
+        def fail():
+            raise RuntimeError("the device is gone")
+
+        monkeypatch.setattr(service.engine, "step", fail)
+        response = httpx.post(f"{url}/v1/chat/completions", json=dict(messages=MESSAGES), timeout=60)
+        assert response.status_code == 500 and "the device is gone" in response.json()["error"]["message"]
+        thread.join(30)
+        assert not thread.is_alive() and isinstance(service.failure, RuntimeError)
