@@ -10,6 +10,7 @@ SWEEP_ARGS :=
 WORKERS := 2
 PYTEST_ARGS :=
 SOAK_ARGS :=
+SERVE_ARGS :=
 
 VENV := .venv
 NEWEST := .venv-newest-jax
@@ -40,6 +41,10 @@ test: $(VENV)/.installed-test ## run the tests (WORKERS=, PYTEST_ARGS=)
 .PHONY: quick
 quick: $(VENV)/.installed-test ## run the tests of a minute, while you work
 	$(PY) -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not aot" -q $(PYTEST_ARGS)
+
+.PHONY: serve
+serve: $(VENV)/.installed-serve ## serve the small model that ships, OpenAI's API at port 8000 (SERVE_ARGS=)
+	$(PY) -m tokenspeed serve $(SERVE_ARGS)
 
 .PHONY: soak
 soak: $(VENV)/.installed-test ## random requests through the engine, each against itself alone; memory over many (SOAK_ARGS=)

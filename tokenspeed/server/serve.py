@@ -1,8 +1,11 @@
 """Runs the server: `python -m tokenspeed serve`."""
 
+import contextlib
 import os
+import signal
 import socket
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,9 @@ from tokenspeed.server.service import Service
 
 NAME = "tokenspeed"
 """Of a model that has no other."""
-DRAIN_S = 30
+DRAIN_S = 30.0
+GRACE_S = 5
+"""Seconds for requests to tell their clients that they have failed."""
 BODY_BYTES = 4 << 20
 """Of a request at most: a prompt of a million tokens."""
 
@@ -41,6 +46,40 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
+class Server(uvicorn.Server):
+    """As uvicorn's, but for its end: told to, it lets requests end for `drain_s` seconds, then they fail; a second
+    signal stops it at once."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, drain_s: float):
+        super().__init__(config)
+        self._service, self._drain_s = service, drain_s
+
+    def drain(self) -> None:
+        """Takes no more requests, and ends when there are none."""
+        self.should_exit = True
+        timer = threading.Timer(self._drain_s, self._service.close)
+        timer.daemon = True
+        timer.start()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def told(number: int, _: Any) -> None:
+            if self.should_exit:
+                os._exit(128 + number)
+            self.drain()
+
+        before = {number: signal.signal(number, told) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
 def server(
     load: Callable[[], LLM],
     *,
@@ -50,9 +89,9 @@ def server(
     body_bytes: int = BODY_BYTES,
     metrics_key: bool = False,
     metrics_prefix: str = PREFIX,
-    drain_s: int = DRAIN_S,
+    drain_s: float = DRAIN_S,
     write: Callable[[str], Any] | None = None,
-) -> tuple[uvicorn.Server, Service]:
+) -> tuple[Server, Service]:
     """A server that loads a model once it runs, and its service.
 
     Args:
@@ -65,12 +104,9 @@ def server(
     application = app.create(service, Metrics(service, metrics_prefix))
     guarded = Guard(application, keys=keys, metrics_key=metrics_key, body_bytes=body_bytes)
     logged = RequestLog(guarded, write)
-    found = uvicorn.Server(uvicorn.Config(logged, log_level="warning", timeout_graceful_shutdown=drain_s))
-
-    def end() -> None:
-        found.should_exit = True
-
-    service.when_failed = end
+    grace = int(drain_s) + GRACE_S
+    found = Server(uvicorn.Config(logged, log_level="warning", timeout_graceful_shutdown=grace), service, drain_s)
+    service.when_failed = found.drain
     return found, service
 
 

@@ -108,3 +108,34 @@ def test_a_step_that_fails_is_told_and_ends_the_server(monkeypatch, compiled_onc
         assert response.status_code == 500 and "the device is gone" in response.json()["error"]["message"]
         thread.join(30)
         assert not thread.is_alive() and isinstance(service.failure, RuntimeError)
+
+
+@pytest.mark.slow
+def test_told_to_end_it_lets_requests_end_for_a_while_and_then_they_fail(monkeypatch, compiled_once):
+    llm = LLM.from_pretrained("tiny", max_context=128, max_batch=2, implementation="xla")
+    with serve.bind("127.0.0.1", 0) as bound, compiled_once():
+        server, service = serve.server(lambda: llm, write=lambda line: None, drain_s=2)
+        thread = threading.Thread(target=server.run, kwargs=dict(sockets=[bound]))
+        thread.start()
+        url = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        until_ready(url)
+        step = service.engine.step
+        monkeypatch.setattr(service.engine, "step", lambda: time.sleep(0.2) or step())
+        found = {}
+
+        def ask(tokens):
+            body = dict(prompt="The", max_tokens=tokens, ignore_eos=True, stream=True)
+            with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as response:
+                found[tokens] = [line for line in response.iter_lines() if line]
+
+        asked = [threading.Thread(target=ask, args=[tokens]) for tokens in (4, 100)]
+        for one in asked:
+            one.start()
+        while service.admission.under_way < 2:
+            time.sleep(0.01)
+        server.drain()
+        for one in (*asked, thread):
+            one.join(30)
+            assert not one.is_alive()
+    assert found[4][-1] == "data: [DONE]" and len(found[4]) == 5
+    assert "the engine was closed" in found[100][-1] and len(found[100]) > 1
