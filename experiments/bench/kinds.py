@@ -391,6 +391,45 @@ KINDS = {
             "output_tokens", "requests", "seconds", "output_tokens_per_s",
         ),
     ),
+    "serve": Kind(
+        "chats with a server over HTTP, by any address",
+        STATUS
+        | dict(
+            endpoint=(TEXT, "the name that the command gave it"),
+            model=(TEXT, "that was asked for"),
+            mix=(one_of("chat", "long", "both"), "of prompts; of 'both' the figures are those of chats"),
+            arrivals=(one_of("poisson", "bursty", "closed"), "of requests"),
+            rate=(POSITIVE, "requests a second, of an open loop"),
+            concurrency=(SIZE, "requests under way at a time, of a closed loop"),
+            seed=(COUNT, "of arrivals and prompts"),
+            chat_words=(SIZE, "median of a chat's prompt"),
+            chat_tokens=(SIZE, "median of what a chat asks for"),
+            long_words=(SIZE, "of a long prompt"),
+            long_tokens=(SIZE, "that it asks for"),
+            long_every_s=(POSITIVE, "seconds between long prompts, of 'both' in an open loop"),
+            requests=(COUNT, "that were due after the warm-up"),
+            errors=(COUNT, "of these, without those that were rejected"),
+            rejected=(COUNT, "with status 429"),
+            seconds=(AMOUNT, "from the end of the warm-up to the last answer"),
+            requests_per_s=(AMOUNT, "that were answered"),
+            output_tokens_per_s=(AMOUNT, "of all requests together"),
+            prompt_tokens_mean=(AMOUNT, "as the server counts them; null: it does not"),
+            output_tokens_mean=(AMOUNT, "events with a token"),
+            request_tokens_per_s_p50=(AMOUNT, "median rate of a request after its first token"),
+            long_ttft_ms_p50=(AMOUNT, "median of the long prompts of 'both'"),
+            goodput_per_s=(AMOUNT, "requests a second that met the objective"),
+            slo_ttft_ms=(POSITIVE, "objective: the first token within"),
+            slo_itl_ms=(POSITIVE, "and the mean time between tokens within"),
+            late_ms_p99=(NUMBER, "how late the client sent; times are from when a request was due"),
+        )
+        | {
+            f"{span}_ms_p{percent}": (AMOUNT, f"{what}, percentile over the requests")
+            for span, what in (("ttft", "to the first token"), ("itl", "between tokens"), ("whole", "to the last"))
+            for percent in (50, 90, 95, 99)
+        },
+        ("device", "endpoint", "model", "mix", "arrivals", "rate", "concurrency", "seed", "date"),
+        needed=("endpoint", "model", "mix", "arrivals", "seed", "status", "requests", "errors", "rejected"),
+    ),
     "ablation": Kind(
         "a decode step without one of the things that make it fast",
         STEP | STATUS | STEP_MS

@@ -100,6 +100,10 @@ OF_KIND = dict(
     ),
     soak=dict(batch_invariant=False, seed=0, requests=5, tokens_checked=100, same_bits=5),
     peer_load=LOAD | dict(implementation="torch", engine="torch", engine_version="2.0", how="compiled"),
+    serve=dict(
+        endpoint="ours", mix="chat", arrivals="poisson", rate=4.0, seed=0, requests=60, errors=0, rejected=0,
+        ttft_ms_p50=10.0, itl_ms_p99=5.0,
+    ),
     throughput=SERVED
     | LOAD
     | dict(

@@ -5,12 +5,13 @@ import contextlib
 import importlib.metadata
 import time
 from collections.abc import AsyncGenerator, Awaitable
+from pathlib import Path
 from typing import Any
 
 import jax
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
@@ -24,6 +25,9 @@ from tokenspeed.server.service import Service
 from tokenspeed.text.errors import TokenizerError
 
 POLL_S = 0.1
+PAGE = Path(__file__).with_name("page.html")
+POLICY = "default-src 'none'; connect-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'"
+"""Nothing from outside."""
 KINDS = ("str", "int", "float", "bool")
 """Parts of a place that are no fields: which of several types did not fit."""
 VERSION = importlib.metadata.version("tokenspeed-jax")
@@ -57,6 +61,10 @@ def create(service: Service, metrics: Metrics) -> FastAPI:
     async def of_a_bug(_: Request, error: Exception) -> Response:
         message = f"internal error: {type(error).__name__} (request {_.state.request_id})"
         return await of_ours(_, ApiError(500, message))
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers={"Content-Security-Policy": POLICY})
 
     @app.get("/health")
     async def health() -> Response:

@@ -122,6 +122,13 @@ def test_what_is_served(client, served):
     assert {"/v1/chat/completions", "/v1/completions", "/v1/models", "/tokenize", "/health", "/ready"} <= paths.keys()
 
 
+def test_the_page_takes_nothing_from_outside(served):
+    page = httpx.get(f"{served.url}/")
+    assert page.headers["content-type"].startswith("text/html") and "<textarea" in page.text
+    assert "http://" not in page.text and "https://" not in page.text
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+
+
 @pytest.mark.parametrize("method, path, status", [("GET", "/v2", 404), ("GET", "/v1/completions", 405)])
 def test_what_is_not_there(served, method, path, status):
     response = httpx.request(method, served.url + path)

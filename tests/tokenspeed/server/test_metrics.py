@@ -1,5 +1,9 @@
 """/metrics: what requests have done, under names that dashboards query."""
 
+import json
+import re
+from pathlib import Path
+
 import httpx2 as httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -48,3 +52,17 @@ def test_what_is_always_there(served):
         "prefix_cache_hits_total", "num_preemptions_total", "admission_rejections_total", "compiled_programs",
     )  # fmt: skip
     assert set(names) <= values(served).keys()
+
+
+def test_a_dashboard_asks_for_what_there_is(served):
+    """Of Grafana; a query may name a series before anything is in it."""
+    board = json.loads((Path(__file__).parents[3] / "configs/grafana.json").read_text())
+    there = set()
+    for family in text_string_to_metric_families(httpx.get(f"{served.url}/metrics").text):
+        suffixes = dict(counter=["_total"], histogram=["_bucket", "_sum", "_count"]).get(family.type, [""])
+        there |= {family.name + suffix for suffix in suffixes}
+    queries = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    queries += [one["query"] for one in board["templating"]["list"]]
+    asked = {name for query in queries for name in re.findall(r"tokenspeed:\w+", query)}
+    assert asked <= there and len(asked) > 15
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])

@@ -1,0 +1,1 @@
+"""Servers under load, by any OpenAI-compatible address."""
