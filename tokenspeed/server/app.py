@@ -45,22 +45,24 @@ def create(service: Service, metrics: Metrics) -> FastAPI:
     app = FastAPI(title="TokenSpeed-JAX", version=VERSION, lifespan=lifespan)
     begun = int(time.time())
 
+    def told(error: ApiError) -> Response:
+        return JSONResponse(error.body, error.status, error.headers)
+
     @app.exception_handler(ApiError)
     async def of_ours(_: Request, error: ApiError) -> Response:
-        return JSONResponse(error.body, error.status, error.headers)
+        return told(error)
 
     @app.exception_handler(RequestValidationError)
     async def of_body(_: Request, error: RequestValidationError) -> Response:
-        return await of_ours(_, invalid(error))
+        return told(invalid(error))
 
     @app.exception_handler(HTTPException)
     async def of_path(_: Request, error: HTTPException) -> Response:
-        return await of_ours(_, ApiError(error.status_code, str(error.detail), headers=error.headers))
+        return told(ApiError(error.status_code, str(error.detail), headers=error.headers))
 
     @app.exception_handler(Exception)
-    async def of_a_bug(_: Request, error: Exception) -> Response:
-        message = f"internal error: {type(error).__name__} (request {_.state.request_id})"
-        return await of_ours(_, ApiError(500, message))
+    async def of_a_bug(request: Request, error: Exception) -> Response:
+        return told(ApiError(500, f"internal error: {type(error).__name__} (request {request.state.request_id})"))
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
