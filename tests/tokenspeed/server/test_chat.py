@@ -1,6 +1,7 @@
 """/v1/chat/completions, by the client that people have and by the lines on the wire."""
 
 import asyncio
+import time
 
 import httpx2 as httpx
 import openai
@@ -135,9 +136,17 @@ def test_errors_of_the_client(client):
         client.models.retrieve("another")
 
 
-def test_a_client_that_leaves_frees_its_pages(served):
+def test_a_client_that_leaves_frees_its_pages(served, monkeypatch):
+    step = served.engine.step
+    monkeypatch.setattr(served.engine, "step", lambda: time.sleep(0.1) or step())  # its tokens would take ten seconds
     body = dict(messages=MESSAGES, ignore_eos=True, stream=True)
     with httpx.stream("POST", f"{served.url}/v1/chat/completions", json=body, timeout=60) as response:
         next(response.iter_lines())
+        assert served.engine.pool.used > 0
+    end = time.monotonic() + 3
+    while served.engine.pool.used > 0 and time.monotonic() < end:
+        time.sleep(0.01)
+    assert served.engine.pool.used == 0
+    monkeypatch.undo()
     for _ in range(20):  # a whole pool and more
         assert served.post("/v1/chat/completions", messages=MESSAGES, max_tokens=2).status_code == 200

@@ -1,6 +1,7 @@
 """The log: one line a request, that says what became of it and nothing of what was said."""
 
 import json
+import time
 
 import httpx2 as httpx
 import pytest
@@ -9,6 +10,9 @@ pytestmark = pytest.mark.slow
 
 
 def line_of(served, id):
+    end = time.monotonic() + 10
+    while not any(id in line for line in served.log) and time.monotonic() < end:
+        time.sleep(0.01)  # it is written once the answer has been sent
     (found,) = [line for line in map(json.loads, served.log) if line["request_id"] == id]
     return found
 
