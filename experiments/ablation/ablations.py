@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import pallas_kernels as pk
 from experiments.ablation import unfused
 from experiments.bench import cases, kernels
+from experiments.bench.compiling import LAUNCHED_ONE_BY_ONE
 from experiments.bench.models import DTYPES
 from experiments.bench.options import check_name
 from experiments.bench.record import Record
 from experiments.bench.recorded import OPS
 from pallas_kernels import Device
-from tokenspeed.engine.generation import LAUNCHED_ONE_BY_ONE
 from tokenspeed.models.config import ModelConfig
 
 FUSION, MEMORY, SCHEDULING = "operator fusion", "memory access", "parallel scheduling"

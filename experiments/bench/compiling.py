@@ -7,6 +7,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from jax import monitoring
 
+LAUNCHED_ONE_BY_ONE = {"xla_gpu_enable_command_buffer": ""}
+"""XLA's options for a program whose buffers are elsewhere at each call: it would record its launches into a CUDA graph
+anew every time. What the engine runs is recorded, since its buffers stay."""
 COMPILE_EVENTS = "/jax/core/compile/"
 """Of tracing, lowering and XLA's own compilation."""
 

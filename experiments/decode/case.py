@@ -11,11 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.bench.compiling import counted
+from experiments.bench.compiling import LAUNCHED_ONE_BY_ONE, counted
 from experiments.bench.device import reason_of
 from experiments.bench.outcome import Outcome
 from experiments.bench.workload import Workload
-from tokenspeed.engine.generation import BROKEN, LAUNCHED_ONE_BY_ONE
+from tokenspeed.engine.generation import BROKEN
 
 MOST_SPREAD = 0.10
 """Of (p95 - p5) / median; beyond it something else ran on the machine."""

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from experiments.bench.compiling import counted
+from experiments.bench.compiling import LAUNCHED_ONE_BY_ONE, counted
 from experiments.bench.device import reason_of
 from experiments.bench.workload import Decoder, Workload
 from experiments.prefill.found import Found, back_to_back, check_counting
@@ -16,7 +16,7 @@ from experiments.prefill.options import Case
 from pallas_kernels import KVCache, attention_counters
 from tokenspeed.engine import decode
 from tokenspeed.engine.batch import takes_decode_kernels
-from tokenspeed.engine.generation import LAUNCHED_ONE_BY_ONE, Weights
+from tokenspeed.engine.generation import Weights
 from tokenspeed.engine.sizes import PAGE_SIZE
 from tokenspeed.models.flash_attention import attend_behind
 from tokenspeed.models.prefill_attention import attend, before_chunk, of_sequences, window_that_counts

@@ -23,11 +23,11 @@ LARGE = 1 << 26
 """Bytes of float32 weights from which a CPU's step takes so long that the host looks after each. XLA converts 16-bit
 weights for a CPU, once for all steps of a call."""
 SERVED_TOKENS = 2048
-"""Of a step of a served model: what those in decode wait for while a prompt is in prefill."""
+"""Of a step of a served model at most, and of a chunk: longer prompts are long ones."""
 MIXED_TOKENS = 1024
 """Of prefill beside decodes: one pass over the weights for a prompt of common length."""
 MIXED_EACH = 32
-"""The same for each of them, where that is more: a step of many is worth more, and has to be worth its pass."""
+"""The same for each sequence in decode, where that is more: a step of many is worth more."""
 LONG_TOKENS = 500
 """The same while a long prompt is in prefill: on an H200 they take less than three times a step of decode, whatever the
 model, as both follow the weights."""

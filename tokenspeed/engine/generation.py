@@ -19,10 +19,6 @@ FEW_TOKENS = 256
 ENDED, BROKEN = -1, -2
 """In the place of a token: the sequence had ended, or its logits were not finite, which ends it."""
 
-LAUNCHED_ONE_BY_ONE = {"xla_gpu_enable_command_buffer": ""}
-"""XLA's options for what runs once for a prompt. Its buffers are elsewhere each time, and XLA would record its hundreds
-of launches into a CUDA graph anew, library calls by capturing them, before the first one starts."""
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)

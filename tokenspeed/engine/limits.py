@@ -21,7 +21,7 @@ class Limits:
         mixed_budget: tokens of prefill in a step with sequences in decode, which wait for it, at least twice the
             shortest chunk; 0: what `token_budget` leaves.
         mixed_each: tokens of prefill for each sequence in decode, where that is more.
-        long_budget: the same of steps with a long prompt, which are many; 0: `mixed_budget`.
+        long_budget: as `mixed_budget`, of steps with a long prompt, which are many; 0: `mixed_budget`.
         attention_tokens: attention to so many tokens takes as long as a token's products, so that `long_budget` has
             fewer tokens the farther a chunk begins; 0: attention takes nothing.
         pass_tokens: what a chunk takes of `long_budget` beside its tokens, where attention takes something.
