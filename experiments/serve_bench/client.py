@@ -17,7 +17,7 @@ class Request:
     Attributes:
         due: when it was to be sent. sent: when it was. arrivals: of each event with a token.
         status: of HTTP, 0 where there was no answer. error: what went wrong, or ''.
-        prompt_tokens, tokens: as the server counts them; None where it does not say.
+        prompt_tokens: as the server counts them; None where it does not say.
     """
 
     prompt: Prompt
@@ -28,7 +28,6 @@ class Request:
     status: int = 0
     error: str = ""
     prompt_tokens: int | None = None
-    tokens: int | None = None
 
     async def run(self, client: httpx2.AsyncClient, model: str, extra: dict[str, Any]) -> None:
         """To its end, whatever happens."""
@@ -59,7 +58,7 @@ class Request:
         if event.get("choices"):
             self.arrivals.append(time.perf_counter())
         if usage := event.get("usage"):
-            self.prompt_tokens, self.tokens = usage["prompt_tokens"], usage["completion_tokens"]
+            self.prompt_tokens = usage["prompt_tokens"]
 
     @property
     def ttft_ms(self) -> float:

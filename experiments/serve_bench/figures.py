@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from experiments.serve_bench.client import Request
+from experiments.throughput.client import percentile
 
 PERCENTS = (50, 90, 95, 99)
 
@@ -32,17 +33,17 @@ def figures(requests: Sequence[Request], begun: float, slo_ttft_ms: float, slo_i
         output_tokens_per_s=round(sum(len(one.arrivals) for one in counted) / seconds, 2) if seconds else None,
         prompt_tokens_mean=_mean([one.prompt_tokens for one in good if one.prompt_tokens is not None]),
         output_tokens_mean=_mean([len(one.arrivals) for one in good]),
-        request_tokens_per_s_p50=_percentile([one.tokens_per_s for one in good if one.tokens_per_s is not None], 50),
-        long_ttft_ms_p50=_percentile(long, 50),
+        request_tokens_per_s_p50=percentile([one.tokens_per_s for one in good if one.tokens_per_s is not None], 50),
+        long_ttft_ms_p50=percentile(long, 50),
         goodput_per_s=round(meeting / seconds, 4) if seconds else None,
-        late_ms_p99=_percentile([1e3 * (one.sent - one.due) for one in main], 99),
+        late_ms_p99=percentile([1e3 * (one.sent - one.due) for one in main], 99),
     )
     spans = dict(
         ttft=[one.ttft_ms for one in good], itl=[gap for one in good for gap in one.gaps_ms],
         whole=[one.whole_ms for one in good],
     )  # fmt: skip
     for name, values in spans.items():
-        found |= {f"{name}_ms_p{percent}": _percentile(values, percent) for percent in PERCENTS}
+        found |= {f"{name}_ms_p{percent}": percentile(values, percent) for percent in PERCENTS}
     return found
 
 
@@ -53,7 +54,3 @@ def _meets(one: Request, ttft_ms: float, itl_ms: float) -> bool:
 
 def _mean(values: Sequence[float]) -> float | None:
     return round(float(np.mean(values)), 2) if len(values) else None
-
-
-def _percentile(values: Sequence[float], percent: float) -> float | None:
-    return round(float(np.percentile(values, percent)), 4) if len(values) else None
