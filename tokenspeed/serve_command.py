@@ -6,6 +6,7 @@ from pallas_kernels import DTYPES, IMPLEMENTATIONS
 from tokenspeed.arguments import MAX_INT, integer
 from tokenspeed.models import hf_config
 from tokenspeed.models.config import ConfigError
+from tokenspeed.server.defaults import BODY_BYTES, DRAIN_S, METRICS_PREFIX
 from tokenspeed.weights.tiny import folder_of
 
 
@@ -29,10 +30,10 @@ def add_to(commands) -> None:
     serve.add_argument("--max-tokens-cap", type=int, metavar="N", help="tokens that a request may ask for")
     serve.add_argument("--refuse-above-cap", action="store_true", help="refuse what asks for more (default: cut it)")
     serve.add_argument("--request-timeout", type=int, metavar="S", help="seconds from a request to its end")
-    serve.add_argument("--max-body-bytes", type=int, metavar="N", default=4 << 20, help="(default: %(default)s)")
-    serve.add_argument("--metrics-prefix", metavar="NAME", default="tokenspeed", help="(default: %(default)s)")
+    serve.add_argument("--max-body-bytes", type=int, metavar="N", default=BODY_BYTES, help="(default: %(default)s)")
+    serve.add_argument("--metrics-prefix", metavar="NAME", default=METRICS_PREFIX, help="(default: %(default)s)")
     serve.add_argument("--metrics-key", action="store_true", help="/metrics needs an API key too")
-    serve.add_argument("--drain-timeout", type=int, metavar="S", default=30, help="seconds (default: %(default)s)")
+    serve.add_argument("--drain-timeout", type=int, metavar="S", default=DRAIN_S, help="seconds (default: %(default)s)")
     serve.add_argument("--api-key-file", metavar="FILE", help="a key a line (or TOKENSPEED_API_KEYS=A,B)")
     serve.set_defaults(run=run)
 

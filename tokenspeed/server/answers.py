@@ -55,10 +55,10 @@ class Answer:
             refusal=None,
         )
 
-    def text_logprobs(self, found: list[TokenLogprob | None], ids: list[int], offset: int = 0) -> dict[str, Any]:
-        """In the form of /v1/completions; offsets are those of the tokens' own texts, from `offset` on."""
+    def text_logprobs(self, found: list[TokenLogprob | None], ids: list[int]) -> dict[str, Any]:
+        """In the form of /v1/completions; offsets are those of the tokens' own texts."""
         texts = [self.tokenizer.decode([id], skip_special_tokens=False) for id in ids]
-        offsets = [offset]
+        offsets = [0]
         for text in texts:
             offsets.append(offsets[-1] + len(text))
         return dict(

@@ -15,6 +15,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingRes
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
+from tokenspeed.messages import one_line
 from tokenspeed.server import generate
 from tokenspeed.server.errors import ApiError
 from tokenspeed.server.generate import Generation
@@ -95,8 +96,7 @@ def create(service: Service, metrics: Metrics) -> FastAPI:
     @app.get("/v1/models/{name:path}")
     async def one_model(name: str) -> dict[str, Any]:
         if name != service.name:
-            message = f"model: expected {service.name!r}, got {name[:100]!r}"
-            raise ApiError(404, message, param="model", code="model_not_found")
+            raise service.no_model(name)
         return model()
 
     def model() -> dict[str, Any]:
@@ -131,7 +131,7 @@ def create(service: Service, metrics: Metrics) -> FastAPI:
         try:
             return dict(prompt=service.tokenizer.decode(body.tokens, skip_special_tokens=False))
         except TokenizerError as error:
-            raise ApiError(400, f"tokens: {error}", param="tokens") from error
+            raise ApiError(400, f"tokens: {one_line(error)}", param="tokens") from error
 
     return app
 

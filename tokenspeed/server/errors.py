@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from tokenspeed.messages import one_line
+
 TYPES = {
     401: "authentication_error",
     404: "not_found_error",
@@ -42,6 +44,6 @@ class ApiError(Exception):
 
 def refused(error: Exception) -> ApiError:
     """Of what a check of ours said of a request: the field stands before the first colon of its line."""
-    message = " ".join(str(error).split())
+    message = one_line(error)
     field, colon, _ = message.partition(":")
     return ApiError(400, message, param=field if colon and field.isidentifier() else None)

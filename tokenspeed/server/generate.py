@@ -10,6 +10,7 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 
 from tokenspeed.completion import Completion, Delta, TokenLogprob
+from tokenspeed.messages import one_line
 from tokenspeed.sampling.params import SamplingParams
 from tokenspeed.server import answers, sampling
 from tokenspeed.server.answers import Answer
@@ -232,7 +233,7 @@ async def chat_ids(
             service.tokenizer.render_chat, plain, add_generation_prompt=generation_prompt, **variables
         )
     except (TokenizerError, TypeError) as error:
-        raise ApiError(400, f"messages: {' '.join(str(error).split())}", param="messages") from error
+        raise ApiError(400, f"messages: {one_line(error)}", param="messages") from error
     return await encoded(service, text, True, "messages")
 
 
@@ -244,7 +245,7 @@ async def encoded(service: Service, text: str, special: bool, field: str) -> lis
     try:
         return await run_in_threadpool(service.tokenizer.encode, text, special)
     except TokenizerError as error:
-        raise ApiError(400, f"{field}: {' '.join(str(error).split())}", param=field) from error
+        raise ApiError(400, f"{field}: {one_line(error)}", param=field) from error
 
 
 def _plain(message: Message) -> dict[str, str]:

@@ -9,9 +9,9 @@ from prometheus_client.registry import Collector
 from tokenspeed.completion import Completion
 from tokenspeed.engine.engine import Engine
 from tokenspeed.server import answers
+from tokenspeed.server.defaults import METRICS_PREFIX
 from tokenspeed.server.service import Service
 
-PREFIX = "tokenspeed"
 LABEL = "model_name"
 SHORT = (
     0.0005, 0.001, 0.002, 0.003, 0.004, 0.005, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2,
@@ -32,7 +32,7 @@ class Metrics:
         service: whose they are. prefix: of all names, before a colon.
     """
 
-    def __init__(self, service: Service, prefix: str = PREFIX):
+    def __init__(self, service: Service, prefix: str = METRICS_PREFIX):
         self._registry = registry = CollectorRegistry()
         self._model = service.name
 

@@ -15,18 +15,16 @@ from tokenspeed.llm import LLM
 from tokenspeed.messages import one_line
 from tokenspeed.server import app
 from tokenspeed.server.admission import Bounds
+from tokenspeed.server.defaults import BODY_BYTES, DRAIN_S, METRICS_PREFIX
 from tokenspeed.server.guard import Guard
 from tokenspeed.server.log import RequestLog
-from tokenspeed.server.metrics import PREFIX, Metrics
+from tokenspeed.server.metrics import Metrics
 from tokenspeed.server.service import Service
 
 NAME = "tokenspeed"
 """Of a model that has no other."""
-DRAIN_S = 30.0
 GRACE_S = 5
 """Seconds for requests to tell their clients that they have failed."""
-BODY_BYTES = 4 << 20
-"""Of a request at most: a prompt of a million tokens."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -88,7 +86,7 @@ def server(
     keys: Sequence[str] = (),
     body_bytes: int = BODY_BYTES,
     metrics_key: bool = False,
-    metrics_prefix: str = PREFIX,
+    metrics_prefix: str = METRICS_PREFIX,
     drain_s: float = DRAIN_S,
     write: Callable[[str], Any] | None = None,
 ) -> tuple[Server, Service]:

@@ -107,9 +107,13 @@ class Service:
         if name is None or name == self.name:
             return self.name
         if not self.any_name:
-            message = f"model: expected {self.name!r}, got {name[:100]!r}"
-            raise ApiError(404, message, param="model", code="model_not_found")
+            raise self.no_model(name)
         return name
+
+    def no_model(self, name: str) -> ApiError:
+        """404: there is none of this name."""
+        message = f"model: expected {self.name!r}, got {name[:100]!r}"
+        return ApiError(404, message, param="model", code="model_not_found")
 
     def new_id(self, kind: str) -> str:
         return f"{kind}-{secrets.token_hex(12)}"
