@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 import experiments
+from experiments.bench.interrupts import raise_interrupt
 from tokenspeed.exit_status import INTERRUPTED, UNREAD
 
 FAILED = 1
@@ -16,7 +17,7 @@ def ended(run: Callable[[], int]) -> int:
     """The exit status of a command: what `run` returns, or one of the above after a line about it or, unread, none."""
     alone = signal.getsignal(signal.SIGINT) is experiments.leave  # this process has nothing else to do
     if alone:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, raise_interrupt)
     status = _status(run)
     if alone and status == INTERRUPTED:
         # Threads of XLA may be compiling or running: Python would wait for them as it ends, or abort in their midst.

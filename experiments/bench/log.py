@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from experiments.bench import lock, record
 from experiments.bench.errors import ResultsError
+from experiments.bench.interrupts import raise_interrupt
 from experiments.bench.record import Record
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -164,7 +165,7 @@ class Log:
 
     def _interrupt(self, number, frame) -> None:
         self._interrupted = True
-        signal.default_int_handler(number, frame)
+        raise_interrupt(number, frame)
 
     def _swallowed(self, unraisable) -> None:
         if not (self._interrupted and unraisable.exc_type is KeyboardInterrupt):
