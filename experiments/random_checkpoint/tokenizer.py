@@ -23,7 +23,10 @@ NAMED = {
 }  # fmt: skip
 """Those that are not reserved, by their place among the special ones."""
 BEGIN, END = "<|begin_of_text|>", "<|eot_id|>"
-SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 """Llama 3's: no token goes over one of these."""
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"

@@ -60,10 +60,9 @@ def write(
     with ThreadPoolExecutor() as pool:
         for i, shard in enumerate(planned, 1):
             name = WEIGHTS if len(planned) == 1 else f"model-{i:05}-of-{len(planned):05}.safetensors"
-            tensors = pool.map(lambda one: draw(one[1], one[0], seed), shard)
-            save_file(
-                {part.name: tensor for (_, part), tensor in zip(shard, tensors)}, folder / name, dict(format="pt")
-            )
+            drawn = pool.map(lambda one: draw(one[1], one[0], seed), shard)
+            tensors = {part.name: tensor for (_, part), tensor in zip(shard, drawn)}
+            save_file(tensors, folder / name, metadata=dict(format="pt"))
             places |= {part.name: name for _, part in shard}
             told(f"{name}: {sum(ITEM * math.prod(part.shape) for _, part in shard) / 1e9:.2f} GB")
     if len(planned) > 1:

@@ -17,8 +17,9 @@ from tokenspeed.text.tokenizer import Tokenizer
 from tokenspeed.weights import checkpoint
 from tokenspeed.weights.shards import opened
 
+VOCABULARY = 800
 CONFIG = dict(
-    architectures=["LlamaForCausalLM"], model_type="llama", vocab_size=800, hidden_size=64, intermediate_size=96,
+    architectures=["LlamaForCausalLM"], model_type="llama", vocab_size=VOCABULARY, hidden_size=64, intermediate_size=96,
     num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16, hidden_act="silu",
     rms_norm_eps=1e-5, max_position_embeddings=256, rope_theta=1e4, attention_bias=True, tie_word_embeddings=False,
     torch_dtype="float32", bos_token_id=0, eos_token_id=1,
@@ -43,12 +44,12 @@ def test_it_loads(make):
     assert status == 0
     config, model, tokenizer = hf_config.from_folder(folder), checkpoint.load(folder), Tokenizer.from_folder(folder)
     assert tokenizer is not None
-    assert config.vocab_size == tokenizer.vocab_size == CONFIG["vocab_size"] and config.dtype == "bfloat16"
+    assert config.vocab_size == tokenizer.vocab_size == VOCABULARY and config.dtype == "bfloat16"
     table = np.asarray(model.embedding[...], np.float32)
     assert table.std() == pytest.approx(INIT_SCALE, rel=0.05) and abs(table.mean()) < INIT_SCALE / 50
     assert (model.norm[...] == 1).all() and model.blocks[0].qkv.values[...].dtype == jnp.bfloat16
     prompt = tokenizer.encode(tokenizer.render_chat([dict(role="user", content="Hello")]))
-    first = CONFIG["vocab_size"] - SPECIALS
+    first = VOCABULARY - SPECIALS
     assert prompt[:2] == [first, first + 6] and tokenizer.bos_id == first and tokenizer.eos_id == first + 9
     assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == [
         first + 1, first + 8, first + 9
@@ -67,7 +68,7 @@ def test_several_shards(make, tmp_path):
     folder = make()[1]
     many = tmp_path / "many"
     many.mkdir()
-    lines = []
+    lines: list[str] = []
     weights.write(many, config, 0, most_bytes=1 << 16, told=lines.append)
     assert len(lines) == len(list(many.glob("model-*.safetensors"))) > 2
     with opened(many) as split, opened(folder) as whole:
