@@ -88,7 +88,7 @@ def test_shards_are_no_larger_than_they_may_be():
 
 @pytest.mark.parametrize("where", ["save_file", "draw"])
 def test_what_is_interrupted_leaves_nothing(where, make, monkeypatch):
-    def stop(*_):
+    def stop(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(weights, where, stop)
