@@ -34,7 +34,7 @@ from experiments.serve_bench.plots import draw_serve
 from experiments.serve_bench.table import serve_table
 from experiments.serve_bench.texts import text_of
 
-MEASURING = ("experiments.serve_bench.client", "experiments.serve_bench.load", "experiments.serve_bench.figures")
+MEASURING = tuple(f"experiments.serve_bench.{name}" for name in ("client", "load", "lag", "figures"))
 
 
 def run(options: Options, command: str) -> int:

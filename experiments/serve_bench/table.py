@@ -62,7 +62,11 @@ def groups_of(records: Sequence[Record]) -> list[Group]:
 def _order(key: tuple) -> list[tuple]:
     """By the mixes' own order; what is not there stands before what is."""
     model, mix, *rest = key
-    return [(True, model), (True, MIXES.index(mix)), *((value is not None, value or 0) for value in rest)]
+    return [
+        (True, model),
+        (True, MIXES.index(mix)),
+        *((value is not None, 0 if value is None else value) for value in rest),
+    ]
 
 
 def load_name(one: Record) -> str:
