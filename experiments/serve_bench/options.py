@@ -105,7 +105,7 @@ class Options:
     def cases(self) -> list[Case]:
         """By load; chats without long prompts stand before those with any, of the mix 'both'."""
         closed = self.arrivals == "closed"
-        loads = [(None, most) for most in self.concurrency] if closed else [(rate, None) for rate in self.rates]
+        loads = [(None, most) for most in self.concurrency] if closed else [(float(rate), None) for rate in self.rates]
         mixes = [mix for mix in MIXES if mix in self.mixes or (mix == "chat" and "both" in self.mixes)]
         return [
             Case(mix=mix, rate=rate, concurrency=most, repeat=repeat, turned=(i + j + repeat) % 2 == 1)

@@ -19,23 +19,30 @@ MARKERS = "os^Dv<>p"
 
 def draw_serve(records: Sequence[Record], folder: str | Path) -> list[str]:
     """A picture for each mix, of the records that count; returns a line about each."""
-    groups = [group for group in groups_of(records) if group.counted and group.amount is not None]
+    groups = [group for group in groups_of(records) if group.amount is not None]
+    counted = {group.first["mix"] for group in groups if group.counted}
     found = {mix: [group for group in groups if group.first["mix"] == mix] for mix in MIXES}
-    lines = [save(lambda plt, g=mine: _curves(plt, g), folder, f"serve-{mix}") for mix, mine in found.items() if mine]
+    lines = [
+        save(lambda plt, g=mine: _curves(plt, g), folder, f"serve-{mix}")
+        for mix, mine in found.items()
+        if mix in counted
+    ]
     return lines or ["No picture: no run of a server counts."]
 
 
 def _curves(plt: Any, groups: Sequence[Group]) -> Any:
     """A row of panels a load, in each two lines an endpoint."""
-    loads = list(dict.fromkeys(group.load for group in groups))
+    loads = list(dict.fromkeys(group.load for group in groups if group.counted))
     names = sorted({group.first["endpoint"] for group in groups})
     figure = plt.figure(figsize=(10.5, 3.8 * len(loads)), layout="constrained")
     for row, load in zip(figure.subfigures(len(loads), squeeze=False)[:, 0], loads):
         mine = [group for group in groups if group.load == load]
-        row.suptitle(f"{mine[0].first['model']}: {load_name(mine[0].first)}", fontsize=10)
+        void = sum(len(group.runs) - len(group.counted) for group in mine)
+        left = f"; void runs, left out: {void}" if void else ""
+        row.suptitle(f"{mine[0].first['model']}: {load_name(mine[0].first)}{left}", fontsize=10)
         axes = row.subplots(1, len(PANELS))
         for axis, panel in zip(axes, PANELS):
-            _panel(axis, mine, names, *panel)
+            _panel(axis, [group for group in mine if group.counted], names, *panel)
         axes[-1].legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
@@ -61,6 +68,8 @@ def _panel(axis: Any, groups: Sequence[Group], names: Sequence[str], title: str,
     axis.set_xscale("log", base=2)
     axis.set_xticks(amounts, [f"{amount:g}" for amount in amounts])
     axis.minorticks_off()
-    axis.set_yscale("log")
+    axis.set_yscale("log", subs=(2, 5))
     axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter("{x:g}")
+    axis.tick_params(axis="y", which="minor", labelsize=8, labelcolor="0.3")
     axis.grid(True, which="both", color="0.92")

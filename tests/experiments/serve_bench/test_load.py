@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import time
 
+import httpx2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from experiments.bench import options as command_line
 from experiments.serve_bench import arrivals, lag
 from experiments.serve_bench.client import CONTINUOUS, EVENTS, Request
 from experiments.serve_bench.figures import Bounds, figures
-from experiments.serve_bench.load import planned, with_long
+from experiments.serve_bench.load import open_loop, planned, with_long
 from experiments.serve_bench.mixes import Prompt, Sizes
 from experiments.serve_bench.options import Options
 from experiments.serve_bench.texts import random_words
@@ -63,6 +64,28 @@ def test_with_and_without_long_prompts_the_chats_are_as_many_and_as_long_and_non
     alone, beside = plan("chat", salt=1), plan("both", salt=2)
     assert shapes(alone) == shapes(beside) != shapes(plan("chat", seed=4))
     assert not {one.text for _, one in alone} & {one.text for _, one in beside}
+
+
+def test_requests_are_sent_when_due_and_a_stall_counts_for_all_that_wait_behind_it():
+    served = 0
+
+    async def handle(request):
+        nonlocal served
+        served += 1
+        if served == 2:
+            time.sleep(0.3)  # the client itself can do nothing either
+        await asyncio.sleep(0.4)
+        return httpx2.Response(200, content=b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n')
+
+    async def run():
+        transport = httpx2.MockTransport(handle)
+        async with httpx2.AsyncClient(base_url="http://x", transport=transport) as client:
+            return await open_loop(client, "m", [(when, CHAT) for when in (0.0, 0.1, 0.2)], {})
+
+    first, second, third = asyncio.run(run())
+    assert second.sent < first.ended, "none waits for another"
+    assert [one.due - first.due for one in (second, third)] == pytest.approx([0.1, 0.2])
+    assert third.sent - third.due > 0.15 and third.ttft_ms > 1e3 * (third.sent - third.due) + 350
 
 
 def test_without_spread_every_chat_is_the_median():

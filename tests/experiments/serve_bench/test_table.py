@@ -92,7 +92,8 @@ def drawn(monkeypatch):
 
 
 def test_a_picture_a_mix_and_two_lines_a_server(make_runs, make_record, drawn):
-    records = [*make_runs(), *make_runs(status="void: late", rate=99.0), make_record("serve", mix="both")]
+    void = make_record("serve", status="void: late", rate=99.0)
+    records = [*make_runs(), void, make_record("serve", mix="both")]
     assert plots.draw_serve(records, "out") == ["Picture: out/serve-chat.png", "Picture: out/serve-both.png"]
     first, second = drawn["serve-chat"].axes
     assert first.get_title() == "to the first token" and first.get_xlabel() == "requests a second"
@@ -102,6 +103,9 @@ def test_a_picture_a_mix_and_two_lines_a_server(make_runs, make_record, drawn):
     assert lines["ours, p50"] == [(1, 10), (2.5, 10), (16, 10)]
     assert set(lines) == {"ours, p99", "ours, p50", "vllm, p99", "vllm, p50", "objective"}
     assert [text.get_text() for text in first.get_xticklabels()] == ["1", "2.5", "16"]
+    assert [row.get_suptitle() for row in drawn["serve-chat"].subfigs] == [
+        "ragged: chat, 1024 in, 128 out; poisson; void runs, left out: 1"
+    ]
     assert {line.get_ydata()[0] for line in second.lines} == {5.0, 4.0, 50.0}
 
 
