@@ -84,7 +84,7 @@ def _outcome(found: dict[str, Any], bounds: Bounds, extra: set[int]) -> Outcome:
     if extra:
         more = f"{min(extra)} to {max(extra)}" if len(extra) > 1 else str(min(extra))
         outcome.void(f"the tokenizer is not the server's, which counts {more} more tokens than a prompt has")
-    for who, field in (("the client", "late_ms_p99"), ("its event loop", "loop_lag_ms_p99")):
+    for who, field in (("the client", "late_ms_p99"), ("the client's event loop", "loop_lag_ms_p99")):
         if (late := found[field]) is not None and late > bounds.late_ms:
             outcome.void(f"{who} was {late:.1f} ms late (p99), of the {bounds.late_ms:g} that it may")
     return outcome

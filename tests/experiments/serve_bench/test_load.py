@@ -160,7 +160,7 @@ def test_tokens_that_come_together_are_told_and_do_not_hide_the_time_of_one():
     assert (found["tokens_per_event_mean"], found["tokens_at_once_mean"]) == (4, 4)
 
 
-@pytest.mark.parametrize("sent, lag_ms, who", [(10.5, 1.0, "the client"), (10.0, 500.0, "its event loop")])
+@pytest.mark.parametrize("sent, lag_ms, who", [(10.5, 1.0, "the client"), (10.0, 500.0, "the client's event loop")])
 def test_a_late_client_does_not_count(sent, lag_ms, who):
     bounds = dataclasses.replace(BOUNDS, late_ms=100.0)
     lags = [(9.0, 1e5), (11.0, lag_ms)]
