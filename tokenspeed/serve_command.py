@@ -1,6 +1,7 @@
 """`python -m tokenspeed serve`: its options, and what they start."""
 
 import argparse
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
     try:
         from tokenspeed.server import config_file, serve
         from tokenspeed.server.admission import Bounds
+        from tokenspeed.server.ceiling import ceiling
     except ModuleNotFoundError as error:
         raise ValueError(f"serve: {error.name} is not installed (pip install 'tokenspeed-jax[serve]')") from error
     given = {
@@ -74,9 +76,9 @@ def run(arguments: argparse.Namespace) -> None:
         timeout_s=o.request_timeout,
     )
     serve.serve(
-        load, host=o.host, port=o.port, revision=o.revision, name=o.served_model_name, bounds=bounds, keys=keys,
-        body_bytes=o.max_body_bytes, origins=o.cors_origin, drain_s=o.drain_timeout, metrics_key=o.metrics_key,
-        metrics_prefix=o.metrics_prefix,
+        load, host=o.host, port=o.port, revision=o.revision, name=o.served_model_name, bounds=bounds,
+        ceiling=functools.partial(ceiling, o.read_ceiling), keys=keys, body_bytes=o.max_body_bytes,
+        origins=o.cors_origin, drain_s=o.drain_timeout, metrics_key=o.metrics_key, metrics_prefix=o.metrics_prefix,
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from tokenspeed.llm import LLM
 from tokenspeed.messages import one_line
 from tokenspeed.server import app
 from tokenspeed.server.admission import Bounds
+from tokenspeed.server.ceiling import Ceiling
 from tokenspeed.server.defaults import BODY_BYTES, DRAIN_S, METRICS_PREFIX
 from tokenspeed.server.guard import Guard
 from tokenspeed.server.log import HEADER, RequestLog
@@ -85,6 +86,7 @@ def server(
     *,
     name: str | None = None,
     bounds: Bounds | None = None,
+    ceiling: Callable[[], Ceiling | None] = lambda: None,
     keys: Sequence[str] = (),
     origins: Sequence[str] = (),
     body_bytes: int = BODY_BYTES,
@@ -97,12 +99,13 @@ def server(
 
     Args:
         load: the model. name: of it, or None: requests may ask for any.
-        bounds: of requests, see `Service`. keys, body_bytes, metrics_key: see `Guard`. metrics_prefix: see `Metrics`.
+        bounds, ceiling: of requests and of the device, see `Service`. metrics_prefix: see `Metrics`.
+        keys, body_bytes, metrics_key: see `Guard`.
         origins: whose pages may read the answers too, '*' for all; a browser lets no others.
         write: takes the lines of the log; None: standard error does.
         drain_s: seconds that requests under way have to end by themselves, once it is told to.
     """
-    service = Service(load, name=name or NAME, any_name=name is None, bounds=bounds)
+    service = Service(load, name=name or NAME, any_name=name is None, bounds=bounds, ceiling=ceiling)
     application = app.create(service, Metrics(service, metrics_prefix))
     guarded = Guard(application, keys=keys, metrics_key=metrics_key, body_bytes=body_bytes)
     logged = RequestLog(_shared(guarded, origins) if origins else guarded, write)

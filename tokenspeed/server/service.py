@@ -13,6 +13,8 @@ from tokenspeed.llm import LLM
 from tokenspeed.messages import one_line
 from tokenspeed.sampling.params import SamplingParams
 from tokenspeed.server.admission import Admission, Bounds
+from tokenspeed.server.ceiling import Ceiling
+from tokenspeed.server.compilations import Compilations
 from tokenspeed.server.errors import ApiError, refused
 from tokenspeed.text.tokenizer import Tokenizer
 
@@ -30,19 +32,31 @@ class Service:
     Args:
         load: makes the model; it raises what is wrong. name: that requests may ask for.
         any_name: requests may ask for any other too. bounds: of the requests that it takes.
+        ceiling: tells that of the device, before the model is loaded; None where nobody knows.
 
     Attributes:
         stage: what it is doing until it is ready. failure: why it never will be.
         when_failed: is called then, once, in any thread.
+        ceiling: of the device, once it is known. compilations: since it was ready.
     """
 
-    def __init__(self, load: Callable[[], LLM], *, name: str, any_name: bool, bounds: Bounds | None = None):
+    def __init__(
+        self,
+        load: Callable[[], LLM],
+        *,
+        name: str,
+        any_name: bool,
+        bounds: Bounds | None = None,
+        ceiling: Callable[[], Ceiling | None] = lambda: None,
+    ):
         self.when_failed: Callable[[], None] = lambda: None
         self.name, self.any_name = name, any_name
         self.admission = Admission(bounds or Bounds())
         self.stage = "not started"
         self.failure: BaseException | None = None
-        self._load = load
+        self.ceiling: Ceiling | None = None
+        self.compilations = Compilations()
+        self._load, self._find_ceiling = load, ceiling
         self._llm: LLM | None = None
         self._engine: AsyncEngine | None = None
         self._numbers = itertools.count()
@@ -56,6 +70,7 @@ class Service:
         """Ends the engine, and all requests with an error."""
         self._closed.set()
         if self._engine is not None:
+            self.compilations.stop()
             self._engine.close()
 
     @property
@@ -154,6 +169,8 @@ class Service:
 
     def _start(self) -> None:
         try:
+            self.stage = "measuring the read ceiling"
+            self.ceiling = self._find_ceiling()
             self.stage = "loading weights"
             llm = self._load()
             self.stage = "compiling"
@@ -163,8 +180,9 @@ class Service:
             return
         self._llm, self._engine = llm, engine
         self.stage = "ready"
+        self.compilations.start()
         if self._closed.is_set():
-            engine.close()
+            self.close()
 
 
 async def merged(streams: list[AsyncIterator[Delta]]) -> AsyncGenerator[tuple[int, Delta]]:

@@ -1,6 +1,7 @@
 """CORS: pages of elsewhere, where they are let in, and the keys that they need all the same."""
 
 import asyncio
+from typing import Any
 
 import httpx2 as httpx
 import pytest
@@ -20,7 +21,8 @@ def ask(method, path, headers, **options):
     server, _ = serve.server(lambda: pytest.fail("is not started"), write=lambda line: None, **options)
 
     async def call():
-        transport = httpx.ASGITransport(app=server.config.app)
+        app: Any = server.config.app
+        transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
             return await client.request(method, path, headers=headers)
 
