@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import importlib.metadata
+import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable
 from pathlib import Path
@@ -25,6 +26,7 @@ from tokenspeed.server.protocol import ChatRequest, CompletionRequest, Detokeniz
 from tokenspeed.server.service import Service
 from tokenspeed.text.errors import TokenizerError
 
+LOG = logging.getLogger("uvicorn.error")
 POLL_S = 0.1
 PAGE = Path(__file__).with_name("page.html")
 POLICY = "default-src 'none'; connect-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'"
@@ -50,8 +52,8 @@ def create(service: Service, metrics: Metrics) -> FastAPI:
         return JSONResponse(error.body, error.status, error.headers)
 
     @app.exception_handler(ApiError)
-    async def of_ours(_: Request, error: ApiError) -> Response:
-        return told(error)
+    async def of_ours(request: Request, error: ApiError) -> Response:
+        return told(traced(error, request))
 
     @app.exception_handler(RequestValidationError)
     async def of_body(_: Request, error: RequestValidationError) -> Response:
@@ -63,7 +65,7 @@ def create(service: Service, metrics: Metrics) -> FastAPI:
 
     @app.exception_handler(Exception)
     async def of_a_bug(request: Request, error: Exception) -> Response:
-        return told(ApiError(500, f"internal error: {type(error).__name__} (request {request.state.request_id})"))
+        return told(traced(of_bug(error), request))
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
@@ -151,7 +153,10 @@ async def answered(generation: Generation, streamed: bool, request: Request) -> 
                 async for event in events:
                     yield event
             except ApiError as error:  # its status has been sent
-                yield generation.failed(error)
+                yield generation.failed(traced(error, request))
+            except Exception as error:
+                LOG.exception("in a stream, request %s", request.state.request_id)
+                yield generation.failed(traced(of_bug(error), request))
 
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     return StreamingResponse(all_of_them(), media_type="text/event-stream", headers=headers)
@@ -169,6 +174,18 @@ async def _unless_gone(work: Awaitable[Any], request: Request) -> Any:
         if not task.done():
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+
+def of_bug(error: Exception) -> ApiError:
+    """What a client is told of an error of ours."""
+    return ApiError(500, f"internal error: {type(error).__name__}")
+
+
+def traced(error: ApiError, request: Request) -> ApiError:
+    """With the request's id where it is not the client's, so that it is found in the log."""
+    if error.status == 500:
+        error.message += f" (request {request.state.request_id})"
+    return error
 
 
 def invalid(error: RequestValidationError) -> ApiError:

@@ -76,6 +76,28 @@ def test_an_echo_and_what_follows(client, served):
     assert len(choice.logprobs.token_logprobs) == len(expected.prompt_token_ids) + 4
 
 
+@pytest.mark.parametrize(
+    "how", [dict(max_tokens=6), dict(max_tokens=0, echo=True), dict(max_tokens=6, echo=True, n=2, temperature=0.9)]
+)
+def test_a_stream_says_of_its_tokens_what_a_whole_answer_does(served, how):
+    body = dict(prompt=[PROMPT, "The cat"], logprobs=2, seed=3, temperature=0) | how
+    whole = served.post("/v1/completions", **body).json()["choices"]
+    pieces = [[] for _ in whole]
+    for event in served.events("/v1/completions", **body):
+        (choice,) = event["choices"]
+        pieces[choice["index"]].append(choice)
+    for expected, some in zip(whole, pieces, strict=True):
+        assert "".join(one["text"] for one in some) == expected["text"]
+        assert some[-1]["finish_reason"] == expected["finish_reason"]
+        for name, values in expected["logprobs"].items():
+            found = [value for one in some if one["logprobs"] for value in one["logprobs"][name]]
+            assert len(found) == len(values) == len(expected["logprobs"]["tokens"])
+            if name in ("tokens", "text_offset"):
+                assert found == values
+            if name == "token_logprobs":
+                assert found[bool(how.get("echo")) :] == pytest.approx(values[bool(how.get("echo")) :], abs=1e-3)
+
+
 def test_a_prompt_that_comes_again_was_cached(client):
     prompt = PROMPT + ", there was a little girl who had a red ball. " * 5
     one, two = (client.completions.create(model="any", prompt=prompt, max_tokens=2, temperature=0) for _ in range(2))
