@@ -26,6 +26,8 @@ from tokenspeed.server.service import Service
 
 NAME = "tokenspeed"
 """Of a model that has no other."""
+BACKLOG = 2048
+"""Connections that may wait to be taken."""
 GRACE_S = 5
 """Seconds for requests to tell their clients that they have failed."""
 
@@ -41,6 +43,7 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
+        bound.listen(BACKLOG)  # who comes before the server runs waits for it
     except (OSError, OverflowError) as error:
         bound.close()
         raise ValueError(f"--host, --port: cannot listen at {host}:{port}: {error}") from error

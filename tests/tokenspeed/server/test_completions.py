@@ -1,5 +1,7 @@
 """/v1/completions, and what stands beside it."""
 
+import re
+
 import httpx2 as httpx
 import openai
 import pytest
@@ -149,6 +151,13 @@ def test_the_page_takes_nothing_from_outside(served):
     assert page.headers["content-type"].startswith("text/html") and "<textarea" in page.text
     assert "http://" not in page.text and "https://" not in page.text
     assert "default-src 'none'" in page.headers["content-security-policy"]
+
+
+def test_the_page_finds_the_share_of_the_ceiling_in_the_metrics(served):
+    served.post("/v1/completions", prompt=PROMPT, ignore_eos=True)
+    (pattern,) = re.findall(r"/(\^.*ceiling.*\$)/m", httpx.get(f"{served.url}/").text)
+    (share,) = re.findall(pattern, httpx.get(f"{served.url}/metrics").text, re.MULTILINE)
+    assert float(share) > 0
 
 
 @pytest.mark.parametrize("method, path, status", [("GET", "/v2", 404), ("GET", "/v1/completions", 405)])
