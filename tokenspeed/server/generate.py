@@ -7,20 +7,15 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from starlette.concurrency import run_in_threadpool
-
 from tokenspeed.completion import Completion, Delta, TokenLogprob
-from tokenspeed.messages import one_line
 from tokenspeed.sampling.params import SamplingParams
-from tokenspeed.server import answers, sampling
+from tokenspeed.server import answers, prompts, sampling
 from tokenspeed.server.answers import Answer
 from tokenspeed.server.errors import ApiError
 from tokenspeed.server.log import figures_of
 from tokenspeed.server.metrics import Metrics
-from tokenspeed.server.protocol import ChatRequest, CompletionRequest, Message
-from tokenspeed.server.sampling import Room
+from tokenspeed.server.protocol import ChatRequest, CompletionRequest
 from tokenspeed.server.service import NOT_FINITE, Service, merged
-from tokenspeed.text.errors import TokenizerError
 
 MAX_PROMPTS = 128
 """Of one request."""
@@ -216,8 +211,8 @@ async def chat(service: Service, metrics: Metrics, request: ChatRequest) -> Gene
     """
     name, tokenizer = service.check_name(request.model), service.tokenizer
     variables = dict(request.chat_template_kwargs or {})
-    ids = await chat_ids(service, request.messages, request.add_generation_prompt is not False, variables)
-    room = _room(service, ids, "messages")
+    ids = await prompts.chat_ids(service, request.messages, request.add_generation_prompt is not False, variables)
+    room = prompts.room_behind(service, ids, "messages")
     params = sampling.of_chat(request, room, service.admission.bounds)
     answer = Answer(id=service.new_id("chatcmpl"), model=name, tokenizer=tokenizer, chat=True)
     return Generation(service, answer, [ids], params, request, metrics)
@@ -231,73 +226,15 @@ async def completion(service: Service, metrics: Metrics, request: CompletionRequ
     name, tokenizer = service.check_name(request.model), service.tokenizer
     prompt: Any = request.prompt
     several = isinstance(prompt, list) and bool(prompt) and not isinstance(prompt[0], int)
-    prompts: list[str | list[int]] = prompt if several else [prompt]
-    if len(prompts) > MAX_PROMPTS:
-        raise ApiError(400, f"prompt: expected at most {MAX_PROMPTS}, got {len(prompts)}", param="prompt")
+    each: list[str | list[int]] = prompt if several else [prompt]
+    if len(each) > MAX_PROMPTS:
+        raise ApiError(400, f"prompt: expected at most {MAX_PROMPTS}, got {len(each)}", param="prompt")
     special = request.add_special_tokens is not False
-    ids = [one if isinstance(one, list) else await encoded(service, one, special, "prompt") for one in prompts]
-    room = min(_room(service, one, "prompt") for one in ids)
+    ids = [
+        one if isinstance(one, list) else await prompts.encoded(service, one, special, "prompt", fits=True)
+        for one in each
+    ]
+    room = min(prompts.room_behind(service, one, "prompt") for one in ids)
     params = sampling.of_completion(request, room, service.admission.bounds)
     answer = Answer(id=service.new_id("cmpl"), model=name, tokenizer=tokenizer, chat=False)
     return Generation(service, answer, ids, params, request, metrics)
-
-
-async def chat_ids(
-    service: Service, messages: list[Message], generation_prompt: bool, variables: dict[str, Any]
-) -> list[int]:
-    """The token ids of a chat's prompt.
-
-    Raises:
-        ApiError: 400: something is no text, or the template refuses it.
-    """
-    if not messages:
-        raise ApiError(400, "messages: expected at least one", param="messages")
-    plain = [_plain(one) for one in messages]
-    try:
-        text = await run_in_threadpool(
-            service.tokenizer.render_chat, plain, add_generation_prompt=generation_prompt, **variables
-        )
-    except (TokenizerError, TypeError) as error:
-        raise ApiError(400, f"messages: {one_line(error)}", param="messages") from error
-    return await encoded(service, text, True, "messages")
-
-
-async def encoded(service: Service, text: str, special: bool, field: str) -> list[int]:
-    """
-    Raises:
-        ApiError: 400: it is no text.
-    """
-    try:
-        return await run_in_threadpool(service.tokenizer.encode, text, special)
-    except TokenizerError as error:
-        raise ApiError(400, f"{field}: {one_line(error)}", param=field) from error
-
-
-def _plain(message: Message) -> dict[str, str]:
-    found = dict(role=message.role, content=_text(message.content))
-    return found | dict(name=message.name) if message.name else found
-
-
-def _text(content: str | list[dict[str, Any]]) -> str:
-    if isinstance(content, str):
-        return content
-    for part in content:
-        kind = part.get("type")
-        if kind != "text" or not isinstance(part.get("text"), str) or part.keys() - {"type", "text"}:
-            raise ApiError(400, f"messages: content of type {str(kind)[:40]!r} is not supported", param="messages")
-    return "".join(part["text"] for part in content)
-
-
-def _room(service: Service, ids: list[int], field: str) -> Room:
-    """What may follow a prompt.
-
-    Raises:
-        ApiError: 400: there are none.
-    """
-    context = service.llm.max_context
-    if not ids:
-        raise ApiError(400, f"{field}: expected at least one token", param=field)
-    if len(ids) >= context:
-        message = f"{field}: {len(ids)} tokens leave no room in a context of {context}"
-        raise ApiError(400, message, param=field, code="context_length_exceeded")
-    return Room(tokens=context - len(ids), context=context)

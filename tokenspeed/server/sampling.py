@@ -14,6 +14,8 @@ SAME = (
     "include_stop_str_in_output", "allowed_token_ids",
 )  # fmt: skip
 """Fields that mean the same here and there."""
+LONGEST_ID = 10
+"""Digits of a token id."""
 
 
 class Room(NamedTuple):
@@ -93,7 +95,7 @@ def _bias(given: dict[str, Any] | None) -> dict[int, float] | None:
     """JSON has no integers for keys."""
     if given is None:
         return None
-    wrong = [key for key in given if not (key.isascii() and key.isdecimal())]
+    wrong = [key for key in given if not (key.isascii() and key.isdecimal() and len(key) <= LONGEST_ID)]
     if wrong:
         raise ApiError(400, f"logit_bias: expected token ids for keys, got {wrong[0][:40]!r}", param="logit_bias")
     return {int(key): value for key, value in given.items()}

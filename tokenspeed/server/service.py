@@ -20,6 +20,7 @@ from tokenspeed.text.tokenizer import Tokenizer
 
 NOT_FINITE = "logits_not_finite"
 """The code of an error."""
+LONGEST_NAME = 256
 SILENT_S = 4.0
 """Seconds without a sign of a step after which an engine counts as stuck."""
 RETRY_S = "5"
@@ -117,12 +118,15 @@ class Service:
         """The name that an answer has.
 
         Raises:
-            ApiError: 404, it is another's.
+            ApiError: 404, it is another's, or 400, it is too long for every event of a stream to have it.
         """
         if name is None or name == self.name:
             return self.name
         if not self.any_name:
             raise self.no_model(name)
+        if len(name) > LONGEST_NAME:
+            message = f"model: expected at most {LONGEST_NAME} characters, got {len(name)}"
+            raise ApiError(400, message, param="model")
         return name
 
     def no_model(self, name: str) -> ApiError:

@@ -117,6 +117,9 @@ def test_a_prompt_that_comes_again_was_cached(client):
         (dict(best_of=2), "best_of"),
         (dict(suffix="end"), "suffix"),
         (dict(logprobs=21), "logprobs"),
+        (dict(logit_bias={"9" * 5000: 1}), "logit_bias"),
+        (dict(prompt="a word " * 400_000), "prompt"),
+        (dict(model="m" * 1000), "model"),
         (dict(n=0), "n"),
     ],
 )
