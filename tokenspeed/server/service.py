@@ -1,10 +1,11 @@
 """The service: a model that is being loaded, that serves, or that has failed, and the requests it has."""
 
 import asyncio
+import contextlib
 import itertools
 import secrets
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 
 from tokenspeed.async_engine import Aborted, AsyncEngine, EngineDead
 from tokenspeed.completion import Delta
@@ -137,7 +138,7 @@ class Service:
     def new_id(self, kind: str) -> str:
         return f"{kind}-{secrets.token_hex(12)}"
 
-    async def stream(self, prompt: list[int], params: SamplingParams, priority: int) -> AsyncIterator[Delta]:
+    async def stream(self, prompt: list[int], params: SamplingParams, priority: int) -> AsyncGenerator[Delta]:
         """As `AsyncEngine.stream`.
 
         Raises:
@@ -189,19 +190,21 @@ class Service:
             self.close()
 
 
-async def merged(streams: list[AsyncIterator[Delta]]) -> AsyncGenerator[tuple[int, Delta]]:
-    """The deltas of several streams as they come, each with its stream's number; where one fails, all end.
+async def merged(streams: list[AsyncGenerator[Delta]]) -> AsyncGenerator[tuple[int, Delta]]:
+    """The deltas of several streams as they come, each with its stream's number; where one fails, all end, as they do
+    where this is closed.
 
     Raises:
         What a stream does.
     """
     if len(streams) == 1:
-        async for delta in streams[0]:
-            yield 0, delta
+        async with contextlib.aclosing(streams[0]) as stream:
+            async for delta in stream:
+                yield 0, delta
         return
     queue: asyncio.Queue[tuple[int, Delta | BaseException | None]] = asyncio.Queue()
 
-    async def read(number: int, stream: AsyncIterator[Delta]) -> None:
+    async def read(number: int, stream: AsyncGenerator[Delta]) -> None:
         try:
             async for delta in stream:
                 queue.put_nowait((number, delta))

@@ -1,5 +1,6 @@
 """/v1/completions, and what stands beside it."""
 
+import json
 import re
 
 import httpx2 as httpx
@@ -7,6 +8,7 @@ import openai
 import pytest
 
 from tokenspeed.sampling.params import SamplingParams
+from tokenspeed.server import answers
 
 pytestmark = pytest.mark.slow
 
@@ -98,6 +100,27 @@ def test_a_stream_says_of_its_tokens_what_a_whole_answer_does(served, how):
                 assert found == values
             if name == "token_logprobs":
                 assert found[bool(how.get("echo")) :] == pytest.approx(values[bool(how.get("echo")) :], abs=1e-3)
+
+
+def test_an_error_of_ours_ends_a_stream_too(served, monkeypatch):
+    told, seen = answers.events_of, []
+
+    def fails(delta):
+        seen.append(delta)
+        if len(seen) > 2:
+            raise KeyError("the client's text")
+        return told(delta)
+
+    monkeypatch.setattr(answers, "events_of", fails)
+    body = dict(prompt=PROMPT, stream=True, ignore_eos=True)
+    with httpx.stream("POST", f"{served.url}/v1/completions", json=body, timeout=60) as response:
+        *_, error, last = [line for line in response.iter_lines() if line]
+    message = json.loads(error.removeprefix("data: "))["error"]["message"]
+    assert message == f"internal error: KeyError (request {response.headers['x-request-id']})"
+    assert last == "data: [DONE]"
+    monkeypatch.undo()
+    assert served.post("/v1/completions", prompt=PROMPT).status_code == 200
+    assert served.admission.under_way == 0
 
 
 def test_a_prompt_that_comes_again_was_cached(client):

@@ -33,6 +33,7 @@ def start(compiled_once):
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
         started.append(running)
+        assert running.stdout is not None
         ((host, port),) = re.findall(r"^Listening at http://(\S+):(\d+)/v1$", running.stdout.readline())
         return running, (host, int(port))
 
