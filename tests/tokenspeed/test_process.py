@@ -52,9 +52,16 @@ def test_an_interrupt_ends_a_process_that_does_not_come_back_to_python(python):
     assert (running.returncode, out, err) == (130, "", "")
 
 
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """A user's cache folder, which the workers of this run share."""
+    own = tmp_path_factory.getbasetemp()
+    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "cache"
+
+
 @pytest.mark.slow
-def test_an_interrupt_keeps_what_was_said(python, tmp_path):
-    running = python(*GENERATE, XDG_CACHE_HOME=str(tmp_path))
+def test_an_interrupt_keeps_what_was_said(python, cache):
+    running = python(*GENERATE, XDG_CACHE_HOME=str(cache))
     said = running.stdout.read(1)
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=120)
@@ -62,13 +69,13 @@ def test_an_interrupt_keeps_what_was_said(python, tmp_path):
 
 
 @pytest.mark.slow
-def test_programs_are_kept_and_a_reader_that_leaves_is_no_error(python, tmp_path):
-    running = python(*GENERATE, XDG_CACHE_HOME=str(tmp_path), PYTHONUNBUFFERED="1")
+def test_programs_are_kept_and_a_reader_that_leaves_is_no_error(python, cache):
+    running = python(*GENERATE, XDG_CACHE_HOME=str(cache), PYTHONUNBUFFERED="1")
     assert running.stdout.read(1)
     running.stdout.close()
     err = running.stderr.read()
     assert running.wait(timeout=120) == 141 and err == ""
-    names = {path.name.split("-")[0] for path in (tmp_path / "tokenspeed/compiled").iterdir()}
+    names = {path.name.split("-")[0] for path in (cache / "tokenspeed/compiled").iterdir()}
     assert {"jit_chunk", "jit_first", "jit_steps"} <= names
 
 
