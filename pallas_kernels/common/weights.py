@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pallas_kernels.common import checks
+from pallas_kernels.common import checks, quantised
+from pallas_kernels.common.quantised import QuantisedWeight
 
 
 class Weight(Protocol):
@@ -19,7 +20,8 @@ class Weight(Protocol):
     Attributes:
         shape: the logical shape: [O, I], outputs first, or [O, 2, I] where two outputs are needed together (qkv,
             gate_up).
-        dtype: of storage.
+        values: the array that is streamed, outputs first.
+        dtype: of the activations that it is multiplied with, and of an unquantised one's storage.
         nbytes: what one pass over the weight streams from memory.
         bias: [O] or [O, 2], or None.
         rotary_dim: of a weight of qkv, see `DenseWeight`.
@@ -27,6 +29,9 @@ class Weight(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def values(self) -> jax.Array: ...
 
     @property
     def dtype(self) -> np.dtype: ...
@@ -70,11 +75,14 @@ class DenseWeight:
         return self.values.size * self.values.dtype.itemsize
 
 
-def check(weight: DenseWeight, expected: tuple, packed_by: str, name: str = "weight") -> None:
+def check(weight: Weight, expected: tuple, packed_by: str, name: str = "weight") -> None:
     """Raises unless `weight` is a packed one, its values of the expected shape and its bias one number an output."""
-    checks.instance(name, weight, DenseWeight, f" from `{packed_by}`")
-    checks.shape(name, weight.values, expected, f" from `{packed_by}`")
-    checks.floating(name, weight.values)
+    if isinstance(weight, QuantisedWeight):
+        quantised.check(weight, expected, name)
+    else:
+        checks.instance(name, weight, DenseWeight, f" from `{packed_by}`")
+        checks.shape(name, weight.values, expected, f" from `{packed_by}`")
+        checks.floating(name, weight.values)
     _check_bias(f"{name}.bias", weight.bias, weight.shape[:-1])
 
 
