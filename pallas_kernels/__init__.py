@@ -36,7 +36,7 @@ from pallas_kernels.common.implementation import IMPLEMENTATIONS
 from pallas_kernels.common.implementation import resolve as resolve_implementation
 from pallas_kernels.common.kv_cache import KVCache
 from pallas_kernels.common.launch import launch
-from pallas_kernels.common.quantised import FORMATS, QuantisedWeight, dequantise, quantise
+from pallas_kernels.common.quantised import FORMATS, QuantisedWeight, dequantise, pack_int4, quantise, unpack_int4
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles
 from pallas_kernels.common.tile_space import Verdict
 from pallas_kernels.common.weights import (
@@ -94,6 +94,7 @@ __all__ = [
     "multiply_add",
     "out",
     "pack_gate_up",
+    "pack_int4",
     "pack_linear",
     "pack_qkv",
     "pipeline_loop",
@@ -106,6 +107,7 @@ __all__ = [
     "rope_and_cache",
     "rotate",
     "unpack_gate_up",
+    "unpack_int4",
     "unpack_linear",
     "unpack_qkv",
     "without_hooks",
