@@ -136,8 +136,8 @@ def quantise(
     checks.last_axis("values", values, "I")
     checks.floating("values", values)
     inputs = values.shape[-1]
-    if group is not None:
-        checks.whole("group", group, 1)
+    if group is not None and checks.whole("group", group, 1) > inputs:
+        raise ValueError(f"group: expected at most the {inputs} inputs, got {group}")
     if format == "int4" and inputs % 2:
         raise ValueError(f"values: expected an even number of inputs for int4, got {inputs}")
     if format == "fp8" and not symmetric:

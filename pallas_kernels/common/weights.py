@@ -79,10 +79,16 @@ def check(weight: Weight, expected: tuple, packed_by: str, name: str = "weight")
     """Raises unless `weight` is a packed one, its values of the expected shape and its bias one number an output."""
     if isinstance(weight, QuantisedWeight):
         quantised.check(weight, expected, name)
+        _check_bias(f"{name}.bias", weight.bias, weight.shape[:-1])
     else:
-        checks.instance(name, weight, DenseWeight, f" from `{packed_by}`")
-        checks.shape(name, weight.values, expected, f" from `{packed_by}`")
-        checks.floating(name, weight.values)
+        check_dense(weight, expected, packed_by, name)
+
+
+def check_dense(weight: Weight, expected: tuple, packed_by: str, name: str = "weight") -> None:
+    """As `check`, of a weight that is not quantised."""
+    checks.instance(name, weight, DenseWeight, f" from `{packed_by}`")
+    checks.shape(name, weight.values, expected, f" from `{packed_by}`")
+    checks.floating(name, weight.values)
     _check_bias(f"{name}.bias", weight.bias, weight.shape[:-1])
 
 
@@ -119,7 +125,7 @@ def unpack_linear(weight: DenseWeight) -> tuple[jax.Array, jax.Array | None]:
     Raises:
         ValueError, TypeError: the weight is not of that shape, or not packed.
     """
-    check(weight, ("O", "I"), "pack_linear")
+    check_dense(weight, ("O", "I"), "pack_linear")
     return weight.values.T, weight.bias
 
 
@@ -158,7 +164,7 @@ def unpack_gate_up(weight: DenseWeight) -> tuple[jax.Array, jax.Array, jax.Array
     Raises:
         ValueError, TypeError: the weight is not of that shape, or not packed.
     """
-    check(weight, ("F", 2, "D"), "pack_gate_up")
+    check_dense(weight, ("F", 2, "D"), "pack_gate_up")
     gate_bias, up_bias = (None, None) if weight.bias is None else (weight.bias[:, 0], weight.bias[:, 1])
     return weight.values[:, 0].T, weight.values[:, 1].T, gate_bias, up_bias
 
@@ -243,7 +249,7 @@ def unpack_qkv(weight: DenseWeight, num_heads: int, num_kv_heads: int) -> tuple[
     Raises:
         ValueError, TypeError: the weight is not packed, or does not hold N + 2K heads.
     """
-    check(weight, ("(N + 2K) * H / 2", 2, "D"), "pack_qkv")
+    check_dense(weight, ("(N + 2K) * H / 2", 2, "D"), "pack_qkv")
     total = checks.whole("num_heads", num_heads, 1) + 2 * checks.whole("num_kv_heads", num_kv_heads, 1)
     if num_heads % num_kv_heads:
         raise ValueError(f"num_kv_heads: expected a divisor of the {num_heads} query heads, got {num_kv_heads}")

@@ -155,7 +155,7 @@ def _group(inner: Fields) -> int | None:
 
 
 def _awq(inner: Fields) -> Quantisation:
-    _four_bits(inner, "w_bit" if inner.get("bits") is None else "bits")
+    _four_bits(inner, "w_bit" if "w_bit" in inner.raw else "bits")
     inner.choice("version", ("gemm", "GEMM"), "gemm")
     scheme = Scheme(layout=AWQ, format="int4", group=_group(inner), zeros=inner.flag("zero_point", True))
     return Quantisation(schemes=((("Linear",), scheme),), ignored=_targets(inner, "modules_to_not_convert"), parts=True)
