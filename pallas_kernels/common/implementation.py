@@ -8,7 +8,6 @@ from typing import Any
 import jax
 
 from pallas_kernels.common import checks, hooks, launch
-from pallas_kernels.common.quantised import QuantisedWeight
 
 IMPLEMENTATIONS = ("triton", "xla", "interpret")
 """The fused kernels, the reference compiled by XLA, and the fused kernels run by Pallas's interpreter."""
@@ -56,20 +55,6 @@ def resolve(implementation: str | None) -> str:
     if implementation == "triton" and not available:
         raise ValueError("implementation: 'triton' needs an NVIDIA GPU; here 'xla' and 'interpret' run")
     return implementation
-
-
-def resolve_for(weight: Any, implementation: str | None) -> str:
-    """As `resolve`, for an op that streams this weight: XLA's implementation alone takes quantised ones.
-
-    Raises:
-        ValueError: also where another is named for such a weight.
-    """
-    if not isinstance(weight, QuantisedWeight):
-        return resolve(implementation)
-    if implementation not in (None, "xla"):
-        resolve(implementation)
-        raise ValueError(f"implementation: expected None or xla for a quantised weight, got {implementation!r}")
-    return "xla"
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))

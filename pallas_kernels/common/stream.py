@@ -15,7 +15,7 @@ gate and up), I the reduction axis.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +24,13 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 
 from pallas_kernels.common import hooks
-from pallas_kernels.common.blocks import Span, load
+from pallas_kernels.common.blocks import Span, gather, load
 from pallas_kernels.common.launch import launch_dependents
 from pallas_kernels.common.prefetch import prefetch
 from pallas_kernels.common.prenorm import Norm
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles, row_blocks_of
+from pallas_kernels.common.unpack import unpack
+from pallas_kernels.common.weights import Weight
 
 LAST_PROGRAMS = 128
 """How many of a kernel's programs ask for the next weights: those that end last."""
@@ -58,12 +60,44 @@ def programs_of(shape: StreamShape, tiles: Tiles, block_stride: int | None = Non
     return blocks_of(shape, tiles, block_stride) * row_blocks_of(shape, tiles)
 
 
+class Operands(NamedTuple):
+    """What is multiplied in a step.
+
+    Attributes:
+        inputs: which of the reduction axis. weights: [block_n, block_k] of each index of the packed axis.
+        scales: [block_n] of each, for the products' sums; None for 1.
+    """
+
+    inputs: Span
+    weights: list[jax.Array]
+    scales: list[jax.Array] | None
+
+
+class WeightRefs(NamedTuple):
+    """A weight as it is stored: values [O, I] or [O, 2, I], and of a quantised one scales, and zero points or None,
+    [O, groups] or [O, 2, groups]; see `QuantisedWeight`."""
+
+    values: Any
+    scales: Any
+    zeros: Any
+
+
+def weight_refs(refs: Any) -> WeightRefs:
+    """Those that `streamed` gave names in a launch."""
+    return WeightRefs(refs.w, refs.scales, refs.zeros)
+
+
+def streamed(weight: Weight) -> dict[str, jax.Array | None]:
+    """Of a launch's inputs those of its weight, by name."""
+    return dict(w=weight.values, scales=getattr(weight, "scales", None), zeros=getattr(weight, "zeros", None))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stream:
     """One program's share of the weight, read step by step of the reduction axis.
 
     Attributes:
-        x_ref: [M, I]; w_ref: [O, I] or [O, 2, I].
+        x_ref: [M, I]. weight: see `weight_refs`.
         norm, norm_ref, squares_ref: what is left of RMSNorm of x and its weight [I] or squares [M, parts]; see
             `prenorm.Activations`.
         block_stride: outputs from the start of a block to that of the next; None for block_n.
@@ -73,7 +107,7 @@ class Stream:
 
     x_ref: Any
     norm_ref: Any
-    w_ref: Any
+    weight: WeightRefs
     shape: StreamShape
     tiles: Tiles
     norm: Norm | None
@@ -107,13 +141,13 @@ class Stream:
         form = _TensorCores(self) if self.tiles.mma else _Vectors(self)
         block = self._block()
         prepared = before(block) if before else self.row_groups()
-        parts = form.parts()
+        parts, scales = form.parts(), self.row_scales(block)
         if self.early:
             launch_dependents(self.interpret)
         carry = self._steps(lambda k, ragged, carry: form.step(block, k, ragged, carry), form.zeros(), form.pipelined)
         self._loaded()
         for ready, sums in zip(prepared, form.sums(carry, parts), strict=True):
-            finish(block, ready, sums)
+            finish(block, ready, sums if scales is None else [y * s[None, :] for y, s in zip(sums, scales)])
 
     def rows(self) -> Span:
         """The program's own activation rows, in the tensor-core form."""
@@ -153,7 +187,7 @@ class Stream:
         Only a last step that hangs over the axis is masked; there is none where the axis is split.
         """
         block_k = self.tiles.block_k
-        share = self.shape.inputs // self.tiles.splits
+        share = self.shape.stored_inputs // self.tiles.splits
         begin = self.split() * share
         full, rest = divmod(share, block_k)
 
@@ -168,9 +202,6 @@ class Stream:
             carry = lax.fori_loop(0, full, step, carry)
         return body(full * block_k, True, carry) if rest else carry
 
-    def span(self, k, ragged):
-        return Span(k, self.tiles.block_k, self.shape.inputs if ragged else None)
-
     def parts(self, *rows) -> jax.Array | None:
         """The partial squares of activation rows, [..., parts]; asked for before the weights, summed up after them."""
         if self.squares_ref is None:
@@ -184,11 +215,71 @@ class Stream:
         assert self.norm is not None
         return lax.rsqrt(jnp.sum(squares, axis=-1) / self.shape.inputs + self.norm.eps)
 
-    def weights(self, block: Block, k, ragged):
-        outputs, inputs = Span(block.first, self.tiles.block_n, block.limit), self.span(k, ragged)
-        one = self.shape.groups == 1
-        indices = [(outputs, inputs)] if one else [(outputs, c, inputs) for c in range(self.shape.groups)]
-        return [load(self.w_ref, *i, interpret=self.interpret) for i in indices]
+    def operands(self, block: Block, k, ragged, dtype) -> list[Operands]:
+        """What a step multiplies: the weights at k of the array's reduction axis, for each of the inputs they hold."""
+        length = self.shape.stored_inputs
+        stored = [
+            load(
+                self.weight.values,
+                *place,
+                Span(k, self.tiles.block_k, length if ragged else None),
+                interpret=self.interpret,
+            )
+            for place in self._places(block)
+        ]
+        found = []
+        for part in range(self.shape.parts):
+            span = Span(part * length + k, self.tiles.block_k, (part + 1) * length if ragged else None)
+            weights, scales = [w if dtype is None else w.astype(dtype) for w in stored], None
+            if self.shape.is_quantised:
+                weights, scales = self._unpacked(block, stored, part, span, dtype or self.shape.dtype)
+            found.append(Operands(inputs=span, weights=weights, scales=scales))
+        return found
+
+    def _unpacked(self, block: Block, stored, part: int, span: Span, dtype):
+        """Weights [block_n, block_k] less their zero points, and scales [block_n] where the step is of one group."""
+        shape, scales = self.shape, None
+        weights = [unpack(values, str(shape.weight_dtype), part, dtype, interpret=self.interpret) for values in stored]
+        if (size := shape.scale_group) is None or self._of_one_group(size):
+            group = 0 if size is None else span.start // size
+            if self.weight.zeros is not None:
+                zeros = [self._by_row(self.weight.zeros, place, group) for place in self._places(block)]
+                weights = [w - zero.astype(dtype)[:, None] for w, zero in zip(weights, zeros)]
+            if size is not None:
+                scales = [self._by_row(self.weight.scales, place, group) for place in self._places(block)]
+            return weights, scales
+        inside = span.indices() < (shape.inputs if span.limit is None else span.limit)
+        groups = jnp.minimum(span.indices() // size, self.weight.scales.shape[-1] - 1)
+        found = []
+        for w, (outputs, *c) in zip(weights, self._places(block)):
+            rows = outputs.indices()[:, None]
+            mask = (rows < shape.outputs) & inside[None, :]
+            w = w.astype(jnp.float32)
+            if self.weight.zeros is not None:
+                w -= gather(self.weight.zeros, rows, *c, groups[None, :], mask=mask)
+            found.append((w * gather(self.weight.scales, rows, *c, groups[None, :], mask=mask)).astype(dtype))
+        return found, None
+
+    def _of_one_group(self, size: int) -> bool:
+        """Whether every step's inputs share a scale."""
+        return size % self.tiles.block_k == 0 and self.shape.stored_inputs % self.tiles.block_k == 0
+
+    def row_scales(self, block: Block) -> list[jax.Array] | None:
+        """Scales of rows, float32 [block_n] for each of the outputs that are packed together; None where there are
+        others or none."""
+        if self.weight.scales is None or self.shape.scale_group is not None:
+            return None
+        return [self._by_row(self.weight.scales, place, 0) for place in self._places(block)]
+
+    def _by_row(self, ref, place, group) -> jax.Array:
+        outputs, *c = place
+        rows = outputs.indices()
+        return gather(ref, rows, *c, group, mask=rows < self.shape.outputs)
+
+    def _places(self, block: Block) -> list[tuple]:
+        """Of the block's outputs in the weight, those of each index of the packed axis."""
+        outputs = Span(block.first, self.tiles.block_n, block.limit)
+        return [(outputs,)] if self.shape.groups == 1 else [(outputs, c) for c in range(self.shape.groups)]
 
 
 class _Vectors:
@@ -208,10 +299,13 @@ class _Vectors:
         return ((zeros,) * shape.groups,) * shape.rows, squares
 
     def step(self, block: Block, k, ragged, carry):
-        stream, (sums, squares) = self.stream, carry
-        span, interpret = stream.span(k, ragged), stream.interpret
-        weights = [w.astype(jnp.float32) for w in stream.weights(block, k, ragged)]
-        gain = None
+        for operands in self.stream.operands(block, k, ragged, "float32"):
+            carry = self._added(operands, *carry)
+        return carry
+
+    def _added(self, operands: Operands, sums, squares):
+        stream, weights, span = self.stream, operands.weights, operands.inputs
+        interpret, gain = stream.interpret, None
         if self.gathers_squares:
             assert stream.norm is not None
             gain = load(stream.norm_ref, span, interpret=interpret).astype(jnp.float32) + stream.norm.offset
@@ -222,7 +316,11 @@ class _Vectors:
                 new_squares.append(self._multiply_add(x, x, squares[m]))
                 x = x * gain
             x = jnp.broadcast_to(x[None, :], weights[0].shape)
-            new_sums.append(tuple(self._multiply_add(w, x, s) for s, w in zip(sums[m], weights, strict=True)))
+            if operands.scales is None:
+                pairs = [(w, x) for w in weights]
+            else:
+                pairs = [(w * x, jnp.broadcast_to(s[:, None], w.shape)) for w, s in zip(weights, operands.scales)]
+            new_sums.append(tuple(self._multiply_add(*pair, s) for s, pair in zip(sums[m], pairs, strict=True)))
         return tuple(new_sums), tuple(new_squares)
 
     def _multiply_add(self, a, b, c):
@@ -246,7 +344,7 @@ class _TensorCores:
     def __init__(self, stream: Stream):
         self.stream = stream
         self.rows = stream.rows()  # here, as a loop of interpret mode does not know its program
-        self.precision = lax.Precision.HIGHEST if stream.w_ref.dtype == jnp.float32 else None
+        self.precision = lax.Precision.HIGHEST if stream.shape.dtype == "float32" else None
 
     def parts(self):
         return self.stream.parts(self.rows)
@@ -258,12 +356,16 @@ class _TensorCores:
 
     def step(self, block: Block, k, ragged, sums):
         # x goes into the product as it is loaded: so it comes by the ring of asynchronous copies, as the weights do.
-        stream = self.stream
-        weights = stream.weights(block, k, ragged)
-        x = load(stream.x_ref, self.rows, stream.span(k, ragged), interpret=stream.interpret)
-        pairs = [(w, x) if stream.tiles.swap_ab else (x, w) for w in weights]
-        products = [plt.dot(a, b, trans_b=True, precision=self.precision) for a, b in pairs]
-        return tuple(s + p for s, p in zip(sums, products, strict=True))
+        stream, swapped = self.stream, self.stream.tiles.swap_ab
+        for operands in stream.operands(block, k, ragged, None):
+            x = load(stream.x_ref, self.rows, operands.inputs, interpret=stream.interpret)
+            pairs = [(w, x) if swapped else (x, w) for w in operands.weights]
+            products = [plt.dot(a, b, trans_b=True, precision=self.precision) for a, b in pairs]
+            if operands.scales is not None:
+                scales = [s[:, None] if swapped else s[None, :] for s in operands.scales]
+                products = [p * s for p, s in zip(products, scales)]
+            sums = tuple(s + p for s, p in zip(sums, products, strict=True))
+        return sums
 
     def sums(self, carry, parts):
         if self.stream.tiles.swap_ab:

@@ -76,7 +76,7 @@ def gate_up(
     checks.one_of("activation", activation, ACTIVATIONS)
     eps, norm_offset = checks.positive("eps", eps), checks.number("norm_offset", norm_offset)
     prefetch_bytes = check_prefetch(prefetch, prefetch_bytes)
-    chosen = impl.resolve_for(weight, implementation)
+    chosen = impl.resolve(implementation)
 
     def launch(x):
         shape = shape_of(x, norm, weight)

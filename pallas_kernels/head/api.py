@@ -96,7 +96,7 @@ def _head(name, x, norm, weight, soft_cap, eps, norm_offset, implementation, til
     deferred_norm.weight_dtype(weight, x)
     soft_cap = None if soft_cap is None else checks.positive("soft_cap", soft_cap)
     eps, norm_offset = checks.positive("eps", eps), checks.number("norm_offset", norm_offset)
-    chosen = impl.resolve_for(weight, implementation)
+    chosen = impl.resolve(implementation)
     module = reference if chosen == "xla" else triton
 
     def launch(x):

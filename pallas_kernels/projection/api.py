@@ -126,7 +126,7 @@ def _projection(
     norm_offset = checks.number("norm_offset", norm_offset)
     prefetch_bytes = check_prefetch(prefetch, prefetch_bytes)
     out_dtype = checks.one_of_dtypes("out_dtype", dtype if out_dtype is None else out_dtype, (dtype, "float32"))
-    chosen = impl.resolve_for(weight, implementation)
+    chosen = impl.resolve(implementation)
     kernel = reference.projection if chosen == "xla" else triton.projection
 
     def launch(x, residual):

@@ -105,7 +105,7 @@ def qkv(
     check_qk_norm(q_norm, k_norm, head_dim)
     eps, norm_offset = checks.positive("eps", eps), checks.number("norm_offset", norm_offset)
     prefetch_bytes = check_prefetch(prefetch, prefetch_bytes)
-    chosen = impl.resolve_for(weight, implementation)
+    chosen = impl.resolve(implementation)
     kernel = reference.qkv if chosen == "xla" else triton.qkv
 
     def launch(x, positions, sequence, cache):
