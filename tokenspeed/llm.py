@@ -129,7 +129,7 @@ class LLM:
         boolean("progress", progress)
         path = folder_of(folder)
         config = hf_config.from_folder(path)
-        options["implementation"] = _implementation(config, options.get("implementation"))
+        options["implementation"] = resolve_implementation(options.get("implementation"))
         dtype = _dtype(config, dtype, options["implementation"])
         options = _options(config, dtype, **options)  # before the weights
         tokenizer = Tokenizer.from_folder(path)
@@ -153,7 +153,7 @@ class LLM:
         Raises:
             ValueError, TypeError: as `from_pretrained`.
         """
-        options["implementation"] = _implementation(config, options.get("implementation"))
+        options["implementation"] = resolve_implementation(options.get("implementation"))
         dtype = _dtype(config, dtype, options["implementation"])
         options = _options(config, dtype, **options)
         return cls(random_model(config, dtype, integer("seed", seed, 0, 2**32 - 1)), **options)
@@ -310,15 +310,6 @@ def _dtype(config: ModelConfig, dtype: str | None, implementation: str) -> str:
     return default_dtype(config, implementation) if dtype is None else one_of("dtype", dtype, DTYPES)
 
 
-def _implementation(config: ModelConfig, implementation: str | None) -> str:
-    """Which one runs: XLA's alone takes quantised weights."""
-    if config.quantisation is None:
-        return resolve_implementation(implementation)
-    if implementation not in (None, "xla"):
-        raise ValueError(f"implementation: expected xla for a quantised model, got {shown(implementation)}")
-    return "xla"
-
-
 def _options(
     config: ModelConfig,
     dtype: Any,
@@ -335,7 +326,7 @@ def _options(
     limit = config.max_positions
     if max_context is not None:
         max_context = integer("max_context", max_context, 1, limit, of=", the positions of the model")
-    implementation = _implementation(config, implementation)
+    implementation = resolve_implementation(implementation)
     backend = resolve_prefill_backend(
         prefill_backend, implementation=implementation, dtype=dtype, head_dim=config.head_dim
     )

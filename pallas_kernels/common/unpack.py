@@ -6,6 +6,7 @@ bits of a float whose exponent is known, which is exact; what that exponent adds
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental.pallas import triton as plt
 
 from pallas_kernels.common.quantised import OFFSET
@@ -29,7 +30,9 @@ def unpack(values: jax.Array, format: str, part: int, dtype: str, *, interpret: 
         [N, K] of `dtype`, exact.
     """
     if format == "fp8":
-        return values.astype(dtype)
+        if interpret or dtype != "bfloat16":
+            return values.astype(dtype)
+        return _packed(_FP8, values, dtype)
     if not interpret and format == "int4" and dtype in EXPONENTS:
         return _packed(_int4(part, dtype), values, dtype)
     if not interpret and format == "int8":
@@ -41,6 +44,18 @@ def unpack(values: jax.Array, format: str, part: int, dtype: str, *, interpret: 
     stored = values.astype(jnp.int32)
     nibbles = stored & 0xF if part == 0 else stored >> 4
     return (nibbles - OFFSET).astype(dtype)
+
+
+_FP8 = (
+    "{ .reg .b32 a, b, s, c; mov.b32 c, 0; prmt.b32 a, $2, c, 0x1404; prmt.b32 b, $2, c, 0x3424; "
+    + " ".join(
+        f"and.b32 s, {x}, 0x80008000; shr.b32 {x}, {x}, 4; and.b32 {x}, {x}, 0x07f007f0; or.b32 {x}, {x}, s;"
+        for x in ("a", "b")
+    )
+    + " mov.b32 c, 0x7b807b80; mul.bf16x2 $0, a, c; mul.bf16x2 $1, b, c; }"
+)
+"""Sign, exponent and mantissa of e4m3 at their places in bfloat16, times 2^120, by which its exponent is too low there.
+NaN, which no checkpoint may have, becomes 480."""
 
 
 def _packed(assembly: str, values: jax.Array, dtype: str) -> jax.Array:
@@ -58,7 +73,7 @@ def _halves(dtype: str, offset: int) -> str:
     """The bytes of t as four floats of 16 bits, less their exponent's value and `offset`."""
     exponent, value = EXPONENTS[dtype]
     kind = "bf16x2" if dtype == "bfloat16" else "f16x2"
-    off = int(jnp.asarray(value + offset, dtype).view(jnp.uint16))
+    off = int(np.asarray(value + offset, jnp.dtype(dtype)).view(np.uint16))
     return (
         f"mov.b32 c, 0x{exponent * 0x01010101:08x}; prmt.b32 a, t, c, 0x4140; prmt.b32 b, t, c, 0x4342; "
         f"mov.b32 c, 0x{off * 0x00010001:08x}; sub.{kind} $0, a, c; sub.{kind} $1, b, c;"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import pallas_kernels as pk
+from pallas_kernels.common import launch
 from tests.pallas_kernels.marks import slow
 
 WAYS = [
@@ -47,8 +48,8 @@ def test_int4_round_trips(values):
     np.testing.assert_array_equal(pk.unpack_int4(packed), values)
 
 
-@pytest.mark.parametrize("format, group, symmetric", WAYS)
-@pytest.mark.parametrize("shape", [(6, 256), (3, 2, 256), (5, 200)])
+@pytest.mark.parametrize("format, group, symmetric", [*WAYS[:5], *(slow(*way) for way in WAYS[5:])])
+@pytest.mark.parametrize("shape", [(3, 2, 256), (5, 200)])
 def test_rounding(format, group, symmetric, shape):
     """Each number is at most half a step away, and what it stands for is as the parts say."""
     values = normal(*shape)
@@ -88,32 +89,78 @@ def test_products(format, group, symmetric, dtype):
     assert rms(pk.project(x, weight)) <= 1.5 * max(rms(pk.project(x, rounded)), 1e-6)
 
 
+VECTORS = pk.Tiles(block_n=4, block_k=32, num_warps=1)
+TENSOR_CORES = pk.Tiles(block_n=16, block_k=32, num_warps=1, num_stages=3, mma=True)
+SWAPPED = dataclasses.replace(TENSOR_CORES, swap_ab=True, block_k=16)
+
+
+def ops(rows, inputs, seed=1):
+    """(op, its weight's shape, the other arguments)."""
+    x, norm = normal(rows, inputs, seed=seed), normal(inputs, seed=3)
+    positions, rope = jnp.arange(rows, dtype=jnp.int32), tuple(normal(32, 8, seed=i) for i in (4, 5))
+    cache = pk.KVCache(k=normal(rows, 1, 32, 16, seed=6), v=normal(rows, 1, 32, 16, seed=7))
+    return dict(
+        qkv=(pk.qkv, (32, 2, inputs), dict(x=x, norm=norm, cache=cache, positions=positions, rope=rope)),
+        out=(pk.out, (48, inputs), dict(x=x)),
+        gate_up=(pk.gate_up, (40, 2, inputs), dict(x=x, norm=norm)),
+        down=(pk.down, (48, inputs), dict(x=x, residual=normal(rows, 48))),
+        head_logits=(pk.head_logits, (80, inputs), dict(x=x, norm=norm)),
+        head=(pk.head, (80, inputs), dict(x=x, norm=norm)),
+    )
+
+
+@pytest.mark.parametrize(
+    "op, rows, inputs, way, tiles",
+    [
+        ("gate_up", 1, 256, ("int8", None, True), VECTORS),
+        ("out", 2, 200, ("int4", 32, False), VECTORS),
+        slow("down", 3, 256, ("int4", 32, True), TENSOR_CORES),
+        ("qkv", 2, 256, ("int4", 64, False), None),
+        ("head_logits", 5, 200, ("fp8", None, True), SWAPPED),
+        slow("qkv", 20, 256, ("int8", None, False), None),
+        slow("out", 20, 256, ("int4", 32, True), dataclasses.replace(TENSOR_CORES, splits=2)),
+        slow("down", 1, 200, ("int8", 64, False), VECTORS),
+        slow("gate_up", 3, 200, ("int4", None, True), SWAPPED),
+        slow("gate_up", 20, 256, ("fp8", 128, True), None),
+        slow("head", 1, 200, ("int4", 128, False), None),
+        slow("head_logits", 2, 256, ("fp8", 32, True), VECTORS),
+    ],
+)
+def test_kernels(op, rows, inputs, way, tiles):
+    """In interpret mode, with what lies behind every array poisoned, against XLA on what the weight stands for."""
+    function, shape, arguments = ops(rows, inputs)[op]
+    format, group, symmetric = way
+    weight = pk.quantise(normal(*shape), format, group=group, symmetric=symmetric, dtype=jnp.float32)
+    dense = pk.DenseWeight(values=pk.dequantise(weight))
+    with launch.guarded():
+        found = function(weight=weight, implementation="interpret", tiles=tiles, **arguments)
+    for expected in (weight, dense):
+        chex.assert_trees_all_close(
+            found, function(weight=expected, implementation="xla", **arguments), rtol=1e-4, atol=1e-4
+        )
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("format, group, symmetric", WAYS[:4])
-def test_the_ops_run_them_by_xla(format, group, symmetric):
-    """Each op against itself on the numbers that the weight stands for."""
-    x, norm = normal(3, 64), normal(64, seed=3)
+@pytest.mark.parametrize("tiles", [VECTORS, TENSOR_CORES])
+def test_kernels_round_no_more_than_16_bits_do(format, group, symmetric, tiles):
+    """The RMS error in bfloat16, over draws, against float64 on what the weight stands for."""
+    weight = pk.quantise(normal(64, 256), format, group=group, symmetric=symmetric, scale_dtype=jnp.bfloat16)
+    exact = in_float64(weight)
+    rounded = pk.DenseWeight(values=jnp.asarray(exact, jnp.bfloat16))
+    x = normal(8, 256, seed=1).astype(jnp.bfloat16)
+    truth = np.asarray(x, np.float64) @ exact.T
 
-    def both(op, values, **arguments):
-        weight = pk.quantise(values, format, group=group, symmetric=symmetric, dtype=jnp.float32)
-        dense = pk.DenseWeight(values=pk.dequantise(weight))
-        expected = op(weight=dense, implementation="xla", **arguments)
-        chex.assert_trees_all_close(op(weight=weight, **arguments), expected, rtol=1e-4, atol=1e-4)
+    def rms(found):
+        return float(np.sqrt(np.mean((np.asarray(found, np.float64) - truth) ** 2)))
 
-    both(pk.gate_up, normal(32, 2, 64), x=x, norm=norm)
-    both(pk.out, normal(48, 64), x=x)
-    both(pk.down, normal(48, 64), x=x, residual=normal(3, 48), norm=normal(48))
-    both(pk.head_logits, normal(80, 64), x=x, norm=norm)
-    both(pk.head, normal(80, 64), x=x, norm=norm)
+    rows = [pk.out(x[i : i + 2], weight, implementation="interpret", tiles=tiles) for i in range(0, 8, 2)]
+    assert rms(jnp.concatenate(rows)) <= 1.5 * rms(pk.out(x, rounded, implementation="xla"))
 
 
-@pytest.mark.parametrize("implementation", ["triton", "interpret"])
-def test_kernels_that_do_not_take_them_say_so(implementation):
-    weight = pk.quantise(normal(48, 64), "int8")
-    x = normal(3, 64).astype(jnp.bfloat16)
-    with pytest.raises(ValueError, match=r"^implementation: "):
-        pk.out(x, weight, implementation=implementation)
+def test_what_takes_only_unquantised_weights_says_so():
     with pytest.raises(TypeError, match=r"^weight: expected a DenseWeight"):
-        pk.unpack_linear(weight)
+        pk.unpack_linear(pk.quantise(normal(48, 64), "int8"))
 
 
 @pytest.mark.parametrize(
