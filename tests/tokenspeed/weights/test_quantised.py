@@ -221,7 +221,7 @@ def test_the_engine_runs_them():
     """Greedy, against the golden's text."""
     path = folder("goldens", "q-awq")
     golden = load_file(path / "golden.safetensors")
-    llm = LLM.from_pretrained(path, dtype="float32", max_context=96)
+    llm = LLM.from_pretrained(path, dtype="float32", max_context=96, implementation="xla")
     params = SamplingParams(temperature=0, max_tokens=32, ignore_eos=True)
     texts = llm.generate([list(map(int, row)) for row in golden["input_ids"]], params)
     assert [one.token_ids for one in texts] == golden["greedy"][:, 48:].tolist()
