@@ -20,6 +20,7 @@ from tokenspeed.models import hf_config, memory
 from tokenspeed.models.config import ConfigError, ModelConfig
 from tokenspeed.sampling.params import SamplingParams
 from tokenspeed.text.tokenizer import Tokenizer
+from tokenspeed.weights.revision import revision_of
 from tokenspeed.weights.tiny import folder_of
 
 MAX_TOKENS = 256
@@ -94,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
                                   description="What a model is and what it takes; loads nothing.")  # fmt: skip
     inspect.add_argument("--device", choices=tuple(memory.DEVICE_GB), help="plan for that GPU's memory")
     inspect.add_argument("--batch", type=int, default=1, help="sequences at a time (default: %(default)s)")
+    inspect.add_argument("--revision", action="store_true", help="print the hash of the folder that `serve` pins")
     inspect.set_defaults(run=_inspect)
     return top
 
@@ -265,6 +267,12 @@ def _plain(completion) -> dict:
 
 def _inspect(arguments) -> None:
     config = _config(arguments)
+    if arguments.revision:
+        if (folder := _folder(arguments)) is None:
+            raise ValueError("--revision: expected --model, since random weights have none")
+        revision = revision_of(folder)
+        print(json.dumps(dict(revision=revision)) if arguments.json else revision)
+        return
     found = inspection.report(
         config,
         dtype=arguments.dtype or config.dtype,

@@ -84,6 +84,7 @@ class Delta:
         logprobs: of these, where asked for.
         completion: all of it, in the last piece of a sample; else None.
         sample: which of the prompt's n, from 0.
+        prompt_logprobs: of the prompt's tokens, where asked for, in the first piece of sample 0; see `Completion`.
     """
 
     text: str | None
@@ -91,3 +92,4 @@ class Delta:
     logprobs: list[TokenLogprob] | None = None
     completion: Completion | None = None
     sample: int = 0
+    prompt_logprobs: list[TokenLogprob | None] | None = None

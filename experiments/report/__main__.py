@@ -25,6 +25,7 @@ from experiments.decode.plots import draw_decode
 from experiments.decode.table import newest
 from experiments.report.claim import claim
 from experiments.report.sections import WIDTH, rendered
+from experiments.serve_bench.plots import draw_serve
 from experiments.sweep.plots import draw_gpu
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,6 +131,8 @@ def draw(records: Sequence[Record], folder: Path) -> None:
         if steps := newest(mine):
             peers = [one for one in mine if one["kind"] == "peer"]
             print(draw_decode(steps, folder / device.key / "decode.png", peers))
+        if served := [one for one in mine if one["kind"] == "serve"]:
+            print("\n".join(draw_serve(served, folder / device.key)))
 
 
 def main(argv: list[str] | None = None) -> int:

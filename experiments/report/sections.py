@@ -12,6 +12,7 @@ from experiments.bench.tables import Table, number
 from experiments.decode import table as decode
 from experiments.prefill import table as prefill
 from experiments.report.origin import origin
+from experiments.serve_bench import table as serve
 from experiments.throughput import table as throughput
 
 WIDTH = 118
@@ -124,6 +125,18 @@ def shared_prefix_section(records: Sequence[Record]) -> Section:
     what = "Two requests that begin alike, one after the other: the second finds whole pages of the first."
     command = "python -m experiments.throughput --config=throughput.py --shared_prefixes=2048"
     return "Engine: a shared prefix", what, throughput.shared_prefix_table(found), found, command
+
+
+def serve_section(records: Sequence[Record]) -> Section:
+    found = [one for group in serve.groups_of(records) for one in group.runs]
+    what = (
+        "Servers under load over HTTP, by the same client on their host, their runs in turn. Times are from when a "
+        "request was due. TPOT is the mean of a request's tokens after those that came first; events that come "
+        "together have no time between them. Goodput: requests that met the objective. With long prompts the figures "
+        "are those of the chats. Medians of the runs that count."
+    )
+    command = "python -m experiments.serve_bench --config=serve.py --endpoints=ours=URL,vllm=URL --mixes=both"
+    return "Servers under load", what, serve.serve_table(found), found, command
 
 
 def layer_section(records: Sequence[Record]) -> Section:
@@ -243,8 +256,8 @@ def layouts_section(records: Sequence[Record]) -> Section:
 
 SECTIONS: tuple[Callable[[Sequence[Record]], Section], ...] = (
     decode_section, peers_section, generate_section, prefill_section, engine_section, peers_load_section,
-    long_prompt_section, shared_prefix_section, layer_section, tiles_section, ablation_section, drift_section,
-    counters_section, layouts_section,
+    long_prompt_section, shared_prefix_section, serve_section, layer_section, tiles_section, ablation_section,
+    drift_section, counters_section, layouts_section,
 )  # fmt: skip
 
 

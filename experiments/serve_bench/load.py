@@ -13,28 +13,38 @@ from experiments.serve_bench.client import Request
 from experiments.serve_bench.mixes import Prompt, Sizes
 
 
-def prompts_of(mix: str, sizes: Sizes, rng: np.random.Generator) -> Iterator[Prompt]:
-    """Endless; of the mix 'both' only its chats, since its long prompts come by a clock of their own."""
+def prompts_of(mix: str, sizes: Sizes, seed: int, salt: int) -> Iterator[Prompt]:
+    """Endless; of the mix 'both' only its chats, since its long prompts come by a clock of their own.
+
+    How long they are is by `seed` alone, and the same with long prompts as without.
+    """
+    rng, texts = np.random.default_rng((seed, 1)), np.random.default_rng((seed, 2, salt))
     while True:
-        yield sizes.long(rng) if mix == "long" else sizes.chat(rng)
+        yield sizes.long(texts) if mix == "long" else sizes.chat(rng, texts)
 
 
-def with_long(prompts: Iterator[Prompt], sizes: Sizes, seed: int, every: int = 16) -> Iterator[Prompt]:
+def with_long(prompts: Iterator[Prompt], sizes: Sizes, seed: int, salt: int, every: int = 16) -> Iterator[Prompt]:
     """With a long one in place of each `every`th, for a loop that has no clock."""
-    rng = np.random.default_rng((seed, 1))
+    texts = np.random.default_rng((seed, 3, salt))
     for number, prompt in enumerate(prompts):
-        yield sizes.long(rng) if number % every == every // 2 else prompt
+        yield sizes.long(texts) if number % every == every // 2 else prompt
 
 
 def planned(
-    kind: str, mix: str, rate: float, seconds: float, burst: int, long_every_s: float, sizes: Sizes, seed: int
-) -> list[tuple[float, Prompt]]:
-    """When each request of an open loop is due, from the begin, and what it is."""
-    rng = np.random.default_rng(seed)
-    prompts = prompts_of(mix, sizes, rng)
-    found = [(when, next(prompts)) for when in arrivals.times(kind, rate, seconds, burst, rng)]
+    kind: str, mix: str, rate: float, seconds: float, burst: int, long_every_s: float, sizes: Sizes, seed: int,
+    salt: int,
+) -> list[tuple[float, Prompt]]:  # fmt: skip
+    """When each request of an open loop is due, from the begin, and what it is.
+
+    Args:
+        seed: of times and lengths. salt: of texts too: a server may know those that it has had before.
+    """
+    prompts = prompts_of(mix, sizes, seed, salt)
+    due = arrivals.times(kind, rate, seconds, burst, np.random.default_rng(seed))
+    found = [(when, next(prompts)) for when in due]
     if mix == "both":
-        found += [(when, sizes.long(rng)) for when in np.arange(long_every_s / 2, seconds, long_every_s).tolist()]
+        texts = np.random.default_rng((seed, 3, salt))
+        found += [(when, sizes.long(texts)) for when in np.arange(long_every_s / 2, seconds, long_every_s).tolist()]
     return sorted(found, key=lambda one: one[0])
 
 

@@ -1,46 +1,53 @@
-"""What is asked: prompts of random words, no two of which begin alike, and how many tokens are wanted."""
+"""What is asked: how long prompts are, and how many tokens are wanted."""
 
 import dataclasses
 
 import numpy as np
 
+from experiments.serve_bench.texts import Text
+
 MIXES = ("chat", "long", "both")
-SYLLABLES = tuple(first + second for first in "bdfgklmnprstv" for second in "aeiou")
-SPREAD = 0.6
-"""Of the logarithm of a length: most are within half and twice the median."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """One request: which kind it is of, its text, and how many tokens are to be generated."""
+    """One request.
+
+    Attributes:
+        kind: 'chat' or 'long'. text: of the message; input: its tokens or words. output: tokens to be generated.
+    """
 
     kind: str
     text: str
-    tokens: int
+    input: int
+    output: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Median words and tokens of a chat, and those of every long prompt."""
+    """How long prompts and answers are.
 
-    chat_words: int
-    chat_tokens: int
-    long_words: int
-    long_tokens: int
+    Attributes:
+        text: makes prompts. chat_input, chat_output: medians of chats, whose logarithms are normal with a standard
+            deviation of `spread`, within a quarter and four times the median. long_input, long_output: of every long
+            prompt.
+    """
 
-    def chat(self, rng: np.random.Generator) -> Prompt:
-        words, tokens = (
-            int(np.clip(median * np.exp(SPREAD * rng.standard_normal()), median / 4, 4 * median) + 1)
-            for median in (self.chat_words, self.chat_tokens)
+    text: Text
+    spread: float
+    chat_input: int
+    chat_output: int
+    long_input: int
+    long_output: int
+
+    def chat(self, rng: np.random.Generator, texts: np.random.Generator) -> Prompt:
+        """`rng` draws how long it is, `texts` its words."""
+        input, output = (
+            max(1, round(np.clip(median * np.exp(self.spread * rng.standard_normal()), median / 4, 4 * median)))
+            for median in (self.chat_input, self.chat_output)
         )
-        return Prompt(kind="chat", text=text(words, rng), tokens=tokens)
+        return Prompt(kind="chat", text=self.text(input, texts), input=input, output=output)
 
-    def long(self, rng: np.random.Generator) -> Prompt:
-        return Prompt(kind="long", text=text(self.long_words, rng), tokens=self.long_tokens)
-
-
-def text(words: int, rng: np.random.Generator) -> str:
-    """Random words of two or three syllables."""
-    drawn = iter(rng.integers(0, len(SYLLABLES), 3 * words).tolist())
-    lengths = rng.integers(2, 4, words).tolist()
-    return " ".join("".join(SYLLABLES[next(drawn)] for _ in range(length)) for length in lengths)
+    def long(self, texts: np.random.Generator) -> Prompt:
+        text = self.text(self.long_input, texts)
+        return Prompt(kind="long", text=text, input=self.long_input, output=self.long_output)

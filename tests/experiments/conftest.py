@@ -101,8 +101,11 @@ OF_KIND = dict(
     soak=dict(batch_invariant=False, seed=0, requests=5, tokens_checked=100, same_bits=5),
     peer_load=LOAD | dict(implementation="torch", engine="torch", engine_version="2.0", how="compiled"),
     serve=dict(
-        endpoint="ours", mix="chat", arrivals="poisson", rate=4.0, seed=0, requests=60, errors=0, rejected=0,
-        ttft_ms_p50=10.0, itl_ms_p99=5.0,
+        endpoint="ours", mix="chat", arrivals="poisson", rate=4.0, seed=0, input_unit="tokens", spread=0.6,
+        chat_input=1024, chat_output=128, long_input=30000, long_output=16, long_every_s=4.0, requests=60, errors=0,
+        rejected=0, errors_by_kind={}, ttft_ms_p50=10.0, ttft_ms_p95=20.0, ttft_ms_p99=30.0, tpot_ms_p50=4.0,
+        tpot_ms_p99=4.5, itl_ms_p99=5.0, request_tokens_per_s_p50=250.0, output_tokens_per_s=500.0, goodput_per_s=3.5,
+        tokens_at_once_mean=1.0, slo_ttft_ms=500.0, slo_tpot_ms=50.0,
     ),
     throughput=SERVED
     | LOAD

@@ -16,6 +16,7 @@ from tokenspeed.engine.limits import Limits
 from tokenspeed.engine.metrics import Metrics
 from tokenspeed.engine.pace import Pace
 from tokenspeed.engine.page_pool import PagePool
+from tokenspeed.engine.reading import Reading
 from tokenspeed.engine.row import Row
 from tokenspeed.engine.runner import ChunkRow, Program, Runner
 from tokenspeed.engine.scheduler import Scheduler
@@ -88,6 +89,7 @@ class Engine:
         self.pool = PagePool(sizes.pages, sizes.page_size, reuse=reuse, together=together)
         self.scheduler = Scheduler(self.pool, limits)
         self.metrics, self._pace = Metrics(), Pace()
+        self._reading = Reading(self.metrics, runner.config, str(runner.batch.caches[0].k.dtype))
         self._states: dict[Hashable, _RequestState] = {}
         self._free = list(reversed(range(sizes.slots)))
         self._in_flight: deque[list[_InFlight | _Scored]] = deque()
@@ -136,9 +138,9 @@ class Engine:
 
     def step(self) -> list[tuple[Hashable, Row]]:
         """Starts a step and takes the tokens of the one before; the ids and rows of those that got some or ended."""
-        begun = self.now()
+        begun, waited = self.now(), self.metrics.wait_s
         taken = self._step()
-        self.metrics.step_s += self.now() - begun
+        self.metrics.stepped(self.now() - begun, self.metrics.wait_s - waited)
         return taken
 
     def _step(self) -> list[tuple[Hashable, Row]]:
@@ -146,6 +148,7 @@ class Engine:
         for sequence in plan.preempted:
             self._free_slot(self._states[sequence.id])
         if plan.tokens:
+            self._reading.begun(plan, self.now())
             self._in_flight.append(self._dispatch(plan))
             tokens = sum(self.runner.shapes.padded(chunk.length) for chunk in plan.chunks)
             self._pace.begun((tokens, next_power_of_2(len(plan.decodes)), plan.steps), self.now())
@@ -154,7 +157,8 @@ class Engine:
             self.metrics.prefill_tokens += sum(chunk.length for chunk in plan.chunks)
         if self._in_flight and (len(self._in_flight) > 1 or not plan.tokens):
             taken = self._take(self._in_flight.popleft())
-            self._pace.ended(self.now())
+            for clock in (self._pace, self._reading):
+                clock.ended(self.now())
             return taken
         return []
 
@@ -163,6 +167,7 @@ class Engine:
         if self.scheduler.is_empty:
             self._in_flight.clear()
             self._pace.forget()
+            self._reading.forget()
             self.runner.settle()
 
     def close(self) -> None:

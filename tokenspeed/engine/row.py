@@ -127,6 +127,7 @@ class Row:
             logprobs=None if self.logprobs is None else self.logprobs[ids:],
             completion=completion,
             sample=self.sample,
+            prompt_logprobs=None if (text, ids) != (0, 0) else self.prompt_logprobs,
         )
 
     def completion(self) -> Completion:

@@ -55,10 +55,10 @@ class Answer:
             refusal=None,
         )
 
-    def text_logprobs(self, found: list[TokenLogprob | None], ids: list[int]) -> dict[str, Any]:
-        """In the form of /v1/completions; offsets are those of the tokens' own texts."""
+    def text_logprobs(self, found: list[TokenLogprob | None], ids: list[int], begin: int = 0) -> dict[str, Any]:
+        """In the form of /v1/completions; offsets are those of the tokens' own texts, the first of which is `begin`."""
         texts = [self.tokenizer.decode([id], skip_special_tokens=False) for id in ids]
-        offsets = [0]
+        offsets = [begin]
         for text in texts:
             offsets.append(offsets[-1] + len(text))
         return dict(

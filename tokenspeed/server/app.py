@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import importlib.metadata
+import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable
 from pathlib import Path
@@ -15,8 +16,8 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingRes
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
-from tokenspeed.messages import one_line
-from tokenspeed.server import generate
+from tokenspeed.messages import one_line, shown
+from tokenspeed.server import generate, prompts
 from tokenspeed.server.errors import ApiError
 from tokenspeed.server.generate import Generation
 from tokenspeed.server.log import CLOSED
@@ -25,12 +26,14 @@ from tokenspeed.server.protocol import ChatRequest, CompletionRequest, Detokeniz
 from tokenspeed.server.service import Service
 from tokenspeed.text.errors import TokenizerError
 
+LOG = logging.getLogger("uvicorn.error")
 POLL_S = 0.1
 PAGE = Path(__file__).with_name("page.html")
 POLICY = "default-src 'none'; connect-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'"
 """Nothing from outside."""
 KINDS = ("str", "int", "float", "bool")
-"""Parts of a place that are no fields: which of several types did not fit."""
+LONGEST = 64
+"""Of a field's name in a message."""
 VERSION = importlib.metadata.version("tokenspeed-jax")
 
 
@@ -50,20 +53,26 @@ def create(service: Service, metrics: Metrics) -> FastAPI:
         return JSONResponse(error.body, error.status, error.headers)
 
     @app.exception_handler(ApiError)
-    async def of_ours(_: Request, error: ApiError) -> Response:
-        return told(error)
+    async def of_ours(request: Request, error: ApiError) -> Response:
+        return told(traced(error, request))
 
     @app.exception_handler(RequestValidationError)
-    async def of_body(_: Request, error: RequestValidationError) -> Response:
+    async def of_body(request: Request, error: RequestValidationError) -> Response:
+        kind = request.headers.get("content-type", "")
+        if kind.partition(";")[0].strip().lower() != "application/json":
+            return told(ApiError(415, f"content-type: expected application/json, got {kind[:100]!r}"))
         return told(invalid(error))
 
     @app.exception_handler(HTTPException)
     async def of_path(_: Request, error: HTTPException) -> Response:
-        return told(ApiError(error.status_code, str(error.detail), headers=error.headers))
+        message = str(error.detail)
+        if error.__cause__ is not None:  # what no parser of JSON takes, and nobody else says
+            message = f"body: expected JSON in UTF-8: {one_line(error.__cause__)}"
+        return told(ApiError(error.status_code, message, headers=error.headers))
 
     @app.exception_handler(Exception)
     async def of_a_bug(request: Request, error: Exception) -> Response:
-        return told(ApiError(500, f"internal error: {type(error).__name__} (request {request.state.request_id})"))
+        return told(traced(of_bug(error), request))
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
@@ -118,10 +127,10 @@ def create(service: Service, metrics: Metrics) -> FastAPI:
         if (body.prompt is None) == (body.messages is None):
             raise ApiError(400, "prompt, messages: expected one of them", param="prompt")
         if body.messages is not None:
-            ids = await generate.chat_ids(service, body.messages, body.add_generation_prompt, {})
+            ids = await prompts.chat_ids(service, body.messages, body.add_generation_prompt, {})
         else:
             assert body.prompt is not None
-            ids = await generate.encoded(service, body.prompt, body.add_special_tokens, "prompt")
+            ids = await prompts.encoded(service, body.prompt, body.add_special_tokens, "prompt", fits=False)
         return dict(count=len(ids), max_model_len=service.llm.max_context, tokens=ids)
 
     @app.post("/detokenize")
@@ -151,7 +160,10 @@ async def answered(generation: Generation, streamed: bool, request: Request) -> 
                 async for event in events:
                     yield event
             except ApiError as error:  # its status has been sent
-                yield generation.failed(error)
+                yield generation.failed(traced(error, request))
+            except Exception as error:
+                LOG.exception("in a stream, request %s", request.state.request_id)
+                yield generation.failed(traced(of_bug(error), request))
 
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     return StreamingResponse(all_of_them(), media_type="text/event-stream", headers=headers)
@@ -171,11 +183,28 @@ async def _unless_gone(work: Awaitable[Any], request: Request) -> Any:
             await asyncio.gather(task, return_exceptions=True)
 
 
+def of_bug(error: Exception) -> ApiError:
+    """What a client is told of an error of ours."""
+    return ApiError(500, f"internal error: {type(error).__name__}")
+
+
+def traced(error: ApiError, request: Request) -> ApiError:
+    """With the request's id where it is not the client's, so that it is found in the log."""
+    if error.status == 500:
+        error.message += f" (request {request.state.request_id})"
+    return error
+
+
+def is_kind(part: str) -> bool:
+    """Whether a part of a place is no field, but which of several types did not fit."""
+    return part in KINDS or (part.endswith("]") and "[" in part)
+
+
 def invalid(error: RequestValidationError) -> ApiError:
     """In one line, that names the first field that is wrong."""
     first = error.errors()[0]
     place = [str(part) for part in first["loc"][1:]]
-    field = ".".join(part for part in place if part not in KINDS and "[" not in part) or "body"
+    field = ".".join(shown(part) if len(part) > LONGEST else part for part in place if not is_kind(part)) or "body"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = "is not known"

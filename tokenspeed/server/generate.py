@@ -7,19 +7,15 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from starlette.concurrency import run_in_threadpool
-
 from tokenspeed.completion import Completion, Delta, TokenLogprob
-from tokenspeed.messages import one_line
 from tokenspeed.sampling.params import SamplingParams
-from tokenspeed.server import answers, sampling
+from tokenspeed.server import answers, prompts, sampling
 from tokenspeed.server.answers import Answer
 from tokenspeed.server.errors import ApiError
 from tokenspeed.server.log import figures_of
 from tokenspeed.server.metrics import Metrics
-from tokenspeed.server.protocol import ChatRequest, CompletionRequest, Message
+from tokenspeed.server.protocol import ChatRequest, CompletionRequest
 from tokenspeed.server.service import NOT_FINITE, Service, merged
-from tokenspeed.text.errors import TokenizerError
 
 MAX_PROMPTS = 128
 """Of one request."""
@@ -50,6 +46,7 @@ class Generation:
         self._answer, self._prompts, self._params, self._request = answer, prompts, params, request
         self._echo = isinstance(request, CompletionRequest) and bool(request.echo)
         self._nothing = self._echo and request.max_tokens == 0
+        self._scores: dict[int, list[TokenLogprob | None]] = {}
         self._timeout_s = service.admission.bounds.timeout_s
         self._streams = [service.stream(prompt, params, request.priority) for prompt in prompts]
 
@@ -71,7 +68,7 @@ class Generation:
         options = self._request.stream_options
         told = bool(options and options.include_usage)
         every = told and bool(options and options.continuous_usage_stats)
-        begun: set[int] = set()
+        offsets: dict[int, int] = {}
         counts: dict[int, int] = {}
         cached: dict[int, int] = {}
         async with contextlib.aclosing(self._deltas()) as deltas:
@@ -79,8 +76,8 @@ class Generation:
                 index = self._index(number, delta)
                 for text, logprobs, completion in answers.events_of(delta):
                     counts[index] = counts.get(index, 0) + (not self._nothing)
-                    choice = self._piece(index, number, text, logprobs, completion, index not in begun)
-                    begun.add(index)
+                    choice = self._piece(index, number, text, logprobs, completion, offsets.get(index))
+                    offsets[index] = max(offsets.get(index, 0), _end(choice))
                     usage = answers.usage(len(self._prompts[number]), counts[index]) if every else None
                     yield self._answer.event([choice], usage)
                 if delta.completion is not None and delta.sample == 0:
@@ -91,11 +88,13 @@ class Generation:
         yield answers.DONE
 
     def failed(self, error: ApiError) -> str:
-        """The last event where its status has been sent."""
-        return f"data: {json.dumps(error.body)}\n\n"
+        """The end of a stream whose status has been sent."""
+        return f"data: {json.dumps(error.body)}\n\n{answers.DONE}"
 
     async def _deltas(self) -> AsyncGenerator[tuple[int, Delta]]:
-        """Those of all prompts, counted."""
+        """Those of all prompts, counted; where prompts are scored none of a prompt before its scores."""
+        held: dict[int, list[Delta]] = {}
+        scored = self._params.prompt_logprobs is not None
         last: dict[int, float] = {}
         samples: dict[int, Completion] = {}
         try:
@@ -109,7 +108,12 @@ class Generation:
                     last[index] = now
                     if delta.completion is not None:
                         samples[index] = delta.completion
-                    yield number, delta
+                    if delta.prompt_logprobs is not None:
+                        self._scores[number] = delta.prompt_logprobs
+                    held.setdefault(number, []).append(delta)
+                    if not scored or number in self._scores:
+                        for one in held.pop(number):
+                            yield number, one
         except ApiError as error:
             if error.code == NOT_FINITE:
                 self._metrics.corrupted()
@@ -146,16 +150,9 @@ class Generation:
             found = None if one.logprobs is None else answer.chat_logprobs(one.logprobs)
             message = dict(role="assistant", content=one.text, refusal=None)
             return dict(index=index, message=message, logprobs=found, finish_reason=reason)
-        text, ids, logprobs = one.text or "", one.token_ids, one.logprobs
-        if self._nothing:
-            text, ids, logprobs, reason = "", [], [] if logprobs is not None else None, "length"
-        told: list[TokenLogprob | None] | None = None if logprobs is None else list(logprobs)
-        if self._echo:
-            text, ids = self._text_of(one.prompt_token_ids) + text, one.prompt_token_ids + ids
-            if told is not None and one.prompt_logprobs is not None:
-                told = one.prompt_logprobs + told
-        found = None if told is None else answer.text_logprobs(told, ids)
-        return dict(index=index, text=text, logprobs=found, finish_reason=reason)
+        number = index // self._params.n
+        text, found = self._told(number, one.text or "", one.token_ids, one.logprobs, None)
+        return dict(index=index, text=text, logprobs=found, finish_reason="length" if self._nothing else reason)
 
     def _piece(
         self,
@@ -164,24 +161,47 @@ class Generation:
         text: str,
         logprobs: list[TokenLogprob],
         completion: Completion | None,
-        first: bool,
+        offset: int | None,
     ) -> dict[str, Any]:
-        """The choice in an event."""
+        """The choice in an event; `offset` as in `_told`."""
         reason = None if completion is None else completion.finish_reason
-        wanted = self._params.logprobs is not None and bool(logprobs)
+        wanted = None if self._params.logprobs is None else logprobs
         if self._answer.chat:
-            delta = dict(role="assistant", content=text) if first else dict(content=text)
-            found = self._answer.chat_logprobs(logprobs) if wanted else None
+            delta = dict(role="assistant", content=text) if offset is None else dict(content=text)
+            found = self._answer.chat_logprobs(wanted) if wanted else None
             return dict(index=index, delta=delta, logprobs=found, finish_reason=reason)
+        text, found = self._told(number, text, [one.token_id for one in logprobs], wanted, offset)
+        if found is not None and not found["tokens"] and not self._nothing:
+            found = None
+        return dict(index=index, text=text, logprobs=found, finish_reason="length" if self._nothing else reason)
+
+    def _told(
+        self, number: int, text: str, ids: list[int], logprobs: list[TokenLogprob] | None, offset: int | None
+    ) -> tuple[str, dict[str, Any] | None]:
+        """The text of a completion, or of a piece, and its log-probabilities.
+
+        Args:
+            number: of the prompt. offset: where the piece begins, None of the first, which has what is echoed.
+        """
+        told: list[TokenLogprob | None] | None = None if logprobs is None else list(logprobs)
         if self._nothing:
-            text, reason, wanted = "", "length", False
-        if self._echo and first:
-            text = self._text_of(self._prompts[number]) + text
-        found = self._answer.text_logprobs(list(logprobs), [one.token_id for one in logprobs]) if wanted else None
-        return dict(index=index, text=text, logprobs=found, finish_reason=reason)
+            text, ids, told = "", [], None if told is None else []
+        if self._echo and offset is None:
+            prompt = self._prompts[number]
+            text, ids = self._text_of(prompt) + text, prompt + ids
+            told = None if told is None else self._scores[number] + told
+        return text, None if told is None else self._answer.text_logprobs(told, ids, offset or 0)
 
     def _text_of(self, ids: list[int]) -> str:
         return self._answer.tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def _end(choice: dict[str, Any]) -> int:
+    """Where the text of the tokens in a choice ends, as its offsets have it; 0 without any."""
+    found = choice["logprobs"]
+    if not found or not found.get("tokens"):
+        return 0
+    return found["text_offset"][-1] + len(found["tokens"][-1])
 
 
 async def chat(service: Service, metrics: Metrics, request: ChatRequest) -> Generation:
@@ -191,8 +211,9 @@ async def chat(service: Service, metrics: Metrics, request: ChatRequest) -> Gene
     """
     name, tokenizer = service.check_name(request.model), service.tokenizer
     variables = dict(request.chat_template_kwargs or {})
-    ids = await chat_ids(service, request.messages, request.add_generation_prompt is not False, variables)
-    params = sampling.of_chat(request, _room(service, ids, "messages"), service.admission.bounds)
+    ids = await prompts.chat_ids(service, request.messages, request.add_generation_prompt is not False, variables)
+    room = prompts.room_behind(service, ids, "messages")
+    params = sampling.of_chat(request, room, service.admission.bounds)
     answer = Answer(id=service.new_id("chatcmpl"), model=name, tokenizer=tokenizer, chat=True)
     return Generation(service, answer, [ids], params, request, metrics)
 
@@ -205,74 +226,15 @@ async def completion(service: Service, metrics: Metrics, request: CompletionRequ
     name, tokenizer = service.check_name(request.model), service.tokenizer
     prompt: Any = request.prompt
     several = isinstance(prompt, list) and bool(prompt) and not isinstance(prompt[0], int)
-    prompts: list[str | list[int]] = prompt if several else [prompt]
-    if len(prompts) > MAX_PROMPTS:
-        raise ApiError(400, f"prompt: expected at most {MAX_PROMPTS}, got {len(prompts)}", param="prompt")
+    each: list[str | list[int]] = prompt if several else [prompt]
+    if len(each) > MAX_PROMPTS:
+        raise ApiError(400, f"prompt: expected at most {MAX_PROMPTS}, got {len(each)}", param="prompt")
     special = request.add_special_tokens is not False
-    ids = [one if isinstance(one, list) else await encoded(service, one, special, "prompt") for one in prompts]
-    for one in ids:
-        _room(service, one, "prompt")
-    params = sampling.of_completion(request, service.admission.bounds)
+    ids = [
+        one if isinstance(one, list) else await prompts.encoded(service, one, special, "prompt", fits=True)
+        for one in each
+    ]
+    room = min(prompts.room_behind(service, one, "prompt") for one in ids)
+    params = sampling.of_completion(request, room, service.admission.bounds)
     answer = Answer(id=service.new_id("cmpl"), model=name, tokenizer=tokenizer, chat=False)
     return Generation(service, answer, ids, params, request, metrics)
-
-
-async def chat_ids(
-    service: Service, messages: list[Message], generation_prompt: bool, variables: dict[str, Any]
-) -> list[int]:
-    """The token ids of a chat's prompt.
-
-    Raises:
-        ApiError: 400: something is no text, or the template refuses it.
-    """
-    if not messages:
-        raise ApiError(400, "messages: expected at least one", param="messages")
-    plain = [_plain(one) for one in messages]
-    try:
-        text = await run_in_threadpool(
-            service.tokenizer.render_chat, plain, add_generation_prompt=generation_prompt, **variables
-        )
-    except (TokenizerError, TypeError) as error:
-        raise ApiError(400, f"messages: {one_line(error)}", param="messages") from error
-    return await encoded(service, text, True, "messages")
-
-
-async def encoded(service: Service, text: str, special: bool, field: str) -> list[int]:
-    """
-    Raises:
-        ApiError: 400: it is no text.
-    """
-    try:
-        return await run_in_threadpool(service.tokenizer.encode, text, special)
-    except TokenizerError as error:
-        raise ApiError(400, f"{field}: {one_line(error)}", param=field) from error
-
-
-def _plain(message: Message) -> dict[str, str]:
-    found = dict(role=message.role, content=_text(message.content))
-    return found | dict(name=message.name) if message.name else found
-
-
-def _text(content: str | list[dict[str, Any]]) -> str:
-    if isinstance(content, str):
-        return content
-    for part in content:
-        kind = part.get("type")
-        if kind != "text" or not isinstance(part.get("text"), str) or part.keys() - {"type", "text"}:
-            raise ApiError(400, f"messages: content of type {str(kind)[:40]!r} is not supported", param="messages")
-    return "".join(part["text"] for part in content)
-
-
-def _room(service: Service, ids: list[int], field: str) -> int:
-    """Tokens that may follow a prompt.
-
-    Raises:
-        ApiError: 400: there are none.
-    """
-    context = service.llm.max_context
-    if not ids:
-        raise ApiError(400, f"{field}: expected at least one token", param=field)
-    if len(ids) >= context:
-        message = f"{field}: {len(ids)} tokens leave no room in a context of {context}"
-        raise ApiError(400, message, param=field, code="context_length_exceeded")
-    return context - len(ids)

@@ -1,14 +1,17 @@
 """Metrics for Prometheus, under the names that dashboards of vLLM query."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from tokenspeed.completion import Completion
 from tokenspeed.engine.engine import Engine
+from tokenspeed.engine.metrics import HOST_BOUNDS
 from tokenspeed.server import answers
+from tokenspeed.server.ceiling import Ceiling
 from tokenspeed.server.defaults import METRICS_PREFIX
 from tokenspeed.server.service import Service
 
@@ -104,11 +107,29 @@ class _OfTheEngine(Collector):
         if (engine := service.engine) is None:
             return
         for name, what, value in _gauges(engine):
-            gauge = GaugeMetricFamily(f"{self._prefix}:{name}", what, labels=[LABEL])
-            gauge.add_metric([service.name], value)
-            yield gauge
+            yield self._gauge(name, what, value)
         for name, what, value in _counters(engine):
             yield self._counter(name, what, value)
+        what = "Programs that were compiled, or read from a cache, since it was ready"
+        yield self._counter("compilations_since_ready", what, service.compilations.count)
+        yield self._host_times(engine)
+        if service.ceiling is not None:
+            for name, what, value in _of_the_ceiling(engine, service.ceiling):
+                yield self._gauge(name, what, value, source=service.ceiling.source)
+
+    def _gauge(self, name: str, what: str, value: float, **labels: str) -> Metric:
+        gauge = GaugeMetricFamily(f"{self._prefix}:{name}", what, labels=[LABEL, *labels])
+        gauge.add_metric([self._service.name, *labels.values()], value)
+        return gauge
+
+    def _host_times(self, engine: Engine) -> Metric:
+        counts = itertools.accumulate(engine.metrics.host_counts)
+        buckets = list(zip([*map(str, HOST_BOUNDS), "+Inf"], counts))
+        times = HistogramMetricFamily(
+            f"{self._prefix}:engine_step_host_seconds", "Seconds of the host for a step", labels=[LABEL]
+        )
+        times.add_metric([self._service.name], buckets, engine.metrics.host_s)
+        return times
 
     def _counter(self, name: str, what: str, value: float) -> Metric:
         counter = CounterMetricFamily(f"{self._prefix}:{name}", what, labels=[LABEL])
@@ -126,6 +147,13 @@ def _gauges(engine: Engine) -> list[tuple[str, str, float]]:
     ]
 
 
+def _of_the_ceiling(engine: Engine, ceiling: Ceiling) -> Iterator[tuple[str, str, float]]:
+    yield "read_ceiling_bytes_per_second", "At which the device's memory can be read", ceiling.bytes_per_s
+    if (rate := engine.metrics.read_bytes_per_s) is not None:
+        what = "Share of it that the last steps of decode alone read, weights and cache"
+        yield "decode_read_ceiling_ratio", what, rate / ceiling.bytes_per_s
+
+
 def _counters(engine: Engine) -> list[tuple[str, str, float]]:
     stats, metrics = engine.pool.stats, engine.metrics
     return [
@@ -134,5 +162,8 @@ def _counters(engine: Engine) -> list[tuple[str, str, float]]:
         ("prefix_cache_hits", "Those that were found", stats.hit_tokens),
         ("engine_steps", "Steps that were started", metrics.steps),
         ("engine_host_seconds", "Seconds of steps in which the host was busy", metrics.host_s),
+        ("decode_steps", "Steps of decode alone, whose time is known", metrics.decode_steps),
+        ("decode_step_seconds", "Seconds that they took", metrics.decode_s),
+        ("decode_read_bytes", "Weights and cache that they had to read", metrics.decode_bytes),
         ("engine_wait_seconds", "Seconds of steps in which it waited for the device", metrics.wait_s),
     ]

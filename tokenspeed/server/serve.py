@@ -10,19 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from tokenspeed.llm import LLM
 from tokenspeed.messages import one_line
 from tokenspeed.server import app
 from tokenspeed.server.admission import Bounds
+from tokenspeed.server.ceiling import Ceiling
 from tokenspeed.server.defaults import BODY_BYTES, DRAIN_S, METRICS_PREFIX
 from tokenspeed.server.guard import Guard
-from tokenspeed.server.log import RequestLog
+from tokenspeed.server.log import HEADER, RequestLog
 from tokenspeed.server.metrics import Metrics
 from tokenspeed.server.service import Service
 
 NAME = "tokenspeed"
 """Of a model that has no other."""
+BACKLOG = 2048
+"""Connections that may wait to be taken."""
 GRACE_S = 5
 """Seconds for requests to tell their clients that they have failed."""
 
@@ -38,6 +43,7 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
+        bound.listen(BACKLOG)  # who comes before the server runs waits for it
     except (OSError, OverflowError) as error:
         bound.close()
         raise ValueError(f"--host, --port: cannot listen at {host}:{port}: {error}") from error
@@ -83,7 +89,9 @@ def server(
     *,
     name: str | None = None,
     bounds: Bounds | None = None,
+    ceiling: Callable[[], Ceiling | None] = lambda: None,
     keys: Sequence[str] = (),
+    origins: Sequence[str] = (),
     body_bytes: int = BODY_BYTES,
     metrics_key: bool = False,
     metrics_prefix: str = METRICS_PREFIX,
@@ -94,18 +102,28 @@ def server(
 
     Args:
         load: the model. name: of it, or None: requests may ask for any.
-        bounds: of requests, see `Service`. keys, body_bytes, metrics_key: see `Guard`. metrics_prefix: see `Metrics`.
+        bounds, ceiling: of requests and of the device, see `Service`. metrics_prefix: see `Metrics`.
+        keys, body_bytes, metrics_key: see `Guard`.
+        origins: whose pages may read the answers too, '*' for all; a browser lets no others.
         write: takes the lines of the log; None: standard error does.
         drain_s: seconds that requests under way have to end by themselves, once it is told to.
     """
-    service = Service(load, name=name or NAME, any_name=name is None, bounds=bounds)
+    service = Service(load, name=name or NAME, any_name=name is None, bounds=bounds, ceiling=ceiling)
     application = app.create(service, Metrics(service, metrics_prefix))
     guarded = Guard(application, keys=keys, metrics_key=metrics_key, body_bytes=body_bytes)
-    logged = RequestLog(guarded, write)
+    logged = RequestLog(_shared(guarded, origins) if origins else guarded, write)
     grace = int(drain_s) + GRACE_S
     found = Server(uvicorn.Config(logged, log_level="warning", timeout_graceful_shutdown=grace), service, drain_s)
     service.when_failed = found.drain
     return found, service
+
+
+def _shared(guarded: ASGIApp, origins: Sequence[str]) -> ASGIApp:
+    """With CORS, around the guard: what a browser asks beforehand carries no key."""
+    return CORSMiddleware(
+        guarded, allow_origins=origins, allow_methods=("GET", "POST"), allow_headers=("*",),
+        expose_headers=(HEADER, "Retry-After"),
+    )  # fmt: skip
 
 
 def keys_of(file: str | None) -> list[str]:
@@ -125,17 +143,18 @@ def keys_of(file: str | None) -> list[str]:
     return found
 
 
-def serve(load: Callable[[], LLM], *, host: str, port: int, **options: Any) -> None:
+def serve(load: Callable[[], LLM], *, host: str, port: int, revision: str | None = None, **options: Any) -> None:
     """Serves until it is told to end.
 
     Args:
-        load: the model. host, port: to listen at. options: the others of `server`.
+        load: the model. host, port: to listen at. revision: that the model is pinned to. options: those of `server`.
 
     Raises:
         ValueError: the address cannot be had. Or what `load` has raised.
     """
     with bind(host, port) as bound:
-        print(f"Listening at http://{host}:{bound.getsockname()[1]}/v1", flush=True)
+        pinned = "" if revision is None else f" (revision {revision})"
+        print(f"Listening at http://{host}:{bound.getsockname()[1]}/v1{pinned}", flush=True)
         found, service = server(load, **options)
         found.run(sockets=[bound])
     if service.failure is not None:

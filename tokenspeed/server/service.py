@@ -1,10 +1,11 @@
 """The service: a model that is being loaded, that serves, or that has failed, and the requests it has."""
 
 import asyncio
+import contextlib
 import itertools
 import secrets
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 
 from tokenspeed.async_engine import Aborted, AsyncEngine, EngineDead
 from tokenspeed.completion import Delta
@@ -13,11 +14,14 @@ from tokenspeed.llm import LLM
 from tokenspeed.messages import one_line
 from tokenspeed.sampling.params import SamplingParams
 from tokenspeed.server.admission import Admission, Bounds
+from tokenspeed.server.ceiling import Ceiling
+from tokenspeed.server.compilations import Compilations
 from tokenspeed.server.errors import ApiError, refused
 from tokenspeed.text.tokenizer import Tokenizer
 
 NOT_FINITE = "logits_not_finite"
 """The code of an error."""
+LONGEST_NAME = 256
 SILENT_S = 4.0
 """Seconds without a sign of a step after which an engine counts as stuck."""
 RETRY_S = "5"
@@ -30,19 +34,31 @@ class Service:
     Args:
         load: makes the model; it raises what is wrong. name: that requests may ask for.
         any_name: requests may ask for any other too. bounds: of the requests that it takes.
+        ceiling: tells that of the device, before the model is loaded; None where nobody knows.
 
     Attributes:
         stage: what it is doing until it is ready. failure: why it never will be.
         when_failed: is called then, once, in any thread.
+        ceiling: of the device, once it is known. compilations: since it was ready.
     """
 
-    def __init__(self, load: Callable[[], LLM], *, name: str, any_name: bool, bounds: Bounds | None = None):
+    def __init__(
+        self,
+        load: Callable[[], LLM],
+        *,
+        name: str,
+        any_name: bool,
+        bounds: Bounds | None = None,
+        ceiling: Callable[[], Ceiling | None] = lambda: None,
+    ):
         self.when_failed: Callable[[], None] = lambda: None
         self.name, self.any_name = name, any_name
         self.admission = Admission(bounds or Bounds())
         self.stage = "not started"
         self.failure: BaseException | None = None
-        self._load = load
+        self.ceiling: Ceiling | None = None
+        self.compilations = Compilations()
+        self._load, self._find_ceiling = load, ceiling
         self._llm: LLM | None = None
         self._engine: AsyncEngine | None = None
         self._numbers = itertools.count()
@@ -56,6 +72,7 @@ class Service:
         """Ends the engine, and all requests with an error."""
         self._closed.set()
         if self._engine is not None:
+            self.compilations.stop()
             self._engine.close()
 
     @property
@@ -102,12 +119,15 @@ class Service:
         """The name that an answer has.
 
         Raises:
-            ApiError: 404, it is another's.
+            ApiError: 404, it is another's, or 400, it is too long for every event of a stream to have it.
         """
         if name is None or name == self.name:
             return self.name
         if not self.any_name:
             raise self.no_model(name)
+        if len(name) > LONGEST_NAME:
+            message = f"model: expected at most {LONGEST_NAME} characters, got {len(name)}"
+            raise ApiError(400, message, param="model")
         return name
 
     def no_model(self, name: str) -> ApiError:
@@ -118,7 +138,7 @@ class Service:
     def new_id(self, kind: str) -> str:
         return f"{kind}-{secrets.token_hex(12)}"
 
-    async def stream(self, prompt: list[int], params: SamplingParams, priority: int) -> AsyncIterator[Delta]:
+    async def stream(self, prompt: list[int], params: SamplingParams, priority: int) -> AsyncGenerator[Delta]:
         """As `AsyncEngine.stream`.
 
         Raises:
@@ -154,6 +174,8 @@ class Service:
 
     def _start(self) -> None:
         try:
+            self.stage = "measuring the read ceiling"
+            self.ceiling = self._find_ceiling()
             self.stage = "loading weights"
             llm = self._load()
             self.stage = "compiling"
@@ -163,23 +185,26 @@ class Service:
             return
         self._llm, self._engine = llm, engine
         self.stage = "ready"
+        self.compilations.start()
         if self._closed.is_set():
-            engine.close()
+            self.close()
 
 
-async def merged(streams: list[AsyncIterator[Delta]]) -> AsyncGenerator[tuple[int, Delta]]:
-    """The deltas of several streams as they come, each with its stream's number; where one fails, all end.
+async def merged(streams: list[AsyncGenerator[Delta]]) -> AsyncGenerator[tuple[int, Delta]]:
+    """The deltas of several streams as they come, each with its stream's number; where one fails, all end, as they do
+    where this is closed.
 
     Raises:
         What a stream does.
     """
     if len(streams) == 1:
-        async for delta in streams[0]:
-            yield 0, delta
+        async with contextlib.aclosing(streams[0]) as stream:
+            async for delta in stream:
+                yield 0, delta
         return
     queue: asyncio.Queue[tuple[int, Delta | BaseException | None]] = asyncio.Queue()
 
-    async def read(number: int, stream: AsyncIterator[Delta]) -> None:
+    async def read(number: int, stream: AsyncGenerator[Delta]) -> None:
         try:
             async for delta in stream:
                 queue.put_nowait((number, delta))

@@ -188,7 +188,10 @@ class Tokenizer:
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
         with of_library("tokenizer.json: encodes this text with an error"):
             try:
-                return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+                if not isinstance(text, str):  # or a pair would be one prompt
+                    raise TypeError
+                # Of a batch, since that lets other threads run.
+                return self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
             except TypeError as error:
                 raise TokenizerError(f"text: expected a str of valid Unicode, got {text!a:.80}") from error
 

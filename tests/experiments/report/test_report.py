@@ -274,11 +274,13 @@ def test_absent_numbers(files, make_record, make_step):
 @pytest.mark.slow
 def test_pictures(files, make_record, make_step):
     pytest.importorskip("matplotlib")
-    records = [make_record(), make_step(), make_step(device="cpu")]
+    records = [make_record(), make_step(), make_step(device="cpu"), make_record("serve")]
     assert files.run("--pictures", "--check", records=records) == 1 and not (files.results / "h200").exists()
     assert files.run("--pictures") == 0
     drawn = sorted(path.name for path in (files.results / "h200").iterdir())
-    assert drawn == ["decode.png", "out.png", "roofline.png"] and len(list(files.results.iterdir())) == 2
+    assert (
+        drawn == ["decode.png", "out.png", "roofline.png", "serve-chat.png"] and len(list(files.results.iterdir())) == 2
+    )
     shown = [line for line in files.page.read_text().splitlines() if line.startswith("![")]
     assert shown == [f"![{name[:-4]}](results/h200/{name})" for name in drawn]
 
@@ -334,3 +336,20 @@ def test_the_engine_has_sections_once_there_are_records(make_record):
     assert "| 64 | - | - | - | - | - | - | - | - | - | void: something" in void
     assert "| 30000 | 8 | 5.00 | 90.00 | 1500.0 | 100.0 | 100 |" in parts[6]
     assert "| 2048 | 100 | 80.00 | 12.00 | 2048 |" in parts[10]
+
+
+def test_servers_under_load_have_a_section_once_there_are_records(make_record):
+    assert not any("Servers" in part for part in sections.rendered([make_record("decode", xla_ms_per_token=3.0)]))
+    records = [
+        make_record("serve", endpoint="vllm", ttft_ms_p99=45.0),
+        make_record("serve"),
+        make_record("serve", mix="both", ttft_p95_ratio=1.5, status="void: the client was late"),
+    ]
+    title, what, table, origin_lines = sections.rendered(records)
+    assert title == "### Servers under load" and "experiments.serve_bench" in origin_lines and "due" in what
+    ours, theirs, both = table.splitlines()[2:]
+    figures = "4.0, 4.5 | 5.00 | 250.0 | 500.0 | 3.50 | - | 0, 0 | 1 | ok |"
+    assert (
+        f"| 4 | ours | 10.0, 20.0, 30.0 | {figures}" in ours and f"| 4 | vllm | 10.0, 20.0, 45.0 | {figures}" in theirs
+    )
+    assert "long, 30000 in" in both and "| 0 of 1 | void: the client was late |" in both

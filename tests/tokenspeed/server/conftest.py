@@ -14,6 +14,7 @@ from tokenspeed.engine.engine import Engine
 from tokenspeed.llm import LLM
 from tokenspeed.server import serve
 from tokenspeed.server.admission import Admission
+from tokenspeed.server.ceiling import Ceiling
 
 
 @dataclasses.dataclass
@@ -44,7 +45,7 @@ def served(compiled_once) -> Iterator[Served]:
     llm = LLM.from_pretrained("tiny", max_context=128, max_batch=2, implementation="xla")  # as test_async_engine.py's
     lines: list[str] = []
     with serve.bind("127.0.0.1", 0) as bound:
-        server, service = serve.server(lambda: llm, write=lines.append)
+        server, service = serve.server(lambda: llm, write=lines.append, ceiling=lambda: Ceiling(2e9, "given"))
         thread = threading.Thread(target=server.run, kwargs=dict(sockets=[bound]))
         url = f"http://127.0.0.1:{bound.getsockname()[1]}"
         try:

@@ -1,6 +1,7 @@
 """Bounds of requests, as clients meet them."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -27,6 +28,36 @@ def test_a_cap(served, bounded):
     bounded(max_tokens=3, refuse=True)
     response = served.post("/v1/chat/completions", messages=MESSAGES, max_completion_tokens=4)
     assert response.status_code == 400 and response.json()["error"]["param"] == "max_completion_tokens"
+
+
+CHAT, TEXT = ("/v1/chat/completions", dict(messages=MESSAGES)), ("/v1/completions", dict(prompt=["Hi", "Once upon a"]))
+
+
+@pytest.mark.parametrize(
+    "path, body, field",
+    [(*CHAT, "max_tokens"), (*CHAT, "max_completion_tokens"), (*TEXT, "max_tokens")],
+)
+def test_no_more_than_the_context_leaves(served, bounded, path, body, field):
+    context = served.llm.max_context
+    body |= dict(ignore_eos=True, temperature=0)
+    error = (refused := served.post(path, **body, **{field: context})).json()["error"]
+    assert refused.status_code == 400 and (error["param"], error["code"]) == (field, "context_length_exceeded")
+    most, prompt = map(int, re.findall(r"at most (\d+), what the (\d+) tokens of the prompt", error["message"])[0])
+    assert error["message"].endswith(f"in a context of {context}, got {context}") and most + prompt == context
+    bounded(max_tokens=5)
+    cut = served.post(path, **body, **{field: context}).json()
+    assert {choice["finish_reason"] for choice in cut["choices"]} == {"length"}
+    assert cut["usage"]["completion_tokens"] == 5 * len(cut["choices"])
+    bounded(max_tokens=context - 1)
+    assert served.post(path, **body, **{field: context}).status_code == 400, "a cap that leaves too many cuts nothing"
+    bounded()
+    whole = served.post(path, **body, **{field: most}).json()["choices"]
+    assert {choice["finish_reason"] for choice in whole} == {"length"}
+
+
+def test_what_asks_for_nothing_gets_what_the_context_leaves(served):
+    found = served.post("/v1/completions", prompt=[5] * (served.llm.max_context - 3), ignore_eos=True).json()
+    assert found["usage"]["completion_tokens"] == 3
 
 
 def test_too_many_are_told_to_come_again(served, bounded):

@@ -107,6 +107,8 @@ def test_no_more_than_the_context(client, served):
         (dict(logprobs=True, top_logprobs=21), "top_logprobs", "top_logprobs: expected 0 to 20, got 21"),
         (dict(logit_bias={"a": 1}), "logit_bias", "logit_bias: expected token ids for keys"),
         (dict(messages=[]), "messages", "messages: expected at least one"),
+        (dict(chat_template_kwargs=dict(tools=[])), "chat_template_kwargs", "chat_template_kwargs: expected variables"),
+        (dict(max_tokens=None, max_completion_tokens=0), "max_completion_tokens", "max_completion_tokens: expected an"),
         (dict(messages=[dict(role="user", content="owl " * 200)]), "messages", "messages: "),
         (dict(messages=[dict(role="user", content=[dict(type="image_url")])]), "messages", "messages: content of type"),
         (dict(messages=[dict(role="user")]), "messages", "messages.0.content: Field required"),

@@ -1,10 +1,14 @@
 """/v1/completions, and what stands beside it."""
 
+import json
+import re
+
 import httpx2 as httpx
 import openai
 import pytest
 
 from tokenspeed.sampling.params import SamplingParams
+from tokenspeed.server import answers
 
 pytestmark = pytest.mark.slow
 
@@ -76,6 +80,49 @@ def test_an_echo_and_what_follows(client, served):
     assert len(choice.logprobs.token_logprobs) == len(expected.prompt_token_ids) + 4
 
 
+@pytest.mark.parametrize(
+    "how", [dict(max_tokens=6), dict(max_tokens=0, echo=True), dict(max_tokens=6, echo=True, n=2, temperature=0.9)]
+)
+def test_a_stream_says_of_its_tokens_what_a_whole_answer_does(served, how):
+    body = dict(prompt=[PROMPT, "The cat"], logprobs=2, seed=3, temperature=0) | how
+    whole = served.post("/v1/completions", **body).json()["choices"]
+    pieces = [[] for _ in whole]
+    for event in served.events("/v1/completions", **body):
+        (choice,) = event["choices"]
+        pieces[choice["index"]].append(choice)
+    for expected, some in zip(whole, pieces, strict=True):
+        assert "".join(one["text"] for one in some) == expected["text"]
+        assert some[-1]["finish_reason"] == expected["finish_reason"]
+        for name, values in expected["logprobs"].items():
+            found = [value for one in some if one["logprobs"] for value in one["logprobs"][name]]
+            assert len(found) == len(values) == len(expected["logprobs"]["tokens"])
+            if name in ("tokens", "text_offset"):
+                assert found == values
+            if name == "token_logprobs":
+                assert found[bool(how.get("echo")) :] == pytest.approx(values[bool(how.get("echo")) :], abs=1e-3)
+
+
+def test_an_error_of_ours_ends_a_stream_too(served, monkeypatch):
+    told, seen = answers.events_of, []
+
+    def fails(delta):
+        seen.append(delta)
+        if len(seen) > 2:
+            raise KeyError("the client's text")
+        return told(delta)
+
+    monkeypatch.setattr(answers, "events_of", fails)
+    body = dict(prompt=PROMPT, stream=True, ignore_eos=True)
+    with httpx.stream("POST", f"{served.url}/v1/completions", json=body, timeout=60) as response:
+        *_, error, last = [line for line in response.iter_lines() if line]
+    message = json.loads(error.removeprefix("data: "))["error"]["message"]
+    assert message == f"internal error: KeyError (request {response.headers['x-request-id']})"
+    assert last == "data: [DONE]"
+    monkeypatch.undo()
+    assert served.post("/v1/completions", prompt=PROMPT).status_code == 200
+    assert served.admission.under_way == 0
+
+
 def test_a_prompt_that_comes_again_was_cached(client):
     prompt = PROMPT + ", there was a little girl who had a red ball. " * 5
     one, two = (client.completions.create(model="any", prompt=prompt, max_tokens=2, temperature=0) for _ in range(2))
@@ -93,6 +140,9 @@ def test_a_prompt_that_comes_again_was_cached(client):
         (dict(best_of=2), "best_of"),
         (dict(suffix="end"), "suffix"),
         (dict(logprobs=21), "logprobs"),
+        (dict(logit_bias={"9" * 5000: 1}), "logit_bias"),
+        (dict(prompt="a word " * 400_000), "prompt"),
+        (dict(model="m" * 1000), "model"),
         (dict(n=0), "n"),
     ],
 )
@@ -127,6 +177,13 @@ def test_the_page_takes_nothing_from_outside(served):
     assert page.headers["content-type"].startswith("text/html") and "<textarea" in page.text
     assert "http://" not in page.text and "https://" not in page.text
     assert "default-src 'none'" in page.headers["content-security-policy"]
+
+
+def test_the_page_finds_the_share_of_the_ceiling_in_the_metrics(served):
+    served.post("/v1/completions", prompt=PROMPT, ignore_eos=True)
+    (pattern,) = re.findall(r"/(\^.*ceiling.*\$)/m", httpx.get(f"{served.url}/").text)
+    (share,) = re.findall(pattern, httpx.get(f"{served.url}/metrics").text, re.MULTILINE)
+    assert float(share) > 0
 
 
 @pytest.mark.parametrize("method, path, status", [("GET", "/v2", 404), ("GET", "/v1/completions", 405)])

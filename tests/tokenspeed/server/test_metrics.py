@@ -2,14 +2,19 @@
 
 import json
 import re
+import time
 from pathlib import Path
 
 import httpx2 as httpx
+import jax
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tokenspeed.models import memory
+
 pytestmark = pytest.mark.slow
 
+HOST = "engine_step_host_seconds"
 LABELS = dict(model_name="tokenspeed")
 
 
@@ -52,6 +57,41 @@ def test_what_is_always_there(served):
         "prefix_cache_hits_total", "num_preemptions_total", "admission_rejections_total", "compiled_programs",
     )  # fmt: skip
     assert set(names) <= values(served).keys()
+
+
+def test_the_share_of_the_ceiling(served):
+    before = values(served)
+    body = dict(prompt="Once upon a time", max_tokens=60, ignore_eos=True)
+    assert served.post("/v1/completions", **body).status_code == 200
+    after = values(served)
+    assert after["read_ceiling_bytes_per_second"] == 2e9
+    steps, seconds, read = (
+        after[f"{name}_total"] - before[f"{name}_total"]
+        for name in ("decode_steps", "decode_step_seconds", "decode_read_bytes")
+    )
+    model = served.llm.model
+    assert 30 < steps < 64 and read / steps > memory.decode_bytes(model.config, dtype=str(model.dtype), context=1)
+    # The last steps that are looked at are most of these.
+    assert 0.1 < after["decode_read_ceiling_ratio"] / (read / seconds / 2e9) < 10
+    text = httpx.get(f"{served.url}/metrics").text
+    assert re.search(r'decode_read_ceiling_ratio\{model_name="tokenspeed",source="given"\}', text)
+
+
+def test_the_hosts_time_of_a_step(served):
+    before = values(served)
+    served.post("/v1/completions", prompt="One", max_tokens=20, ignore_eos=True)
+    after = values(served)
+    count, seconds = (after[name] - before[name] for name in (f"{HOST}_count", f"{HOST}_sum"))
+    assert count > 5 and 0 < seconds / count < 1.0
+
+
+def test_compilations_since_it_was_ready(served):
+    name = "compilations_since_ready_total"
+    before = values(served)[name]
+    served.post("/v1/completions", prompt="Two", max_tokens=5, n=2, logprobs=1)
+    assert values(served)[name] == before
+    jax.jit(lambda x: x * 3 + time.time())(1.0)
+    assert values(served)[name] > before
 
 
 def test_a_dashboard_asks_for_what_there_is(served):

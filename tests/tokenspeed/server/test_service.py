@@ -105,7 +105,9 @@ def test_a_step_that_fails_is_told_and_ends_the_server(monkeypatch, compiled_onc
 
         monkeypatch.setattr(service.engine, "step", fail)
         response = httpx.post(f"{url}/v1/chat/completions", json=dict(messages=MESSAGES), timeout=60)
-        assert response.status_code == 500 and "the device is gone" in response.json()["error"]["message"]
+        message = response.json()["error"]["message"]
+        assert response.status_code == 500 and "the device is gone" in message
+        assert message.endswith(f"(request {response.headers['x-request-id']})")
         thread.join(30)
         assert not thread.is_alive() and isinstance(service.failure, RuntimeError)
 
@@ -138,4 +140,4 @@ def test_told_to_end_it_lets_requests_end_for_a_while_and_then_they_fail(monkeyp
             one.join(30)
             assert not one.is_alive()
     assert found[4][-1] == "data: [DONE]" and len(found[4]) == 5
-    assert "the engine was closed" in found[100][-1] and len(found[100]) > 1
+    assert found[100][-1] == "data: [DONE]" and "the engine was closed" in found[100][-2] and len(found[100]) > 2

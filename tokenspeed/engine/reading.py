@@ -1,0 +1,57 @@
+"""Reading: how fast steps of decode read weights and cache, which is what bounds them."""
+
+from collections import deque
+from typing import NamedTuple
+
+from tokenspeed.engine.metrics import Metrics
+from tokenspeed.engine.sequence import Plan
+from tokenspeed.models import memory
+from tokenspeed.models.config import ModelConfig
+
+
+class _Step(NamedTuple):
+    """When it was begun, and what it reads where it is decode alone; `seen`: whether somebody waits for its end."""
+
+    begun: float
+    steps: int
+    read_bytes: float | None
+    seen: bool
+
+
+class Reading:
+    """Times the steps that are decode alone. Times are in seconds, of any one clock.
+
+    Args:
+        metrics: takes what is found. config: of the model. dtype: of weights and cache.
+    """
+
+    def __init__(self, metrics: Metrics, config: ModelConfig, dtype: str):
+        self._metrics, self._config, self._dtype = metrics, config, dtype
+        self._under_way: deque[_Step] = deque()
+        self._ended: float | None = None
+
+    def begun(self, plan: Plan, now: float) -> None:
+        """A step is about to be started, before the scheduler has advanced."""
+        draws = bool(plan.decodes) or any(chunk.final for chunk in plan.chunks)
+        self._under_way.append(_Step(now, plan.steps, self._bytes(plan), draws))
+
+    def ended(self, now: float) -> None:
+        """The first of those under way has ended. It took as long as it is since the one before, or since its begin."""
+        step = self._under_way.popleft()
+        if step.read_bytes is not None and self._ended is not None:
+            self._metrics.decoded(step.steps, now - max(step.begun, self._ended), step.read_bytes)
+        # Nobody waits for a step that only puts tokens into the cache: its end is not known.
+        self._ended = now if step.seen else None
+
+    def forget(self) -> None:
+        """Nothing is under way any more, whenever it ended."""
+        self._under_way.clear()
+        self._ended = None
+
+    def _bytes(self, plan: Plan) -> float | None:
+        """That a plan of decode alone must read, at the keys that its sequences have on average."""
+        if plan.chunks:
+            return None
+        count = len(plan.decodes)
+        keys = sum(sequence.computed for sequence in plan.decodes) / count + (plan.steps + 1) / 2
+        return plan.steps * memory.decode_bytes(self._config, dtype=self._dtype, context=keys, batch=count)
