@@ -1,6 +1,7 @@
 """What a model is: its sizes and the choices that tell one decoder of the LLaMA kind from another."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 from tokenspeed.models.quantisation import HEAD, Quantisation
@@ -107,14 +108,21 @@ class ModelConfig:
         if not self.tied:
             yield HEAD, self.vocab_size, width
 
+    @functools.cached_property
+    def quantised(self) -> tuple[int, int]:
+        """(numbers, bytes) of the projections that are quantised."""
+        if self.quantisation is None:
+            return 0, 0
+        found = [(self.quantisation.scheme_of(name), *sizes) for name, *sizes in self.projections()]
+        return (
+            sum(outputs * inputs for scheme, outputs, inputs in found if scheme),
+            sum(scheme.nbytes(outputs, inputs) for scheme, outputs, inputs in found if scheme),
+        )
+
     def weights_bytes(self, itemsize: int) -> int:
         """Bytes of all weights on the device, `itemsize` bytes a number of those that are not quantised."""
-        total = self.num_parameters * itemsize
-        if self.quantisation is not None:
-            for name, outputs, inputs in self.projections():
-                if (scheme := self.quantisation.scheme_of(name)) is not None:
-                    total += scheme.nbytes(outputs, inputs) - outputs * inputs * itemsize
-        return total
+        numbers, stored = self.quantised
+        return (self.num_parameters - numbers) * itemsize + stored
 
     def kv_bytes_per_token(self, itemsize: int) -> int:
         """Bytes that one position adds to the KV cache of all layers, `itemsize` bytes a number."""

@@ -328,7 +328,7 @@ def test_a_quantised_model_is_not_saved(tmp_path):
 
 def test_random_weights_of_a_quantised_config():
     config = hf_config.from_dict(CONFIG | dict(quantization_config=LAYOUTS["awq"][0]))
-    llm = LLM.random(config, dtype="float32", max_context=32)
+    llm = LLM.random(config, dtype="float32", max_context=32, implementation="xla")
     weight = llm.model.blocks[0].down.weight
     assert isinstance(weight, pk.QuantisedWeight) and weight.format == "int4" and weight.zeros is not None
     assert 0.01 < float(jnp.std(pk.dequantise(weight))) < 0.04
