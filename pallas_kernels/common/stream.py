@@ -15,7 +15,7 @@ gate and up), I the reduction axis.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,30 +24,15 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 
 from pallas_kernels.common import hooks
-from pallas_kernels.common.blocks import Span, gather, load
+from pallas_kernels.common.blocks import Span, load
 from pallas_kernels.common.launch import launch_dependents
 from pallas_kernels.common.prefetch import prefetch
 from pallas_kernels.common.prenorm import Norm
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles, row_blocks_of
-from pallas_kernels.common.unpack import unpack
-from pallas_kernels.common.weights import Weight
+from pallas_kernels.common.weight_block import Block, Operands, WeightBlock, WeightRefs
 
 LAST_PROGRAMS = 128
 """How many of a kernel's programs ask for the next weights: those that end last."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Block:
-    """The outputs of one program.
-
-    Attributes:
-        index: among all blocks. first: its first output. limit: the first output that is not its own, or None when all
-            of its block_n are.
-    """
-
-    index: Any
-    first: Any
-    limit: Any
 
 
 def blocks_of(shape: StreamShape, tiles: Tiles, block_stride: int | None = None) -> int:
@@ -58,38 +43,6 @@ def blocks_of(shape: StreamShape, tiles: Tiles, block_stride: int | None = None)
 def programs_of(shape: StreamShape, tiles: Tiles, block_stride: int | None = None) -> int:
     """How many programs the kernel has: one a block of outputs and of activation rows."""
     return blocks_of(shape, tiles, block_stride) * row_blocks_of(shape, tiles)
-
-
-class Operands(NamedTuple):
-    """What is multiplied in a step.
-
-    Attributes:
-        inputs: which of the reduction axis. weights: [block_n, block_k] of each index of the packed axis.
-        scales: [block_n] of each, for the products' sums; None for 1.
-    """
-
-    inputs: Span
-    weights: list[jax.Array]
-    scales: list[jax.Array] | None
-
-
-class WeightRefs(NamedTuple):
-    """A weight as it is stored: values [O, I] or [O, 2, I], and of a quantised one scales, and zero points or None,
-    [O, groups] or [O, 2, groups]; see `QuantisedWeight`."""
-
-    values: Any
-    scales: Any
-    zeros: Any
-
-
-def weight_refs(refs: Any) -> WeightRefs:
-    """Those that `streamed` gave names in a launch."""
-    return WeightRefs(refs.w, refs.scales, refs.zeros)
-
-
-def streamed(weight: Weight) -> dict[str, jax.Array | None]:
-    """Of a launch's inputs those of its weight, by name."""
-    return dict(w=weight.values, scales=getattr(weight, "scales", None), zeros=getattr(weight, "zeros", None))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,10 +94,13 @@ class Stream:
         form = _TensorCores(self) if self.tiles.mma else _Vectors(self)
         block = self._block()
         prepared = before(block) if before else self.row_groups()
-        parts, scales = form.parts(), self.row_scales(block)
+        weights = WeightBlock(
+            weight=self.weight, block=block, shape=self.shape, tiles=self.tiles, interpret=self.interpret
+        )
+        parts, scales = form.parts(), weights.row_scales()
         if self.early:
             launch_dependents(self.interpret)
-        carry = self._steps(lambda k, ragged, carry: form.step(block, k, ragged, carry), form.zeros(), form.pipelined)
+        carry = self._steps(lambda k, ragged, carry: form.step(weights, k, ragged, carry), form.zeros(), form.pipelined)
         self._loaded()
         for ready, sums in zip(prepared, form.sums(carry, parts), strict=True):
             finish(block, ready, sums if scales is None else [y * s[None, :] for y, s in zip(sums, scales)])
@@ -215,72 +171,6 @@ class Stream:
         assert self.norm is not None
         return lax.rsqrt(jnp.sum(squares, axis=-1) / self.shape.inputs + self.norm.eps)
 
-    def operands(self, block: Block, k, ragged, dtype) -> list[Operands]:
-        """What a step multiplies: the weights at k of the array's reduction axis, for each of the inputs they hold."""
-        length = self.shape.stored_inputs
-        stored = [
-            load(
-                self.weight.values,
-                *place,
-                Span(k, self.tiles.block_k, length if ragged else None),
-                interpret=self.interpret,
-            )
-            for place in self._places(block)
-        ]
-        found = []
-        for part in range(self.shape.parts):
-            span = Span(part * length + k, self.tiles.block_k, (part + 1) * length if ragged else None)
-            weights, scales = [w if dtype is None else w.astype(dtype) for w in stored], None
-            if self.shape.is_quantised:
-                weights, scales = self._unpacked(block, stored, part, span, dtype or self.shape.dtype)
-            found.append(Operands(inputs=span, weights=weights, scales=scales))
-        return found
-
-    def _unpacked(self, block: Block, stored, part: int, span: Span, dtype):
-        """Weights [block_n, block_k] less their zero points, and scales [block_n] where the step is of one group."""
-        shape, scales = self.shape, None
-        weights = [unpack(values, str(shape.weight_dtype), part, dtype, interpret=self.interpret) for values in stored]
-        if (size := shape.scale_group) is None or self._of_one_group(size):
-            group = 0 if size is None else span.start // size
-            if self.weight.zeros is not None:
-                zeros = [self._by_row(self.weight.zeros, place, group) for place in self._places(block)]
-                weights = [w - zero.astype(dtype)[:, None] for w, zero in zip(weights, zeros)]
-            if size is not None:
-                scales = [self._by_row(self.weight.scales, place, group) for place in self._places(block)]
-            return weights, scales
-        inside = span.indices() < (shape.inputs if span.limit is None else span.limit)
-        groups = jnp.minimum(span.indices() // size, self.weight.scales.shape[-1] - 1)
-        found = []
-        for w, (outputs, *c) in zip(weights, self._places(block)):
-            rows = outputs.indices()[:, None]
-            mask = (rows < shape.outputs) & inside[None, :]
-            w = w.astype(jnp.float32)
-            if self.weight.zeros is not None:
-                w -= gather(self.weight.zeros, rows, *c, groups[None, :], mask=mask)
-            found.append((w * gather(self.weight.scales, rows, *c, groups[None, :], mask=mask)).astype(dtype))
-        return found, None
-
-    def _of_one_group(self, size: int) -> bool:
-        """Whether every step's inputs share a scale."""
-        return size % self.tiles.block_k == 0 and self.shape.stored_inputs % self.tiles.block_k == 0
-
-    def row_scales(self, block: Block) -> list[jax.Array] | None:
-        """Scales of rows, float32 [block_n] for each of the outputs that are packed together; None where there are
-        others or none."""
-        if self.weight.scales is None or self.shape.scale_group is not None:
-            return None
-        return [self._by_row(self.weight.scales, place, 0) for place in self._places(block)]
-
-    def _by_row(self, ref, place, group) -> jax.Array:
-        outputs, *c = place
-        rows = outputs.indices()
-        return gather(ref, rows, *c, group, mask=rows < self.shape.outputs)
-
-    def _places(self, block: Block) -> list[tuple]:
-        """Of the block's outputs in the weight, those of each index of the packed axis."""
-        outputs = Span(block.first, self.tiles.block_n, block.limit)
-        return [(outputs,)] if self.shape.groups == 1 else [(outputs, c) for c in range(self.shape.groups)]
-
 
 class _Vectors:
     """Multiply and add, an activation row at a time; the carry is the sums and, with all of a norm, x's squares."""
@@ -298,8 +188,8 @@ class _Vectors:
         squares = (jnp.zeros((tiles.block_k,), jnp.float32),) * (shape.rows if self.gathers_squares else 0)
         return ((zeros,) * shape.groups,) * shape.rows, squares
 
-    def step(self, block: Block, k, ragged, carry):
-        for operands in self.stream.operands(block, k, ragged, "float32"):
+    def step(self, weights: WeightBlock, k, ragged, carry):
+        for operands in weights.operands(k, ragged, "float32"):
             carry = self._added(operands, *carry)
         return carry
 
@@ -354,10 +244,10 @@ class _TensorCores:
         shape = (tiles.block_n, tiles.block_m) if tiles.swap_ab else (tiles.block_m, tiles.block_n)
         return (jnp.zeros(shape, jnp.float32),) * self.stream.shape.groups
 
-    def step(self, block: Block, k, ragged, sums):
+    def step(self, weights: WeightBlock, k, ragged, sums):
         # x goes into the product as it is loaded: so it comes by the ring of asynchronous copies, as the weights do.
         stream, swapped = self.stream, self.stream.tiles.swap_ab
-        for operands in stream.operands(block, k, ragged, None):
+        for operands in weights.operands(k, ragged, None):
             x = load(stream.x_ref, self.rows, operands.inputs, interpret=stream.interpret)
             pairs = [(w, x) if swapped else (x, w) for w in operands.weights]
             products = [plt.dot(a, b, trans_b=True, precision=self.precision) for a, b in pairs]

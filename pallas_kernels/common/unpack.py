@@ -52,10 +52,10 @@ _FP8 = (
         f"and.b32 s, {x}, 0x80008000; shr.b32 {x}, {x}, 4; and.b32 {x}, {x}, 0x07f007f0; or.b32 {x}, {x}, s;"
         for x in ("a", "b")
     )
-    + " mov.b32 c, 0x7b807b80; mul.bf16x2 $0, a, c; mul.bf16x2 $1, b, c; }"
+    + " mov.b32 c, 0x7b807b80; mov.b32 s, 0x80008000; fma.rn.bf16x2 $0, a, c, s; fma.rn.bf16x2 $1, b, c, s; }"
 )
 """Sign, exponent and mantissa of e4m3 at their places in bfloat16, times 2^120, by which its exponent is too low there.
-NaN, which no checkpoint may have, becomes 480."""
+NaN, which is refused where a checkpoint is read, becomes 480."""
 
 
 def _packed(assembly: str, values: jax.Array, dtype: str) -> jax.Array:
@@ -72,11 +72,13 @@ def _packed(assembly: str, values: jax.Array, dtype: str) -> jax.Array:
 def _halves(dtype: str, offset: int) -> str:
     """The bytes of t as four floats of 16 bits, less their exponent's value and `offset`."""
     exponent, value = EXPONENTS[dtype]
+    one, off = (
+        int(np.asarray(x, jnp.dtype(dtype)).view(np.uint16)) * 0x00010001 for x in (1, -(value + offset))
+    )  # fmt: skip
     kind = "bf16x2" if dtype == "bfloat16" else "f16x2"
-    off = int(np.asarray(value + offset, jnp.dtype(dtype)).view(np.uint16))
     return (
         f"mov.b32 c, 0x{exponent * 0x01010101:08x}; prmt.b32 a, t, c, 0x4140; prmt.b32 b, t, c, 0x4342; "
-        f"mov.b32 c, 0x{off * 0x00010001:08x}; sub.{kind} $0, a, c; sub.{kind} $1, b, c;"
+        f"mov.b32 c, 0x{off:08x}; mov.b32 t, 0x{one:08x}; fma.rn.{kind} $0, a, t, c; fma.rn.{kind} $1, b, t, c;"
     )
 
 

@@ -8,7 +8,8 @@ from pallas_kernels.common.blocks import gather, scatter
 from pallas_kernels.common.launch import launch
 from pallas_kernels.common.prefetch import flat_values
 from pallas_kernels.common.prenorm import Norm, prenorm
-from pallas_kernels.common.stream import Stream, programs_of, streamed, weight_refs
+from pallas_kernels.common.stream import Stream, programs_of
+from pallas_kernels.common.weight_block import streamed, weight_refs
 
 
 def gate_up(options, *, x, norm, weight, prefetch):

@@ -9,7 +9,8 @@ from pallas_kernels.common.arithmetic import cap
 from pallas_kernels.common.blocks import Span, gather, load, scatter
 from pallas_kernels.common.launch import launch
 from pallas_kernels.common.prenorm import Norm, prenorm
-from pallas_kernels.common.stream import Stream, blocks_of, programs_of, streamed, weight_refs
+from pallas_kernels.common.stream import Stream, blocks_of, programs_of
+from pallas_kernels.common.weight_block import streamed, weight_refs
 
 NO_TOKEN = 2**31 - 1
 LARGEST = float(jnp.finfo(jnp.float32).max)

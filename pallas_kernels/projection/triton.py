@@ -10,7 +10,8 @@ from pallas_kernels.common.blocks import gather, scatter
 from pallas_kernels.common.deferred_norm import DeferredNorm
 from pallas_kernels.common.launch import launch
 from pallas_kernels.common.prefetch import flat_values
-from pallas_kernels.common.stream import Stream, blocks_of, programs_of, streamed, weight_refs
+from pallas_kernels.common.stream import Stream, blocks_of, programs_of
+from pallas_kernels.common.weight_block import streamed, weight_refs
 from pallas_kernels.projection.combine import combine
 
 

@@ -13,7 +13,8 @@ from pallas_kernels.common.kv_cache import KVCache
 from pallas_kernels.common.launch import launch
 from pallas_kernels.common.prefetch import flat_values
 from pallas_kernels.common.prenorm import Norm, prenorm
-from pallas_kernels.common.stream import Stream, programs_of, streamed, weight_refs
+from pallas_kernels.common.stream import Stream, programs_of
+from pallas_kernels.common.weight_block import streamed, weight_refs
 from pallas_kernels.rope_and_cache.heads import Heads
 from pallas_kernels.rope_and_cache.triton import store
 

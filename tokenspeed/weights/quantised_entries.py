@@ -80,14 +80,22 @@ def stored(config: ModelConfig) -> list[Entry | Quantised]:
 
 
 def read(entry: Quantised, tensors: dict[str, Stored], dtype: Any) -> QuantisedWeight:
-    """A quantised projection, on the device."""
+    """A quantised projection, on the device.
+
+    Raises:
+        CheckpointError: it holds what is not supported, or NaN.
+    """
     modules = []
     for (name, *_), parts in zip(entry.modules, entry.by_module, strict=True):
         found = [tensors[part.name].read() for part in parts]
         quantised.check_values(name, entry.scheme, found)
         modules.append([jax.device_put(one) for one in found])
     sizes = tuple((outputs, inputs) for _, outputs, inputs in entry.modules)
-    return jax.block_until_ready(_packed(modules, _order(entry), entry.scheme, sizes, jnp.dtype(dtype)))
+    weight, finite = _packed(modules, _order(entry), entry.scheme, sizes, jnp.dtype(dtype))
+    if not finite:  # the kernels would take NaN for a number
+        names = listed(name for name, *_ in entry.modules)
+        raise CheckpointError(f"{names}: expected finite numbers in fp8, got NaN")
+    return weight
 
 
 def _order(entry: Quantised) -> jax.Array:
@@ -106,4 +114,5 @@ def _packed(modules, order, scheme, sizes, dtype):
     values, scales = (jnp.concatenate([one[i] for one in found])[order] for i in (0, 1))
     zeros = jnp.concatenate([one[2] for one in found])[order] if scheme.zeros else None
     values = pack_int4(values) if scheme.format == "int4" else values
-    return QuantisedWeight(values=values, scales=scales, zeros=zeros, group=scheme.group, dtype=dtype)
+    finite = ~jnp.isnan(values).any() if scheme.format == "fp8" else True
+    return QuantisedWeight(values=values, scales=scales, zeros=zeros, group=scheme.group, dtype=dtype), finite

@@ -272,6 +272,13 @@ def test_what_is_said_of_activations_and_of_the_cache_changes_nothing(tmp_path):
     checkpoint.load(tmp_path / "model")
 
 
+def test_not_a_number_in_fp8(tmp_path):
+    tensors, _, config = written(tmp_path / "model", "fp8-channel")
+    tensors[f"{name_of('up_proj')}.weight"][3, 5] = np.nan
+    save(tmp_path / "model", tensors, config)
+    refused(tmp_path / "model", "mlp.up_proj: expected finite numbers in fp8, got NaN")
+
+
 def test_a_group_beyond_the_inputs(tmp_path):
     scheme = compressed("pack-quantized", group=128)
     config = hf_config.from_dict(CONFIG | dict(quantization_config=scheme))
