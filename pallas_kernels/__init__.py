@@ -2,7 +2,8 @@
 
 The ops, each one launch (two where tiles split the reduction axis), and what they take and return:
     qkv, attention, out, gate_up, down, head, head_logits, and rope_and_cache for a QKV product from elsewhere
-    DenseWeight, pack_* and unpack_*, KVCache, DeferredNorm, attention_counters, Weight
+    DenseWeight, pack_* and unpack_*, QuantisedWeight, quantise, dequantise, FORMATS, Weight, KVCache, DeferredNorm,
+    attention_counters
 How an op runs:
     resolve_implementation, IMPLEMENTATIONS, DTYPES
 What is known of an op: its tiles, whether a device can run them, which are chosen, what a call costs at least:
@@ -35,6 +36,7 @@ from pallas_kernels.common.implementation import IMPLEMENTATIONS
 from pallas_kernels.common.implementation import resolve as resolve_implementation
 from pallas_kernels.common.kv_cache import KVCache
 from pallas_kernels.common.launch import launch
+from pallas_kernels.common.quantised import FORMATS, QuantisedWeight, dequantise, pack_int4, quantise, unpack_int4
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles
 from pallas_kernels.common.tile_space import Verdict
 from pallas_kernels.common.weights import (
@@ -58,6 +60,7 @@ __all__ = [
     "ACTIVATIONS",
     "DEVICES",
     "DTYPES",
+    "FORMATS",
     "HOOKS",
     "IMPLEMENTATIONS",
     "OPS",
@@ -69,6 +72,7 @@ __all__ = [
     "Device",
     "KVCache",
     "Op",
+    "QuantisedWeight",
     "StreamShape",
     "Tiles",
     "Verdict",
@@ -78,6 +82,7 @@ __all__ = [
     "attention_counters",
     "current_device",
     "defer_norm",
+    "dequantise",
     "down",
     "find_device",
     "finish_norm",
@@ -89,17 +94,20 @@ __all__ = [
     "multiply_add",
     "out",
     "pack_gate_up",
+    "pack_int4",
     "pack_linear",
     "pack_qkv",
     "pipeline_loop",
     "prefetch_l2",
     "project",
     "qkv",
+    "quantise",
     "resolve_implementation",
     "rms_norm",
     "rope_and_cache",
     "rotate",
     "unpack_gate_up",
+    "unpack_int4",
     "unpack_linear",
     "unpack_qkv",
     "without_hooks",

@@ -13,7 +13,7 @@ from pallas_kernels.common import implementation as impl
 from pallas_kernels.common.calls import MAX_ROWS, joined, rows_in
 from pallas_kernels.common.kv_cache import KVCache, check_lengths, check_owners
 from pallas_kernels.common.prefetch import PREFETCH_BYTES, check_prefetch
-from pallas_kernels.common.weights import DenseWeight
+from pallas_kernels.common.weights import Weight
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ def attention(
     soft_cap: float | None = None,
     window: int | None = None,
     counters: jax.Array | None = None,
-    prefetch: DenseWeight | None = None,
+    prefetch: Weight | None = None,
     prefetch_bytes: int = PREFETCH_BYTES,
     implementation: str | None = None,
     tiles: AttentionTiles | None = None,

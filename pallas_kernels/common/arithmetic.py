@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pallas_kernels.common import checks, weights
-from pallas_kernels.common.weights import DenseWeight
+from pallas_kernels.common import checks, quantised, weights
+from pallas_kernels.common.quantised import QuantisedWeight
+from pallas_kernels.common.weights import Weight
 
 ACTIVATIONS = ("silu", "gelu_tanh")
 
@@ -55,11 +56,12 @@ def cap(x: jax.Array, soft_cap: float | None) -> jax.Array:
     return x if soft_cap is None else soft_cap * jnp.tanh(x / soft_cap)
 
 
-def project(x: jax.Array, weight: DenseWeight, *, out_dtype: Any = jnp.float32) -> jax.Array:
+def project(x: jax.Array, weight: Weight, *, out_dtype: Any = jnp.float32) -> jax.Array:
     """x times a packed weight, plus its bias: the plain form of a projection, by XLA.
 
     Args:
-        x: [..., I], any float dtype; rounded to the weight's dtype. weight: of shape [O, I] or [O, 2, I].
+        x: [..., I], any float dtype; rounded to the weight's dtype. weight: of shape [O, I] or [O, 2, I]; a quantised
+            one with several scales a row is rounded to its dtype, too.
         out_dtype: of the result, one of `DTYPES`.
 
     Returns:
@@ -70,20 +72,33 @@ def project(x: jax.Array, weight: DenseWeight, *, out_dtype: Any = jnp.float32) 
     """
     checks.last_axis("x", x, "I")
     checks.floating("x", x)
-    pair = getattr(getattr(weight, "values", None), "ndim", 2) == 3
+    pair = len(getattr(weight, "shape", ())) == 3
     weights.check(weight, ("O", 2, x.shape[-1]) if pair else ("O", x.shape[-1]), "pack_*")
-    values, out_dtype = weight.values, checks.one_of_dtypes("out_dtype", out_dtype, checks.DTYPES)
+    out_dtype = checks.one_of_dtypes("out_dtype", out_dtype, checks.DTYPES)
+    values, scales = _factors(weight)
     precision = lax.Precision.HIGHEST if values.dtype == jnp.float32 else None
+    plain = scales is None and weight.bias is None
     y = lax.dot_general(
         x.astype(values.dtype).reshape(-1, x.shape[-1]),
         values.reshape(-1, values.shape[-1]),
         (((1,), (1,)), ((), ())),
         precision=precision,
-        preferred_element_type=out_dtype if weight.bias is None else jnp.float32,
+        preferred_element_type=out_dtype if plain else jnp.float32,
     ).reshape(-1, *values.shape[:-1])
+    if scales is not None:
+        y = y * scales.astype(jnp.float32)
     if weight.bias is not None:
-        y = (y + weight.bias.astype(jnp.float32)).astype(out_dtype)
-    return y.reshape(*x.shape[:-1], *y.shape[1:])
+        y = y + weight.bias.astype(jnp.float32)
+    return y.astype(out_dtype).reshape(*x.shape[:-1], *y.shape[1:])
+
+
+def _factors(weight: Weight) -> tuple[jax.Array, jax.Array | None]:
+    """What is multiplied with x, in the weight's dtype, and what the sums are multiplied with, or None."""
+    if not isinstance(weight, QuantisedWeight):
+        return weight.values, None
+    if weight.group is None and weight.zeros is None:  # 8 bits are exact in every dtype
+        return quantised.stored(weight).astype(weight.dtype), weight.scales[..., 0]
+    return quantised.dequantise(weight).astype(weight.dtype), None
 
 
 def rotate(x: jax.Array, positions: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels.common.deferred_norm import DeferredNorm
+from pallas_kernels.common.quantised import QuantisedWeight
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles
 
 MAX_ROWS = 256
@@ -37,6 +38,8 @@ def stream_shape(x: jax.Array | DeferredNorm, weight: Any, *, norm: bool = False
         inputs=weight.shape[-1],
         groups=2 if len(weight.shape) == 3 else 1,
         dtype=str(weight.dtype),
+        weight_dtype=weight.format if isinstance(weight, QuantisedWeight) else None,
+        scale_group=weight.group if isinstance(weight, QuantisedWeight) else None,
         norm=norm,
     )
 

@@ -86,7 +86,7 @@ def default(shape: StreamShape, device: Device) -> Tiles:
     Weights that the register files can hold at once are loaded in one go, by many small programs; longer streams go
     through shared memory, a few blocks ahead; beyond `VECTOR_ROWS`, tensor cores.
     """
-    if shape.rows > VECTOR_ROWS:
+    if shape.rows > VECTOR_ROWS or shape.weight_dtype == "int4":  # float32 takes four bits too many instructions
         return _tensor_core_default(shape, device)
     most, share = pl.next_power_of_2(shape.inputs), shape.weight_bytes / device.num_sms
     if share < FEW_BYTES:

@@ -5,22 +5,24 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from pallas_kernels.common import checks, hooks
-from pallas_kernels.common.weights import DenseWeight
+from pallas_kernels.common.quantised import QuantisedWeight
+from pallas_kernels.common.weights import DenseWeight, Weight
 
 LINE_BYTES = 128
 PREFETCH_BYTES = 4 << 20
 """About what memory delivers between two kernels; more delays the loads that are still under way."""
 
 
-def check_prefetch(weight: DenseWeight | None, limit_bytes: int) -> int:
+def check_prefetch(weight: Weight | None, limit_bytes: int) -> int:
     """`limit_bytes`; raises unless a later weight, or none, and a number of bytes were given."""
     if weight is not None:
-        checks.instance("prefetch", weight, DenseWeight, " or None")
+        if not isinstance(weight, QuantisedWeight):
+            checks.instance("prefetch", weight, DenseWeight, " or None")
         checks.array("prefetch", weight.values)
     return checks.whole("prefetch_bytes", limit_bytes, 0)
 
 
-def flat_values(weight: DenseWeight | None) -> jax.Array | None:
+def flat_values(weight: Weight | None) -> jax.Array | None:
     """The weight's values as one dimension (no copy), or None."""
     return None if weight is None else weight.values.reshape(-1)
 

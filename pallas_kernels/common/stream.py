@@ -29,23 +29,10 @@ from pallas_kernels.common.launch import launch_dependents
 from pallas_kernels.common.prefetch import prefetch
 from pallas_kernels.common.prenorm import Norm
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles, row_blocks_of
+from pallas_kernels.common.weight_block import Block, Operands, WeightBlock, WeightRefs
 
 LAST_PROGRAMS = 128
 """How many of a kernel's programs ask for the next weights: those that end last."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Block:
-    """The outputs of one program.
-
-    Attributes:
-        index: among all blocks. first: its first output. limit: the first output that is not its own, or None when all
-            of its block_n are.
-    """
-
-    index: Any
-    first: Any
-    limit: Any
 
 
 def blocks_of(shape: StreamShape, tiles: Tiles, block_stride: int | None = None) -> int:
@@ -63,7 +50,7 @@ class Stream:
     """One program's share of the weight, read step by step of the reduction axis.
 
     Attributes:
-        x_ref: [M, I]; w_ref: [O, I] or [O, 2, I].
+        x_ref: [M, I]. weight: see `weight_refs`.
         norm, norm_ref, squares_ref: what is left of RMSNorm of x and its weight [I] or squares [M, parts]; see
             `prenorm.Activations`.
         block_stride: outputs from the start of a block to that of the next; None for block_n.
@@ -73,7 +60,7 @@ class Stream:
 
     x_ref: Any
     norm_ref: Any
-    w_ref: Any
+    weight: WeightRefs
     shape: StreamShape
     tiles: Tiles
     norm: Norm | None
@@ -107,13 +94,16 @@ class Stream:
         form = _TensorCores(self) if self.tiles.mma else _Vectors(self)
         block = self._block()
         prepared = before(block) if before else self.row_groups()
-        parts = form.parts()
+        weights = WeightBlock(
+            weight=self.weight, block=block, shape=self.shape, tiles=self.tiles, interpret=self.interpret
+        )
+        parts, scales = form.parts(), weights.row_scales()
         if self.early:
             launch_dependents(self.interpret)
-        carry = self._steps(lambda k, ragged, carry: form.step(block, k, ragged, carry), form.zeros(), form.pipelined)
+        carry = self._steps(lambda k, ragged, carry: form.step(weights, k, ragged, carry), form.zeros(), form.pipelined)
         self._loaded()
         for ready, sums in zip(prepared, form.sums(carry, parts), strict=True):
-            finish(block, ready, sums)
+            finish(block, ready, sums if scales is None else [y * s[None, :] for y, s in zip(sums, scales)])
 
     def rows(self) -> Span:
         """The program's own activation rows, in the tensor-core form."""
@@ -153,7 +143,7 @@ class Stream:
         Only a last step that hangs over the axis is masked; there is none where the axis is split.
         """
         block_k = self.tiles.block_k
-        share = self.shape.inputs // self.tiles.splits
+        share = self.shape.stored_inputs // self.tiles.splits
         begin = self.split() * share
         full, rest = divmod(share, block_k)
 
@@ -168,9 +158,6 @@ class Stream:
             carry = lax.fori_loop(0, full, step, carry)
         return body(full * block_k, True, carry) if rest else carry
 
-    def span(self, k, ragged):
-        return Span(k, self.tiles.block_k, self.shape.inputs if ragged else None)
-
     def parts(self, *rows) -> jax.Array | None:
         """The partial squares of activation rows, [..., parts]; asked for before the weights, summed up after them."""
         if self.squares_ref is None:
@@ -183,12 +170,6 @@ class Stream:
         """RMSNorm's factor of rows, from squares [..., any] that are yet to be summed up."""
         assert self.norm is not None
         return lax.rsqrt(jnp.sum(squares, axis=-1) / self.shape.inputs + self.norm.eps)
-
-    def weights(self, block: Block, k, ragged):
-        outputs, inputs = Span(block.first, self.tiles.block_n, block.limit), self.span(k, ragged)
-        one = self.shape.groups == 1
-        indices = [(outputs, inputs)] if one else [(outputs, c, inputs) for c in range(self.shape.groups)]
-        return [load(self.w_ref, *i, interpret=self.interpret) for i in indices]
 
 
 class _Vectors:
@@ -207,11 +188,14 @@ class _Vectors:
         squares = (jnp.zeros((tiles.block_k,), jnp.float32),) * (shape.rows if self.gathers_squares else 0)
         return ((zeros,) * shape.groups,) * shape.rows, squares
 
-    def step(self, block: Block, k, ragged, carry):
-        stream, (sums, squares) = self.stream, carry
-        span, interpret = stream.span(k, ragged), stream.interpret
-        weights = [w.astype(jnp.float32) for w in stream.weights(block, k, ragged)]
-        gain = None
+    def step(self, weights: WeightBlock, k, ragged, carry):
+        for operands in weights.operands(k, ragged, "float32"):
+            carry = self._added(operands, *carry)
+        return carry
+
+    def _added(self, operands: Operands, sums, squares):
+        stream, weights, span = self.stream, operands.weights, operands.inputs
+        interpret, gain = stream.interpret, None
         if self.gathers_squares:
             assert stream.norm is not None
             gain = load(stream.norm_ref, span, interpret=interpret).astype(jnp.float32) + stream.norm.offset
@@ -222,7 +206,11 @@ class _Vectors:
                 new_squares.append(self._multiply_add(x, x, squares[m]))
                 x = x * gain
             x = jnp.broadcast_to(x[None, :], weights[0].shape)
-            new_sums.append(tuple(self._multiply_add(w, x, s) for s, w in zip(sums[m], weights, strict=True)))
+            if operands.scales is None:
+                pairs = [(w, x) for w in weights]
+            else:
+                pairs = [(w * x, jnp.broadcast_to(s[:, None], w.shape)) for w, s in zip(weights, operands.scales)]
+            new_sums.append(tuple(self._multiply_add(*pair, s) for s, pair in zip(sums[m], pairs, strict=True)))
         return tuple(new_sums), tuple(new_squares)
 
     def _multiply_add(self, a, b, c):
@@ -246,7 +234,7 @@ class _TensorCores:
     def __init__(self, stream: Stream):
         self.stream = stream
         self.rows = stream.rows()  # here, as a loop of interpret mode does not know its program
-        self.precision = lax.Precision.HIGHEST if stream.w_ref.dtype == jnp.float32 else None
+        self.precision = lax.Precision.HIGHEST if stream.shape.dtype == "float32" else None
 
     def parts(self):
         return self.stream.parts(self.rows)
@@ -256,14 +244,18 @@ class _TensorCores:
         shape = (tiles.block_n, tiles.block_m) if tiles.swap_ab else (tiles.block_m, tiles.block_n)
         return (jnp.zeros(shape, jnp.float32),) * self.stream.shape.groups
 
-    def step(self, block: Block, k, ragged, sums):
+    def step(self, weights: WeightBlock, k, ragged, sums):
         # x goes into the product as it is loaded: so it comes by the ring of asynchronous copies, as the weights do.
-        stream = self.stream
-        weights = stream.weights(block, k, ragged)
-        x = load(stream.x_ref, self.rows, stream.span(k, ragged), interpret=stream.interpret)
-        pairs = [(w, x) if stream.tiles.swap_ab else (x, w) for w in weights]
-        products = [plt.dot(a, b, trans_b=True, precision=self.precision) for a, b in pairs]
-        return tuple(s + p for s, p in zip(sums, products, strict=True))
+        stream, swapped = self.stream, self.stream.tiles.swap_ab
+        for operands in weights.operands(k, ragged, None):
+            x = load(stream.x_ref, self.rows, operands.inputs, interpret=stream.interpret)
+            pairs = [(w, x) if swapped else (x, w) for w in operands.weights]
+            products = [plt.dot(a, b, trans_b=True, precision=self.precision) for a, b in pairs]
+            if operands.scales is not None:
+                scales = [s[:, None] if swapped else s[None, :] for s in operands.scales]
+                products = [p * s for p, s in zip(products, scales)]
+            sums = tuple(s + p for s, p in zip(sums, products, strict=True))
+        return sums
 
     def sums(self, carry, parts):
         if self.stream.tiles.swap_ab:

@@ -24,7 +24,8 @@ def search_space(shape: StreamShape) -> list[Tiles]:
 
 def default(shape: StreamShape, device: Device) -> Tiles:
     """The heuristic, of an op with a second launch for partial sums."""
-    return many_rows.default(shape, device) if shape.rows > MMA_ROWS else few_rows.default(shape, device)
+    found = many_rows.default(shape, device) if shape.rows > MMA_ROWS else few_rows.default(shape, device)
+    return within_groups(found, shape)
 
 
 def search_space_whole(shape: StreamShape) -> list[Tiles]:
@@ -35,8 +36,16 @@ def search_space_whole(shape: StreamShape) -> list[Tiles]:
 def default_whole(shape: StreamShape, device: Device) -> Tiles:
     """As `default`, for an op that needs whole sums where it streams."""
     if shape.rows > MMA_ROWS:
-        return many_rows.default(shape, device, feasible_whole)
-    return few_rows.default(shape, device)
+        return within_groups(many_rows.default(shape, device, feasible_whole), shape)
+    return default(shape, device)
+
+
+def within_groups(tiles: Tiles, shape: StreamShape) -> Tiles:
+    """With blocks that each lie in a group of inputs that share a scale, where that leaves them wide enough."""
+    if shape.scale_group is None:
+        return tiles
+    divisor = shape.scale_group & -shape.scale_group  # the largest power of two
+    return dataclasses.replace(tiles, block_k=min(tiles.block_k, divisor)) if divisor >= MMA_ROWS else tiles
 
 
 def compatible(shape: StreamShape, entries: Sequence[tuple[StreamShape, Tiles]]) -> list[Tiles]:

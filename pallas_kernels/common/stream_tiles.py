@@ -7,6 +7,7 @@ from jax.experimental import pallas as pl
 
 from pallas_kernels.common import checks
 from pallas_kernels.common.devices import Device
+from pallas_kernels.common.quantised import FORMATS
 from pallas_kernels.common.tile_space import MMA_ROWS, Verdict, by_warp_groups, launch_verdict, resource_verdict
 
 MAX_BLOCK_ELEMENTS = 2**20
@@ -29,7 +30,9 @@ class StreamShape:
             1.
         dtype: of the activations as they are multiplied: 'bfloat16', 'float16' or 'float32'. (x itself may be float32
             where it is normed first.)
-        weight_dtype: of the weight in memory; None for `dtype`.
+        weight_dtype: of the weight in memory, or its format where it is quantised (`quantised.FORMATS`); None for
+            `dtype`.
+        scale_group: inputs of a quantised weight that share a scale; None where a row has one, or none.
         norm: whether all of RMSNorm comes first, fused (vectors) or in a launch of its own (tensor cores).
     """
 
@@ -39,6 +42,7 @@ class StreamShape:
     groups: int = 1
     dtype: str = "bfloat16"
     weight_dtype: str | None = None
+    scale_group: int | None = None
     norm: bool = False
 
     def __post_init__(self):
@@ -51,12 +55,28 @@ class StreamShape:
         return jnp.dtype(self.dtype).itemsize
 
     @property
+    def is_quantised(self) -> bool:
+        return self.weight_dtype in FORMATS
+
+    @property
+    def parts(self) -> int:
+        """Inputs that an element of the weight's array holds, as far apart as the array is long."""
+        return 2 if self.weight_dtype == "int4" else 1
+
+    @property
+    def stored_inputs(self) -> int:
+        """Elements of the weight's array along the reduction axis."""
+        return self.inputs // self.parts
+
+    @property
     def weight_itemsize(self) -> int:
-        return jnp.dtype(self.weight_dtype).itemsize
+        """Bytes of an element of the weight's array."""
+        return 1 if self.is_quantised else jnp.dtype(self.weight_dtype).itemsize
 
     @property
     def weight_bytes(self) -> int:
-        return self.outputs * self.groups * self.inputs * self.weight_itemsize
+        """Of the array, without scales."""
+        return self.outputs * self.groups * self.stored_inputs * self.weight_itemsize
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +85,7 @@ class Tiles:
 
     Attributes:
         block_n: packed outputs of one program; a power of two.
-        block_k: elements of the reduction axis read at a time; a power of two.
+        block_k: elements of the reduction axis read at a time; a power of two. Of int4 each holds two inputs.
         num_warps: warps (32 threads) of one program.
         num_stages: 1 loads weights into registers; more keep that many blocks in flight through shared memory.
         mma: tensor cores instead of multiply-and-add on vectors, one activation row at a time.
@@ -106,9 +126,9 @@ def shared_memory_bytes(tiles: Tiles, shape: StreamShape, device: Device) -> int
     are float32 and the weight is not: a few KB a row, which only tiles at the limit do not have.
     """
     weights = shape.groups * tiles.block_n * tiles.block_k * shape.weight_itemsize
-    norm = tiles.block_k * shape.itemsize if shape.norm and not tiles.mma else 0
-    x = (tiles.block_m if tiles.mma else shape.rows) * tiles.block_k * shape.itemsize
-    loops = shape.inputs >= 2 * tiles.block_k
+    norm = shape.parts * tiles.block_k * shape.itemsize if shape.norm and not tiles.mma else 0
+    x = (tiles.block_m if tiles.mma else shape.rows) * shape.parts * tiles.block_k * shape.itemsize
+    loops = shape.stored_inputs >= 2 * tiles.block_k
     held = tiles.mma and in_warp_groups(tiles, shape, device)
     ring = (tiles.num_stages - (0 if held else 1)) * (weights + x + norm) if loops else 0
     if held and device.compute_capability >= (10, 0):
@@ -124,7 +144,7 @@ def registers_per_thread(tiles: Tiles, shape: StreamShape) -> float:
 
     Those of the sums, and of half a block of weights, unless it comes through shared memory.
     """
-    if shape.inputs < 2 * tiles.block_k:
+    if shape.stored_inputs < 2 * tiles.block_k:
         return 0.0  # nothing is carried from block to block
     threads = 32 * tiles.num_warps
     if tiles.mma:
@@ -150,8 +170,8 @@ def feasible(tiles: Tiles, shape: StreamShape, device: Device) -> Verdict:
         return Verdict(False, f"mma: needs block_m, block_n and block_k >= {MMA_ROWS}, got {sizes}")
     if not tiles.mma and shape.rows > MMA_ROWS:
         return Verdict(False, f"mma: more than {MMA_ROWS} rows need tensor cores, got {shape.rows}")
-    if tiles.splits > 1 and shape.inputs % (tiles.splits * tiles.block_k):
-        return Verdict(False, f"splits: {tiles.splits} parts of whole blocks of {tiles.block_k} are not {shape.inputs}")
+    if tiles.splits > 1 and (length := shape.stored_inputs) % (tiles.splits * tiles.block_k):
+        return Verdict(False, f"splits: {tiles.splits} parts of whole blocks of {tiles.block_k} are not {length}")
     if tiles.block_n * tiles.block_k > MAX_BLOCK_ELEMENTS:
         return Verdict(False, f"block_n * block_k: at most {MAX_BLOCK_ELEMENTS} elements in a block")
     return resource_verdict(shared_memory_bytes(tiles, shape, device), registers_per_thread(tiles, shape), device)

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pallas_kernels.common import checks
+from pallas_kernels.common import checks, quantised
+from pallas_kernels.common.quantised import QuantisedWeight
 
 
 class Weight(Protocol):
@@ -19,7 +20,8 @@ class Weight(Protocol):
     Attributes:
         shape: the logical shape: [O, I], outputs first, or [O, 2, I] where two outputs are needed together (qkv,
             gate_up).
-        dtype: of storage.
+        values: the array that is streamed, outputs first.
+        dtype: of the activations that it is multiplied with, and of an unquantised one's storage.
         nbytes: what one pass over the weight streams from memory.
         bias: [O] or [O, 2], or None.
         rotary_dim: of a weight of qkv, see `DenseWeight`.
@@ -27,6 +29,9 @@ class Weight(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def values(self) -> jax.Array: ...
 
     @property
     def dtype(self) -> np.dtype: ...
@@ -70,8 +75,17 @@ class DenseWeight:
         return self.values.size * self.values.dtype.itemsize
 
 
-def check(weight: DenseWeight, expected: tuple, packed_by: str, name: str = "weight") -> None:
+def check(weight: Weight, expected: tuple, packed_by: str, name: str = "weight") -> None:
     """Raises unless `weight` is a packed one, its values of the expected shape and its bias one number an output."""
+    if isinstance(weight, QuantisedWeight):
+        quantised.check(weight, expected, name)
+        _check_bias(f"{name}.bias", weight.bias, weight.shape[:-1])
+    else:
+        check_dense(weight, expected, packed_by, name)
+
+
+def check_dense(weight: Weight, expected: tuple, packed_by: str, name: str = "weight") -> None:
+    """As `check`, of a weight that is not quantised."""
     checks.instance(name, weight, DenseWeight, f" from `{packed_by}`")
     checks.shape(name, weight.values, expected, f" from `{packed_by}`")
     checks.floating(name, weight.values)
@@ -111,7 +125,7 @@ def unpack_linear(weight: DenseWeight) -> tuple[jax.Array, jax.Array | None]:
     Raises:
         ValueError, TypeError: the weight is not of that shape, or not packed.
     """
-    check(weight, ("O", "I"), "pack_linear")
+    check_dense(weight, ("O", "I"), "pack_linear")
     return weight.values.T, weight.bias
 
 
@@ -150,7 +164,7 @@ def unpack_gate_up(weight: DenseWeight) -> tuple[jax.Array, jax.Array, jax.Array
     Raises:
         ValueError, TypeError: the weight is not of that shape, or not packed.
     """
-    check(weight, ("F", 2, "D"), "pack_gate_up")
+    check_dense(weight, ("F", 2, "D"), "pack_gate_up")
     gate_bias, up_bias = (None, None) if weight.bias is None else (weight.bias[:, 0], weight.bias[:, 1])
     return weight.values[:, 0].T, weight.values[:, 1].T, gate_bias, up_bias
 
@@ -235,7 +249,7 @@ def unpack_qkv(weight: DenseWeight, num_heads: int, num_kv_heads: int) -> tuple[
     Raises:
         ValueError, TypeError: the weight is not packed, or does not hold N + 2K heads.
     """
-    check(weight, ("(N + 2K) * H / 2", 2, "D"), "pack_qkv")
+    check_dense(weight, ("(N + 2K) * H / 2", 2, "D"), "pack_qkv")
     total = checks.whole("num_heads", num_heads, 1) + 2 * checks.whole("num_kv_heads", num_kv_heads, 1)
     if num_heads % num_kv_heads:
         raise ValueError(f"num_kv_heads: expected a divisor of the {num_heads} query heads, got {num_kv_heads}")

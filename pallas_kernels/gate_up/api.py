@@ -12,7 +12,7 @@ from pallas_kernels.common.deferred_norm import DeferredNorm
 from pallas_kernels.common.prefetch import PREFETCH_BYTES, check_prefetch
 from pallas_kernels.common.stream_space import STREAM
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles
-from pallas_kernels.common.weights import DenseWeight
+from pallas_kernels.common.weights import Weight
 from pallas_kernels.gate_up import reference, triton
 
 
@@ -25,7 +25,7 @@ class Options(StreamOptions):
     activation: str
 
 
-def shape_of(x: jax.Array | DeferredNorm, norm: jax.Array | None, weight: DenseWeight, **_) -> StreamShape:
+def shape_of(x: jax.Array | DeferredNorm, norm: jax.Array | None, weight: Weight, **_) -> StreamShape:
     """The problem of one launch of a call with these arguments."""
     return stream_shape(x, weight, norm=norm is not None)
 
@@ -33,12 +33,12 @@ def shape_of(x: jax.Array | DeferredNorm, norm: jax.Array | None, weight: DenseW
 def gate_up(
     x: jax.Array | DeferredNorm,
     norm: jax.Array | None,
-    weight: DenseWeight,
+    weight: Weight,
     *,
     activation: str = "silu",
     eps: float = 1e-5,
     norm_offset: float = 0.0,
-    prefetch: DenseWeight | None = None,
+    prefetch: Weight | None = None,
     prefetch_bytes: int = PREFETCH_BYTES,
     implementation: str | None = None,
     tiles: Tiles | None = None,

@@ -9,6 +9,7 @@ from pallas_kernels.common.launch import launch
 from pallas_kernels.common.prefetch import flat_values
 from pallas_kernels.common.prenorm import Norm, prenorm
 from pallas_kernels.common.stream import Stream, programs_of
+from pallas_kernels.common.weight_block import streamed, weight_refs
 
 
 def gate_up(options, *, x, norm, weight, prefetch):
@@ -19,7 +20,7 @@ def gate_up(options, *, x, norm, weight, prefetch):
 
     def kernel(refs, y_ref):
         stream = Stream(
-            x_ref=refs.x, norm_ref=refs.norm, w_ref=refs.w, shape=shape, tiles=tiles, norm=activations.norm,
+            x_ref=refs.x, norm_ref=refs.norm, weight=weight_refs(refs), shape=shape, tiles=tiles, norm=activations.norm,
             interpret=options.interpret, squares_ref=refs.squares, prefetch_ref=refs.prefetch,
             prefetch_bytes=options.prefetch_bytes,
         )  # fmt: skip
@@ -40,7 +41,7 @@ def gate_up(options, *, x, norm, weight, prefetch):
         kernel,
         name="gate_up",
         grid=(programs_of(shape, tiles),),
-        inputs=activations.inputs() | dict(w=weight.values, bias=weight.bias, prefetch=flat_values(prefetch)),
+        inputs=activations.inputs() | streamed(weight) | dict(bias=weight.bias, prefetch=flat_values(prefetch)),
         outputs=[jax.ShapeDtypeStruct((shape.rows, shape.outputs), shape.dtype)],
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,

@@ -10,7 +10,7 @@ from pallas_kernels.common.calls import StreamOptions, in_launches, stream_shape
 from pallas_kernels.common.deferred_norm import DeferredNorm
 from pallas_kernels.common.stream_space import STREAM
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles
-from pallas_kernels.common.weights import DenseWeight
+from pallas_kernels.common.weights import Weight
 from pallas_kernels.head import reference, triton
 
 
@@ -23,7 +23,7 @@ class Options(StreamOptions):
     soft_cap: float | None
 
 
-def shape_of(x: jax.Array | DeferredNorm, norm: jax.Array | None, weight: DenseWeight, **_) -> StreamShape:
+def shape_of(x: jax.Array | DeferredNorm, norm: jax.Array | None, weight: Weight, **_) -> StreamShape:
     """The problem of one launch of a call with these arguments."""
     return stream_shape(x, weight, norm=norm is not None)
 
@@ -31,7 +31,7 @@ def shape_of(x: jax.Array | DeferredNorm, norm: jax.Array | None, weight: DenseW
 def head(
     x: jax.Array | DeferredNorm,
     norm: jax.Array | None,
-    weight: DenseWeight,
+    weight: Weight,
     *,
     soft_cap: float | None = None,
     eps: float = 1e-5,
@@ -72,7 +72,7 @@ def head(
 def head_logits(
     x: jax.Array | DeferredNorm,
     norm: jax.Array | None,
-    weight: DenseWeight,
+    weight: Weight,
     *,
     soft_cap: float | None = None,
     eps: float = 1e-5,

@@ -10,6 +10,7 @@ from pallas_kernels.common.blocks import Span, gather, load, scatter
 from pallas_kernels.common.launch import launch
 from pallas_kernels.common.prenorm import Norm, prenorm
 from pallas_kernels.common.stream import Stream, blocks_of, programs_of
+from pallas_kernels.common.weight_block import streamed, weight_refs
 
 NO_TOKEN = 2**31 - 1
 LARGEST = float(jnp.finfo(jnp.float32).max)
@@ -65,7 +66,7 @@ def _vocabulary(options, name, finish, outputs, x, norm, weight):
 
     def kernel(refs, *out_refs):
         stream = Stream(
-            x_ref=refs.x, norm_ref=refs.norm, w_ref=refs.w, shape=shape, tiles=tiles, norm=activations.norm,
+            x_ref=refs.x, norm_ref=refs.norm, weight=weight_refs(refs), shape=shape, tiles=tiles, norm=activations.norm,
             interpret=options.interpret, squares_ref=refs.squares,
         )  # fmt: skip
 
@@ -83,7 +84,7 @@ def _vocabulary(options, name, finish, outputs, x, norm, weight):
         kernel,
         name=name,
         grid=(programs_of(shape, tiles),),
-        inputs=activations.inputs() | dict(w=weight.values, bias=weight.bias),
+        inputs=activations.inputs() | streamed(weight) | dict(bias=weight.bias),
         outputs=outputs,
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,

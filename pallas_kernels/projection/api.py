@@ -13,7 +13,7 @@ from pallas_kernels.common.deferred_norm import DeferredNorm
 from pallas_kernels.common.prefetch import PREFETCH_BYTES, check_prefetch
 from pallas_kernels.common.stream_space import SPLIT_STREAM
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles
-from pallas_kernels.common.weights import DenseWeight
+from pallas_kernels.common.weights import Weight
 from pallas_kernels.projection import reference, triton
 
 
@@ -26,20 +26,20 @@ class Options(StreamOptions):
     norm_offset: float
 
 
-def shape_of(x: jax.Array, weight: DenseWeight, **_) -> StreamShape:
+def shape_of(x: jax.Array, weight: Weight, **_) -> StreamShape:
     """The problem of one launch of a call with these arguments."""
     return stream_shape(x, weight)
 
 
 def out(
     x: jax.Array,
-    weight: DenseWeight,
+    weight: Weight,
     *,
     residual: jax.Array | None = None,
     out_dtype: Any = None,
     norm: jax.Array | None = None,
     norm_offset: float = 0.0,
-    prefetch: DenseWeight | None = None,
+    prefetch: Weight | None = None,
     prefetch_bytes: int = PREFETCH_BYTES,
     implementation: str | None = None,
     tiles: Tiles | None = None,
@@ -83,13 +83,13 @@ def out(
 
 def down(
     x: jax.Array,
-    weight: DenseWeight,
+    weight: Weight,
     *,
     residual: jax.Array | None = None,
     out_dtype: Any = None,
     norm: jax.Array | None = None,
     norm_offset: float = 0.0,
-    prefetch: DenseWeight | None = None,
+    prefetch: Weight | None = None,
     prefetch_bytes: int = PREFETCH_BYTES,
     implementation: str | None = None,
     tiles: Tiles | None = None,

@@ -11,6 +11,7 @@ from pallas_kernels.common.deferred_norm import DeferredNorm
 from pallas_kernels.common.launch import launch
 from pallas_kernels.common.prefetch import flat_values
 from pallas_kernels.common.stream import Stream, blocks_of, programs_of
+from pallas_kernels.common.weight_block import streamed, weight_refs
 from pallas_kernels.projection.combine import combine
 
 
@@ -31,7 +32,7 @@ def projection(options, *, x, weight, residual, norm, prefetch):
     def kernel(refs, *out_refs):
         y_refs, squares_ref = out_refs[: len(dtypes)], out_refs[-1]
         stream = Stream(
-            x_ref=refs.x, norm_ref=None, w_ref=refs.w, shape=shape, tiles=tiles, norm=None,
+            x_ref=refs.x, norm_ref=None, weight=weight_refs(refs), shape=shape, tiles=tiles, norm=None,
             interpret=options.interpret, prefetch_ref=refs.prefetch, prefetch_bytes=options.prefetch_bytes,
             early=early,
         )  # fmt: skip
@@ -72,9 +73,8 @@ def projection(options, *, x, weight, residual, norm, prefetch):
         kernel,
         name=options.op,
         grid=(programs_of(shape, tiles),),
-        inputs=dict(
-            x=x, w=weight.values, bias=weight.bias, residual=residual, norm=norm, prefetch=flat_values(prefetch)
-        ),
+        inputs=streamed(weight)
+        | dict(x=x, bias=weight.bias, residual=residual, norm=norm, prefetch=flat_values(prefetch)),
         outputs=outputs,
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
@@ -89,7 +89,7 @@ def _partial_sums(options, x, weight, prefetch):
 
     def kernel(refs, partial_ref):
         stream = Stream(
-            x_ref=refs.x, norm_ref=None, w_ref=refs.w, shape=shape, tiles=tiles, norm=None,
+            x_ref=refs.x, norm_ref=None, weight=weight_refs(refs), shape=shape, tiles=tiles, norm=None,
             interpret=options.interpret, prefetch_ref=refs.prefetch, prefetch_bytes=options.prefetch_bytes,
         )  # fmt: skip
 
@@ -106,7 +106,7 @@ def _partial_sums(options, x, weight, prefetch):
         kernel,
         name=options.op,
         grid=(programs_of(shape, tiles), tiles.splits),
-        inputs=dict(x=x, w=weight.values, prefetch=flat_values(prefetch)),
+        inputs=streamed(weight) | dict(x=x, prefetch=flat_values(prefetch)),
         outputs=[jax.ShapeDtypeStruct((tiles.splits, shape.rows, shape.outputs), jnp.float32)],
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,

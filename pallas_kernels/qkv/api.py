@@ -12,7 +12,7 @@ from pallas_kernels.common.deferred_norm import DeferredNorm
 from pallas_kernels.common.kv_cache import KVCache, check_places
 from pallas_kernels.common.prefetch import PREFETCH_BYTES, check_prefetch
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles
-from pallas_kernels.common.weights import DenseWeight
+from pallas_kernels.common.weights import Weight
 from pallas_kernels.qkv import reference, triton
 from pallas_kernels.qkv import tiles as qkv_tiles
 from pallas_kernels.rope_and_cache.api import check_heads, check_qk_norm, check_rotation
@@ -27,7 +27,7 @@ class Options(StreamOptions):
     norm_offset: float
 
 
-def shape_of(x: jax.Array | DeferredNorm, norm: jax.Array | None, weight: DenseWeight, *_, **__) -> StreamShape:
+def shape_of(x: jax.Array | DeferredNorm, norm: jax.Array | None, weight: Weight, *_, **__) -> StreamShape:
     """The problem of one launch of a call with these arguments."""
     return stream_shape(x, weight, norm=norm is not None)
 
@@ -35,7 +35,7 @@ def shape_of(x: jax.Array | DeferredNorm, norm: jax.Array | None, weight: DenseW
 def qkv(
     x: jax.Array | DeferredNorm,
     norm: jax.Array | None,
-    weight: DenseWeight,
+    weight: Weight,
     cache: KVCache,
     *,
     positions: jax.Array,
@@ -46,7 +46,7 @@ def qkv(
     k_norm: jax.Array | None = None,
     eps: float = 1e-5,
     norm_offset: float = 0.0,
-    prefetch: DenseWeight | None = None,
+    prefetch: Weight | None = None,
     prefetch_bytes: int = PREFETCH_BYTES,
     implementation: str | None = None,
     tiles: Tiles | None = None,

@@ -27,7 +27,7 @@ def feasible(tiles: Tiles, shape: StreamShape, device: Device) -> Verdict:
 def default(shape: StreamShape, device: Device) -> Tiles:
     """As `stream_space.default`."""
     if shape.rows > MMA_ROWS:
-        return many_rows.default(shape, device, feasible)
+        return stream_space.within_groups(many_rows.default(shape, device, feasible), shape)
     return stream_space.default(shape, device)
 
 

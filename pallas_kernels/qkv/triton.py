@@ -14,6 +14,7 @@ from pallas_kernels.common.launch import launch
 from pallas_kernels.common.prefetch import flat_values
 from pallas_kernels.common.prenorm import Norm, prenorm
 from pallas_kernels.common.stream import Stream, programs_of
+from pallas_kernels.common.weight_block import streamed, weight_refs
 from pallas_kernels.rope_and_cache.heads import Heads
 from pallas_kernels.rope_and_cache.triton import store
 
@@ -35,7 +36,7 @@ def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rop
 
     def stream_of(refs):
         return Stream(
-            x_ref=refs.x, norm_ref=refs.norm, w_ref=refs.w, shape=shape, tiles=tiles, norm=activations.norm,
+            x_ref=refs.x, norm_ref=refs.norm, weight=weight_refs(refs), shape=shape, tiles=tiles, norm=activations.norm,
             block_stride=block_stride, interpret=options.interpret, squares_ref=refs.squares,
             prefetch_ref=refs.prefetch, prefetch_bytes=options.prefetch_bytes,
         )  # fmt: skip
@@ -63,7 +64,7 @@ def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rop
 
         stream.run(finish)
 
-    inputs = activations.inputs() | dict(w=weight.values, prefetch=flat_values(prefetch))
+    inputs = activations.inputs() | streamed(weight) | dict(prefetch=flat_values(prefetch))
     how: dict[str, Any] = dict(
         name="qkv", num_warps=tiles.num_warps, num_stages=tiles.num_stages, interpret=options.interpret
     )

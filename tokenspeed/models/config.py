@@ -1,6 +1,10 @@
 """What a model is: its sizes and the choices that tell one decoder of the LLaMA kind from another."""
 
 import dataclasses
+import functools
+from collections.abc import Iterator
+
+from tokenspeed.models.quantisation import HEAD, Quantisation
 
 
 class ConfigError(ValueError):
@@ -52,6 +56,7 @@ class ModelConfig:
         tied: whether the embedding table is the head's weight.
         qkv_bias, out_bias, mlp_bias: which projections have one.
         dtype: of the checkpoint's weights.
+        quantisation: which projections of the checkpoint are quantised, and how; None where none is.
         bos_id: the token that begins a text, or None. eos_ids: those that end one.
     """
 
@@ -72,6 +77,7 @@ class ModelConfig:
     out_bias: bool = False
     mlp_bias: bool = False
     dtype: str = "bfloat16"
+    quantisation: Quantisation | None = None
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
 
@@ -89,6 +95,34 @@ class ModelConfig:
         mlp = 3 * self.d_model * self.d_ff + self.mlp_bias * (2 * self.d_ff + self.d_model)
         tables = (1 if self.tied else 2) * self.vocab_size * self.d_model
         return self.num_layers * (attention + mlp + 2 * self.d_model) + tables + self.d_model
+
+    def projections(self) -> Iterator[tuple[str, int, int]]:
+        """(name in a checkpoint, outputs, inputs) of each projection, the head's too where it is not tied."""
+        width, query, key = self.d_model, self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        for i in range(self.num_layers):
+            attention, mlp = f"model.layers.{i}.self_attn.", f"model.layers.{i}.mlp."
+            yield from ((f"{attention}{x}_proj", n, width) for x, n in (("q", query), ("k", key), ("v", key)))
+            yield f"{attention}o_proj", width, query
+            yield from ((f"{mlp}{x}_proj", self.d_ff, width) for x in ("gate", "up"))
+            yield f"{mlp}down_proj", width, self.d_ff
+        if not self.tied:
+            yield HEAD, self.vocab_size, width
+
+    @functools.cached_property
+    def quantised(self) -> tuple[int, int]:
+        """(numbers, bytes) of the projections that are quantised."""
+        if self.quantisation is None:
+            return 0, 0
+        found = [(self.quantisation.scheme_of(name), *sizes) for name, *sizes in self.projections()]
+        return (
+            sum(outputs * inputs for scheme, outputs, inputs in found if scheme),
+            sum(scheme.nbytes(outputs, inputs) for scheme, outputs, inputs in found if scheme),
+        )
+
+    def weights_bytes(self, itemsize: int) -> int:
+        """Bytes of all weights on the device, `itemsize` bytes a number of those that are not quantised."""
+        numbers, stored = self.quantised
+        return (self.num_parameters - numbers) * itemsize + stored
 
     def kv_bytes_per_token(self, itemsize: int) -> int:
         """Bytes that one position adds to the KV cache of all layers, `itemsize` bytes a number."""

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from pallas_kernels import DenseWeight, KVCache, activate, project, rms_norm, rope_and_cache
+from pallas_kernels import DenseWeight, KVCache, QuantisedWeight, Weight, activate, project, rms_norm, rope_and_cache
 from tokenspeed.measure.available_memory import needing
 from tokenspeed.models.config import ModelConfig
 from tokenspeed.models.prefill_attention import attend, attend_chunk, of_sequences
@@ -34,6 +34,31 @@ class Linear(nnx.Module):
         return project(x, self.weight, out_dtype=x.dtype)
 
 
+class QuantisedLinear(nnx.Module):
+    """A projection whose weight is quantised; attributes as those of `QuantisedWeight`."""
+
+    def __init__(self, weight: QuantisedWeight):
+        self.values, self.scales = nnx.Param(weight.values), nnx.Param(weight.scales)
+        self.zeros = None if weight.zeros is None else nnx.Param(weight.zeros)
+        self.bias = None if weight.bias is None else nnx.Param(weight.bias)
+        self.group, self.dtype = weight.group, weight.dtype
+
+    @property
+    def weight(self) -> QuantisedWeight:
+        return QuantisedWeight(
+            values=self.values[...],
+            scales=self.scales[...],
+            zeros=None if self.zeros is None else self.zeros[...],
+            bias=None if self.bias is None else self.bias[...],
+            group=self.group,
+            dtype=self.dtype,
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """As `Linear`."""
+        return project(x, self.weight, out_dtype=x.dtype)
+
+
 class Block(nnx.Module):
     """A decoder layer."""
 
@@ -41,11 +66,11 @@ class Block(nnx.Module):
         c = config
         heads = c.num_heads + 2 * c.num_kv_heads
         self.attention_norm = nnx.Param(jnp.ones((c.d_model,), dtype))
-        self.qkv = Linear((heads * c.head_dim // 2, 2, c.d_model), c.qkv_bias, dtype, rngs)
-        self.out = Linear((c.d_model, c.num_heads * c.head_dim), c.out_bias, dtype, rngs)
+        self.qkv: Linear | QuantisedLinear = Linear((heads * c.head_dim // 2, 2, c.d_model), c.qkv_bias, dtype, rngs)
+        self.out: Linear | QuantisedLinear = Linear((c.d_model, c.num_heads * c.head_dim), c.out_bias, dtype, rngs)
         self.mlp_norm = nnx.Param(jnp.ones((c.d_model,), dtype))
-        self.gate_up = Linear((c.d_ff, 2, c.d_model), c.mlp_bias, dtype, rngs)
-        self.down = Linear((c.d_model, c.d_ff), c.mlp_bias, dtype, rngs)
+        self.gate_up: Linear | QuantisedLinear = Linear((c.d_ff, 2, c.d_model), c.mlp_bias, dtype, rngs)
+        self.down: Linear | QuantisedLinear = Linear((c.d_model, c.d_ff), c.mlp_bias, dtype, rngs)
 
 
 class Llama(nnx.Module):
@@ -70,7 +95,7 @@ class Llama(nnx.Module):
         return self.embedding[...].dtype
 
     @property
-    def head_weight(self) -> DenseWeight:
+    def head_weight(self) -> Weight:
         return DenseWeight(values=self.embedding[...]) if self.head is None else self.head.weight
 
     def __call__(self, tokens: jax.Array) -> jax.Array:

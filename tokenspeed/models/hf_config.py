@@ -7,6 +7,7 @@ from typing import Any
 
 from pallas_kernels import DTYPES
 from tokenspeed.messages import listed, shown
+from tokenspeed.models import hf_quantisation
 from tokenspeed.models.config import ConfigError, ModelConfig, Rope
 from tokenspeed.models.families import FAMILIES, Family
 from tokenspeed.models.fields import Fields, read_json
@@ -136,6 +137,7 @@ def from_dict(raw: Mapping[str, Any], generation: Mapping[str, Any] | None = Non
     bias = {field: read.flag(name, False) if isinstance(name, str) else name for field, name in family.biases.items()}
     values |= dict(
         rope=_rope(read),
+        quantisation=hf_quantisation.read(read),
         layers=family.layers(read, read.integer("num_hidden_layers", most=MAX_LAYERS)),
         dtype=read.choice("torch_dtype" if read.get("dtype") is None else "dtype", DTYPES, "float32"),
         **bias,

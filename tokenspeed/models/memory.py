@@ -61,7 +61,7 @@ def plan(config: ModelConfig, *, dtype: str, context: int, batch: int, device: s
     if batch * context > rows:  # a later chunk of a prompt gathers the keys and values before it, of a layer at a time
         workspace += batch * context * 2 * config.num_kv_heads * config.head_dim * itemsize
     return MemoryPlan(
-        weights_bytes=config.num_parameters * itemsize,
+        weights_bytes=config.weights_bytes(itemsize),
         kv_bytes=batch * context * config.kv_bytes_per_token(itemsize),
         workspace_bytes=workspace,
         available_bytes=None if device is None else int(DEVICE_GB[device] * 1e9 * (1 - RESERVED)),
@@ -81,4 +81,4 @@ def decode_bytes(config: ModelConfig, *, dtype: str, context: float, batch: int 
     table = 0 if config.tied else (config.vocab_size - batch) * config.d_model
     position = 2 * config.num_kv_heads * config.head_dim * itemsize
     seen = sum(min(context, layer.window or context) for layer in config.layers)
-    return (config.num_parameters - table) * itemsize + batch * seen * position
+    return config.weights_bytes(itemsize) - table * itemsize + batch * seen * position

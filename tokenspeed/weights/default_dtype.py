@@ -19,5 +19,5 @@ def default_dtype(config: ModelConfig, implementation: str) -> str:
     """
     if implementation != "xla" or jax.default_backend() != "cpu":
         return config.dtype
-    fits = WORKSPACE * config.num_parameters * 4 < available_bytes()
+    fits = WORKSPACE * config.weights_bytes(4) < available_bytes()
     return "float32" if fits else config.dtype

@@ -7,9 +7,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+import pallas_kernels as pk
 from tokenspeed.measure.available_memory import needing
 from tokenspeed.models.config import ModelConfig
-from tokenspeed.models.decoder import INIT_SCALE, Llama
+from tokenspeed.models.decoder import INIT_SCALE, Llama, QuantisedLinear
+from tokenspeed.weights.checkpoint import place
+from tokenspeed.weights.quantised_entries import Quantised, stored
 
 
 def random_model(config: ModelConfig, dtype: Any, seed: int = 0) -> Llama:
@@ -20,15 +23,21 @@ def random_model(config: ModelConfig, dtype: Any, seed: int = 0) -> Llama:
     Raises:
         NotEnoughMemory: the weights take more than there is.
     """
-    with needing(config.num_parameters * jnp.dtype(dtype).itemsize, f"random weights in {jnp.dtype(dtype)}"):
+    with needing(config.weights_bytes(jnp.dtype(dtype).itemsize), f"random weights in {jnp.dtype(dtype)}"):
         return jax.block_until_ready(_drawn(config, dtype, seed))
 
 
 def _drawn(config: ModelConfig, dtype: Any, seed: int) -> Llama:
     model = nnx.eval_shape(lambda: Llama(config, jnp.dtype(dtype), rngs=nnx.Rngs(0)))
     root = jax.random.key(seed)
+    projections = [entry for entry in stored(config) if isinstance(entry, Quantised)]
+    for number, entry in enumerate(projections):
+        weight = _quantised(root, number, entry.shape, jnp.dtype(dtype), entry.scheme)
+        place(model, entry.path, QuantisedLinear(weight))
 
     def draw(number: int, path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        if isinstance(leaf, jax.Array):
+            return leaf
         name = jax.tree_util.keystr(path)
         if "norm" in name:
             return jnp.ones(leaf.shape, leaf.dtype)
@@ -44,3 +53,12 @@ def _drawn(config: ModelConfig, dtype: Any, seed: int) -> Llama:
 def _normal(root, number, shape, dtype):
     normal = jax.random.normal(jax.random.fold_in(root, number), shape, jnp.float32)
     return (INIT_SCALE * normal).astype(dtype)
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "dtype", "scheme"))
+def _quantised(root, number, shape, dtype, scheme):
+    values = INIT_SCALE * jax.random.normal(jax.random.fold_in(root, -1 - number), shape, jnp.float32)
+    scale_dtype = jnp.bfloat16 if scheme.format != "fp8" or scheme.outputs == 1 else jnp.float32
+    return pk.quantise(
+        values, scheme.format, group=scheme.group, symmetric=not scheme.zeros, scale_dtype=scale_dtype, dtype=dtype
+    )

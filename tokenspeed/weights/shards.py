@@ -5,13 +5,14 @@ Files are memory-mapped; no code from a checkpoint runs, and pickles are refused
 
 import contextlib
 import dataclasses
+import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401  (names bfloat16 for numpy, which safetensors asks for)
+import ml_dtypes  # also names bfloat16 for numpy, which safetensors asks for
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
@@ -23,6 +24,7 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 """Names of files that hold weights; others beside them (`consolidated.safetensors`, adapters) are no part of it."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+FLOAT8 = "F8_E4M3"
 STALE = "rotary_emb.inv_freq"
 """Ends the names of tensors that old checkpoints carry and that are computed here."""
 
@@ -36,12 +38,16 @@ class Stored:
     """A tensor in an open file.
 
     Attributes:
-        name: of the tensor. file: the file's name. handle: of safetensors.
+        name: of the tensor. path: of the file. handle: of safetensors.
     """
 
     name: str
-    file: str
+    path: Path
     handle: Any
+
+    @property
+    def file(self) -> str:
+        return self.path.name
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -53,7 +59,17 @@ class Stored:
         return self.handle.get_slice(self.name).get_dtype()
 
     def read(self) -> np.ndarray:
+        if self.dtype == FLOAT8:
+            return _bytes_of(self.path, self.name).view(ml_dtypes.float8_e4m3fn).reshape(self.shape)
         return self.handle.get_tensor(self.name)
+
+
+def _bytes_of(path: Path, name: str) -> np.ndarray:
+    """uint8 [bytes] of a tensor whose dtype safetensors has no NumPy name for: its offsets are in the file's header."""
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        begin, end = json.loads(file.read(size))[name]["data_offsets"]
+    return np.memmap(path, np.uint8, mode="r", offset=8 + size + begin, shape=(end - begin,))
 
 
 @contextlib.contextmanager
@@ -87,7 +103,11 @@ def opened(folder: str | Path) -> Iterator[dict[str, Stored]]:
                 broken.append(f"{file} ({one_line(error)})")
                 continue
             names = list(handle.keys())
-            found |= {name: Stored(name, file, handle) for name in names if places is None or places.get(name) == file}
+            found |= {
+                name: Stored(name, folder / file, handle)
+                for name in names
+                if places is None or places.get(name) == file
+            }
             unnamed += [name for name in names if places is not None and name not in places]
         if broken:
             raise CheckpointError(f"{folder}: not readable as safetensors, perhaps cut short: {'; '.join(broken)}")

@@ -14,7 +14,7 @@ from experiments.train_tiny.tokenizer import files, make_tokenizer
 from experiments.train_tiny.training import held_out_loss, sample
 from tokenspeed import TINY
 from tokenspeed.models import hf_config
-from tokenspeed.weights import checkpoint
+from tokenspeed.weights import checkpoint, entries
 
 FILES = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 COLOURS = "|".join(world.COLOURS)
@@ -38,7 +38,7 @@ def test_the_shipped_files_agree(shipped_tokenizer):
         assert config[f"{end}_token_id"] == shipped_tokenizer.token_to_id(names[f"{end}_token"])
     assert names["model_max_length"] == config["max_position_embeddings"]
     tensors = load_file(TINY / "model.safetensors")
-    parts = [part for entry in checkpoint.entries(hf_config.from_dict(config)) for part in entry.parts]
+    parts = [part for entry in entries.entries(hf_config.from_dict(config)) for part in entry.parts]
     assert {name: tensor.shape for name, tensor in tensors.items()} == {part.name: part.shape for part in parts}
     assert {str(tensor.dtype) for tensor in tensors.values()} == {config["torch_dtype"]}
     for tensor in tensors.values():

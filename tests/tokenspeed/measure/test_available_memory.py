@@ -16,7 +16,7 @@ from tests.tokenspeed.models.test_hf_config import LLAMA
 from tokenspeed.measure.available_memory import NotEnoughMemory, available_bytes, needing
 from tokenspeed.models import hf_config
 from tokenspeed.models.decoder import Llama
-from tokenspeed.weights import checkpoint
+from tokenspeed.weights import checkpoint, entries
 from tokenspeed.weights.random import random_model
 
 
@@ -32,7 +32,7 @@ def sparse(folder: Path, config: dict) -> Path:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
     header, end = {}, 0
-    for entry in checkpoint.entries(hf_config.from_dict(config)):
+    for entry in entries.entries(hf_config.from_dict(config)):
         for part in entry.parts:
             size = 2 * math.prod(part.shape)
             header[part.name] = dict(dtype="BF16", shape=part.shape, data_offsets=[end, end + size])

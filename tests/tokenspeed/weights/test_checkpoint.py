@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from tokenspeed.models import hf_config
 from tokenspeed.models.config import ConfigError
 from tokenspeed.models.decoder import Llama
-from tokenspeed.weights import checkpoint
+from tokenspeed.weights import checkpoint, entries
 from tokenspeed.weights.shards import CheckpointError, Stored
 
 CONFIG = dict(
@@ -28,7 +28,7 @@ CONFIG = dict(
 def model():
     built = Llama(hf_config.from_dict(CONFIG), rngs=nnx.Rngs(0))
     random = np.random.default_rng(0)
-    for entry in checkpoint.entries(built.config):  # biases start as zeros and norms as ones: nothing may hide there
+    for entry in entries.entries(built.config):  # biases start as zeros and norms as ones: nothing may hide there
         old = checkpoint.found_at(built, entry.path)
         checkpoint.place(built, entry.path, jnp.asarray(random.standard_normal(old.shape), old.dtype))
     return built
@@ -158,7 +158,7 @@ def test_dtypes_that_are_no_weights(folder, stored):
         start, data = start + len(bytes_), data + bytes_
     text = json.dumps(header).encode()
     (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
-    refused(folder, f"of another dtype than F32, BF16, F16, F64: {NORM} {stored} in model.safetensors")
+    refused(folder, f"of another dtype: {NORM} {stored} in model.safetensors instead of F32 or BF16 or F16 or F64")
 
 
 @pytest.mark.slow

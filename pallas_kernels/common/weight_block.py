@@ -1,0 +1,136 @@
+"""A program's block of a weight as it is stored: loaded, and where it is quantised unpacked, with its scales."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from pallas_kernels.common.blocks import Span, gather, load
+from pallas_kernels.common.stream_tiles import StreamShape, Tiles
+from pallas_kernels.common.unpack import unpack
+from pallas_kernels.common.weights import Weight
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Block:
+    """The outputs of one program.
+
+    Attributes:
+        index: among all blocks. first: its first output. limit: the first output that is not its own, or None when all
+            of its block_n are.
+    """
+
+    index: Any
+    first: Any
+    limit: Any
+
+
+class Operands(NamedTuple):
+    """What is multiplied in a step.
+
+    Attributes:
+        inputs: which of the reduction axis. weights: [block_n, block_k] of each index of the packed axis.
+        scales: [block_n] of each, for the products' sums; None for 1.
+    """
+
+    inputs: Span
+    weights: list[jax.Array]
+    scales: list[jax.Array] | None
+
+
+class WeightRefs(NamedTuple):
+    """A weight as it is stored: values [O, I] or [O, 2, I], and of a quantised one scales, and zero points or None,
+    [O, groups] or [O, 2, groups]; see `QuantisedWeight`."""
+
+    values: Any
+    scales: Any
+    zeros: Any
+
+
+def weight_refs(refs: Any) -> WeightRefs:
+    """Those that `streamed` gave names in a launch."""
+    return WeightRefs(refs.w, refs.scales, refs.zeros)
+
+
+def streamed(weight: Weight) -> dict[str, jax.Array | None]:
+    """Of a launch's inputs those of its weight, by name."""
+    return dict(w=weight.values, scales=getattr(weight, "scales", None), zeros=getattr(weight, "zeros", None))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WeightBlock:
+    """The outputs of one program in a weight, read step by step of the reduction axis.
+
+    Attributes:
+        weight: see `weight_refs`. block: which outputs.
+    """
+
+    weight: WeightRefs
+    block: Block
+    shape: StreamShape
+    tiles: Tiles
+    interpret: bool
+
+    def operands(self, k: Any, ragged: bool, dtype: str | None) -> list[Operands]:
+        """What a step multiplies: the weights at k of the array's reduction axis, for each of the inputs they hold.
+
+        Args:
+            ragged: whether the step hangs over the axis. dtype: of the weights; None for that of the activations.
+        """
+        length = self.shape.stored_inputs
+        along = Span(k, self.tiles.block_k, length if ragged else None)
+        stored = [load(self.weight.values, *place, along, interpret=self.interpret) for place in self._places()]
+        found = []
+        for part in range(self.shape.parts):
+            span = Span(part * length + k, self.tiles.block_k, (part + 1) * length if ragged else None)
+            weights, scales = [w if dtype is None else w.astype(dtype) for w in stored], None
+            if self.shape.is_quantised:
+                weights, scales = self._unpacked(stored, part, span, dtype or self.shape.dtype)
+            found.append(Operands(inputs=span, weights=weights, scales=scales))
+        return found
+
+    def _unpacked(self, stored, part: int, span: Span, dtype):
+        """Weights [block_n, block_k] less their zero points, and scales [block_n] where the step is of one group."""
+        shape, scales = self.shape, None
+        weights = [unpack(values, str(shape.weight_dtype), part, dtype, interpret=self.interpret) for values in stored]
+        if (size := shape.scale_group) is None or self._of_one_group(size):
+            group = 0 if size is None else span.start // size
+            if self.weight.zeros is not None:
+                zeros = [self._by_row(self.weight.zeros, place, group) for place in self._places()]
+                weights = [w - zero.astype(dtype)[:, None] for w, zero in zip(weights, zeros)]
+            if size is not None:
+                scales = [self._by_row(self.weight.scales, place, group) for place in self._places()]
+            return weights, scales
+        inside = span.indices() < (shape.inputs if span.limit is None else span.limit)
+        groups = jnp.minimum(span.indices() // size, self.weight.scales.shape[-1] - 1)
+        found = []
+        for w, (outputs, *c) in zip(weights, self._places()):
+            rows = outputs.indices()[:, None]
+            mask = (rows < shape.outputs) & inside[None, :]
+            w = w.astype(jnp.float32)
+            if self.weight.zeros is not None:
+                w -= gather(self.weight.zeros, rows, *c, groups[None, :], mask=mask)
+            found.append((w * gather(self.weight.scales, rows, *c, groups[None, :], mask=mask)).astype(dtype))
+        return found, None
+
+    def _of_one_group(self, size: int) -> bool:
+        """Whether every step's inputs share a scale."""
+        return size % self.tiles.block_k == 0 and self.shape.stored_inputs % self.tiles.block_k == 0
+
+    def row_scales(self) -> list[jax.Array] | None:
+        """Scales of rows, float32 [block_n] for each of the outputs that are packed together; None where there are
+        others or none."""
+        if self.weight.scales is None or self.shape.scale_group is not None:
+            return None
+        return [self._by_row(self.weight.scales, place, 0) for place in self._places()]
+
+    def _by_row(self, ref, place, group) -> jax.Array:
+        outputs, *c = place
+        rows = outputs.indices()
+        return gather(ref, rows, *c, group, mask=rows < self.shape.outputs)
+
+    def _places(self) -> list[tuple]:
+        """Of the block's outputs in the weight, those of each index of the packed axis."""
+        outputs = Span(self.block.first, self.tiles.block_n, self.block.limit)
+        return [(outputs,)] if self.shape.groups == 1 else [(outputs, c) for c in range(self.shape.groups)]
