@@ -4,6 +4,7 @@ import functools
 from collections.abc import Iterable
 from pathlib import Path
 
+from experiments.bench import formats
 from experiments.bench.errors import UsageError
 from experiments.bench.options import check_name
 from tokenspeed.models import hf_config
@@ -14,7 +15,10 @@ FOLDER = Path(__file__).resolve().parents[2] / "configs" / "models"
 PUBLISHED = tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
 RAGGED = "ragged"
 """No published model: small enough for interpret mode, of sizes that no tile divides."""
-MODELS = (*PUBLISHED, RAGGED)
+WEIGHTS = ("int8", "fp8", "int4-g128", "int4-g128-asym", "int4-g64", "int4-g32")
+"""Names of formats that a model's name may end in: then its weights are quantised so."""
+QUANTISED = {f"{model}-{weights}": (model, weights) for model in (*PUBLISHED, RAGGED) for weights in WEIGHTS}
+MODELS = (*PUBLISHED, RAGGED, *QUANTISED)
 DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
 """As options and records have them, and as jax has them."""
 
@@ -22,6 +26,9 @@ DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
 @functools.cache
 def config_of(model: str) -> ModelConfig:
     """The config of a model by its name."""
+    if model in QUANTISED:
+        base, weights = QUANTISED[model]
+        return formats.quantised(config_of(base), formats.parsed(weights))
     if model == RAGGED:
         return ModelConfig(
             family="llama", vocab_size=500, d_model=160, d_ff=344, num_heads=4, num_kv_heads=2, head_dim=40,
@@ -38,6 +45,8 @@ def check_models(field: str, names: Iterable[str], known: Iterable[str] = PUBLIS
 
 def config_at(name: str) -> tuple[str, ModelConfig]:
     """(short name, config) of a model by its name, or by the path of a config.json."""
+    if name in QUANTISED:
+        return name, config_of(name)
     path = FOLDER / f"{name}.json"
     if not path.is_file():
         path = Path(name)

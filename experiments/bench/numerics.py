@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import pallas_kernels as pk
 from experiments.bench import cases
 from experiments.bench.recorded import Recorded
 
@@ -32,12 +33,17 @@ class Verdict:
 
 
 def widen(tree: Tree) -> Tree:
-    """With every floating-point leaf as float32."""
+    """With every floating-point leaf as float32, and quantised weights for such activations."""
+
+    def is_quantised(x):
+        return isinstance(x, pk.QuantisedWeight)
 
     def leaf(x):
+        if is_quantised(x):
+            return dataclasses.replace(x, dtype=jnp.dtype(jnp.float32))
         return x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
-    return jax.tree.map(leaf, tree)
+    return jax.tree.map(leaf, tree, is_leaf=is_quantised)
 
 
 def judged(call: Recorded, result: Tree) -> Tree:

@@ -4,6 +4,7 @@ A chain of calls rotates over several of what is streamed (a weight, or for atte
 in the L2 cache, and each call waits for the one before it.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -70,6 +71,8 @@ def _drawn(name: str, described: Any, key: jax.Array) -> Any:
             values=_normal(values, described.values, described.shape[-1] ** -0.5),
             bias=None if described.bias is None else _normal(bias, described.bias),
         )
+    if isinstance(described, pk.QuantisedWeight):
+        return _quantised(described, key)
     if isinstance(described, pk.DeferredNorm):
         return _deferred(described, key)
     if name in NORMS:
@@ -81,6 +84,16 @@ def _drawn(name: str, described: Any, key: jax.Array) -> Any:
         return jnp.cos(angles), jnp.sin(angles)
     keys = iter(jax.random.split(key, len(jax.tree.leaves(described))))
     return jax.tree.map(lambda leaf: _normal(next(keys), leaf), described)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _quantised(described: pk.QuantisedWeight, key: jax.Array) -> pk.QuantisedWeight:
+    """Of normal numbers as a weight has them."""
+    values = described.shape[-1] ** -0.5 * jax.random.normal(key, described.shape, jnp.float32)
+    return pk.quantise(
+        values, described.format, group=described.group, symmetric=described.zeros is None,
+        scale_dtype=described.scales.dtype, dtype=described.dtype, rotary_dim=described.rotary_dim,
+    )  # fmt: skip
 
 
 def _deferred(described: pk.DeferredNorm, key: jax.Array) -> pk.DeferredNorm:

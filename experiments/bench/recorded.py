@@ -13,14 +13,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 import pallas_kernels as pk
 from experiments.bench.models import config_of
 from experiments.bench.pages import pages_of
 from pallas_kernels import KVCache, attention_counters
 from tokenspeed.engine import decode
-from tokenspeed.models.decoder import Llama
+from tokenspeed.weights.random import described_model
 
 OPS = ("qkv", "attention", "out", "gate_up", "down", "head")
 LAYER_OPS = OPS[:-1]
@@ -99,7 +98,7 @@ def calls_of_step(
     """
     config = config_of(model)
     config = dataclasses.replace(config, layers=config.layers[:LAYERS])
-    decoder = nnx.eval_shape(lambda: Llama(config, jnp.dtype(dtype), rngs=nnx.Rngs(0)))
+    decoder = described_model(config, dtype)
     recorder = Recorder(context)
     pages = pages_of(context, page_size)
 

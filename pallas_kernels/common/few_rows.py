@@ -36,6 +36,8 @@ def search_space(shape: StreamShape) -> list[Tiles]:
     wide = (16, 32, 64, 128) if shape.outputs >= 128 * MANY_PROGRAMS else (16, 32, 64)
     if few:
         wide = (16,) if shape.norm else (16, 32, 64)
+    if shape.is_quantised:
+        return spaces + _unpacking_space(shape)
     spaces += [
         Tiles(block_n=block_n, block_k=block_k, num_warps=num_warps, num_stages=num_stages, mma=True)
         for block_n in wide
@@ -44,6 +46,19 @@ def search_space(shape: StreamShape) -> list[Tiles]:
         for num_stages in ((3, 4) if few else (3, 4, 6))
     ]
     return spaces
+
+
+def _unpacking_space(shape: StreamShape) -> list[Tiles]:
+    """Tensor cores for quantised weights, a group's inputs at a time; one warp with many outputs moves x the least."""
+    widest = min(256, shape.scale_group or 256)
+    return [
+        Tiles(block_n=block_n, block_k=block_k, num_warps=num_warps, num_stages=num_stages, mma=True)
+        for block_n in (16, 32, 64, 128)
+        for block_k in (32, 64, 128, 256)
+        for num_warps in (1, 2, 4)
+        for num_stages in (3, 4, 6)
+        if block_k <= widest and 32 <= shape.groups * block_n * block_k // (32 * num_warps) <= 512
+    ]
 
 
 FEW_BYTES, MANY_BYTES = 128 << 10, 1 << 20

@@ -27,7 +27,11 @@ class Pace:
     def ended(self, now: float) -> None:
         """The first of those under way has ended."""
         kind, begun = self._under_way.popleft()
-        self._took[kind].append(now - max(begun, self._ended))
+        began = max(begun, self._ended)
+        took, known = now - began, min(self._took[kind], default=0.0)
+        if self._under_way and known and self._under_way[-1][1] >= began + known:
+            took = min(took, known / 2)  # the next was started late: the device may have waited, and longer each time
+        self._took[kind].append(took)
         self._ended = now
 
     def forget(self) -> None:

@@ -97,7 +97,7 @@ class ModelConfig:
         return self.num_layers * (attention + mlp + 2 * self.d_model) + tables + self.d_model
 
     def projections(self) -> Iterator[tuple[str, int, int]]:
-        """(name in a checkpoint, outputs, inputs) of each projection, the head's too where it is not tied."""
+        """(name in a checkpoint, outputs, inputs) of each projection, the head's too where it is not the table."""
         width, query, key = self.d_model, self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         for i in range(self.num_layers):
             attention, mlp = f"model.layers.{i}.self_attn.", f"model.layers.{i}.mlp."
@@ -105,17 +105,23 @@ class ModelConfig:
             yield f"{attention}o_proj", width, query
             yield from ((f"{mlp}{x}_proj", self.d_ff, width) for x in ("gate", "up"))
             yield f"{mlp}down_proj", width, self.d_ff
-        if not self.tied:
+        if self.has_own_head:
             yield HEAD, self.vocab_size, width
+
+    @property
+    def has_own_head(self) -> bool:
+        """Whether the head reads a weight of its own, and not the embedding table."""
+        return not self.tied or (self.quantisation is not None and self.quantisation.tied_head)
 
     @functools.cached_property
     def quantised(self) -> tuple[int, int]:
-        """(numbers, bytes) of the projections that are quantised."""
+        """(numbers, bytes) of the projections that are quantised; of a copy of a tied table only the bytes."""
         if self.quantisation is None:
             return 0, 0
         found = [(self.quantisation.scheme_of(name), *sizes) for name, *sizes in self.projections()]
         return (
-            sum(outputs * inputs for scheme, outputs, inputs in found if scheme),
+            sum(outputs * inputs for scheme, outputs, inputs in found if scheme)
+            - (self.vocab_size * self.d_model if self.tied and self.has_own_head else 0),
             sum(scheme.nbytes(outputs, inputs) for scheme, outputs, inputs in found if scheme),
         )
 

@@ -88,7 +88,8 @@ class Llama(nnx.Module):
         self.embedding = nnx.Param((INIT_SCALE * table).astype(dtype))  # [V, D]
         self.blocks = nnx.List([Block(config, dtype, rngs) for _ in range(config.num_layers)])
         self.norm = nnx.Param(jnp.ones((config.d_model,), dtype))
-        self.head = None if config.tied else Linear((config.vocab_size, config.d_model), False, dtype, rngs)
+        head = None if config.tied else Linear((config.vocab_size, config.d_model), False, dtype, rngs)
+        self.head: Linear | QuantisedLinear | None = nnx.data(head)
 
     @property
     def dtype(self):

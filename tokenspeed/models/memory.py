@@ -78,7 +78,7 @@ def decode_bytes(config: ModelConfig, *, dtype: str, context: float, batch: int 
     window counts.
     """
     itemsize = jnp.dtype(dtype).itemsize
-    table = 0 if config.tied else (config.vocab_size - batch) * config.d_model
+    table = (config.vocab_size - batch) * config.d_model if config.has_own_head else 0
     position = 2 * config.num_kv_heads * config.head_dim * itemsize
     seen = sum(min(context, layer.window or context) for layer in config.layers)
     return config.weights_bytes(itemsize) - table * itemsize + batch * seen * position

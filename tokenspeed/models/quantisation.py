@@ -52,13 +52,15 @@ class Quantisation:
         schemes: (targets, scheme). A target is a module's name, 're:' and a regular expression that matches from its
             beginning, or 'Linear', which is all; names come before expressions, and these before 'Linear'.
         ignored: targets of modules that are not quantised. parts: whether any part of a name may be one of them.
-        head: whether 'Linear' holds for the head too.
+        head: whether 'Linear' holds for the head too. tied_head: whether the head of a tied model is a quantised copy
+            of the table, by the scheme of its name.
     """
 
     schemes: tuple[tuple[tuple[str, ...], Scheme], ...]
     ignored: tuple[str, ...] = ()
     parts: bool = False
     head: bool = False
+    tied_head: bool = False
 
     def scheme_of(self, module: str) -> Scheme | None:
         """That of a projection by its name in the checkpoint; None where it is not quantised."""

@@ -23,7 +23,7 @@ from tokenspeed.models.config import ModelConfig
 from tokenspeed.models.decoder import Llama, QuantisedLinear
 from tokenspeed.weights.entries import entries, same
 from tokenspeed.weights.quantised import UNREAD
-from tokenspeed.weights.quantised_entries import Quantised, read, stored
+from tokenspeed.weights.quantised_entries import Quantised, read, stored, tied_head
 from tokenspeed.weights.shards import STALE, WEIGHTS, CheckpointError, Stored, opened
 
 
@@ -87,6 +87,8 @@ def load(
                 parts = [jax.device_put(tensors[part.name].read()) for part in entry.parts]
                 jax.block_until_ready(parts)  # so that no more than these wait in the host's memory
                 place(model, entry.path, _joined(parts, dtype, entry.join))
+            if (head := tied_head(config, model.embedding[...])) is not None:
+                model.head = QuantisedLinear(head)
     return model
 
 

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pallas_kernels import QuantisedWeight, pack_int4
+from pallas_kernels import QuantisedWeight, pack_int4, quantise
 from tokenspeed.messages import listed
 from tokenspeed.models.config import ModelConfig
-from tokenspeed.models.quantisation import Scheme
+from tokenspeed.models.quantisation import HEAD, Scheme
 from tokenspeed.weights import quantised
 from tokenspeed.weights.entries import Entry, Part, entries
 from tokenspeed.weights.shards import CheckpointError, Stored
@@ -96,6 +96,24 @@ def read(entry: Quantised, tensors: dict[str, Stored], dtype: Any) -> QuantisedW
         names = listed(name for name, *_ in entry.modules)
         raise CheckpointError(f"{names}: expected finite numbers in fp8, got NaN")
     return weight
+
+
+def tied_head(config: ModelConfig, table: jax.Array) -> QuantisedWeight | None:
+    """The head of a tied model that reads a quantised copy of the embedding table [V, D]; None where it reads that."""
+    if not (config.tied and config.has_own_head):
+        return None
+    assert config.quantisation is not None
+    scheme = config.quantisation.scheme_of(HEAD)
+    if scheme is None:
+        raise CheckpointError(f"{HEAD}: expected a scheme, since the head of a tied model is to be quantised")
+    return _rounded(table, scheme)
+
+
+@functools.partial(jax.jit, static_argnames="scheme")
+def _rounded(table, scheme):
+    return quantise(
+        table, scheme.format, group=scheme.group, symmetric=not scheme.zeros, scale_dtype=table.dtype, dtype=table.dtype
+    )
 
 
 def _order(entry: Quantised) -> jax.Array:

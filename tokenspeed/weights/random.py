@@ -1,6 +1,7 @@
 """Random weights: for measuring, and where a test needs any."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from tokenspeed.measure.available_memory import needing
 from tokenspeed.models.config import ModelConfig
 from tokenspeed.models.decoder import INIT_SCALE, Llama, QuantisedLinear
 from tokenspeed.weights.checkpoint import place
-from tokenspeed.weights.quantised_entries import Quantised, stored
+from tokenspeed.weights.quantised_entries import Quantised, stored, tied_head
 
 
 def random_model(config: ModelConfig, dtype: Any, seed: int = 0) -> Llama:
@@ -27,15 +28,24 @@ def random_model(config: ModelConfig, dtype: Any, seed: int = 0) -> Llama:
         return jax.block_until_ready(_drawn(config, dtype, seed))
 
 
+def described_model(config: ModelConfig, dtype: Any) -> Llama:
+    """A model's shapes and dtypes: its parameters are `jax.ShapeDtypeStruct`s."""
+    model = nnx.eval_shape(lambda: Llama(config, jnp.dtype(dtype), rngs=nnx.Rngs(0)))
+    for number, entry in enumerate(_projections(config)):
+        place(model, entry.path, QuantisedLinear(jax.eval_shape(_quantising(number, entry, dtype), jax.random.key(0))))
+    table = jax.ShapeDtypeStruct((config.vocab_size, config.d_model), dtype)
+    if (head := jax.eval_shape(functools.partial(tied_head, config), table)) is not None:
+        model.head = QuantisedLinear(head)
+    return model
+
+
 def _drawn(config: ModelConfig, dtype: Any, seed: int) -> Llama:
     model = nnx.eval_shape(lambda: Llama(config, jnp.dtype(dtype), rngs=nnx.Rngs(0)))
     root = jax.random.key(seed)
-    projections = [entry for entry in stored(config) if isinstance(entry, Quantised)]
-    for number, entry in enumerate(projections):
-        weight = _quantised(root, number, entry.shape, jnp.dtype(dtype), entry.scheme)
-        place(model, entry.path, QuantisedLinear(weight))
+    for number, entry in enumerate(_projections(config)):
+        place(model, entry.path, QuantisedLinear(_quantising(number, entry, dtype)(root)))
 
-    def draw(number: int, path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    def draw(number: int, path: Any, leaf: Any) -> jax.Array:
         if isinstance(leaf, jax.Array):
             return leaf
         name = jax.tree_util.keystr(path)
@@ -46,7 +56,20 @@ def _drawn(config: ModelConfig, dtype: Any, seed: int) -> Llama:
         return _normal(root, number, leaf.shape, leaf.dtype)
 
     leaves, tree = jax.tree_util.tree_flatten_with_path(model)
-    return jax.tree.unflatten(tree, [draw(number, *item) for number, item in enumerate(leaves)])
+    model = jax.tree.unflatten(tree, [draw(number, *item) for number, item in enumerate(leaves)])
+    if (head := tied_head(config, model.embedding[...])) is not None:
+        model.head = QuantisedLinear(head)
+    return model
+
+
+def _projections(config: ModelConfig) -> list[Quantised]:
+    return [entry for entry in stored(config) if isinstance(entry, Quantised)]
+
+
+def _quantising(number: int, entry: Quantised, dtype: Any) -> Callable[[jax.Array], pk.QuantisedWeight]:
+    """Of a key the weight of the `number`-th entry."""
+    how = dict(shape=entry.shape, dtype=jnp.dtype(dtype), scheme=entry.scheme)
+    return functools.partial(_quantised, number=number, **how)
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "dtype"))

@@ -10,12 +10,13 @@ import pytest
 
 import pallas_kernels as pk
 from experiments.bench import cases, numerics, operands
+from tests.pallas_kernels.marks import slow
 
 
 @functools.cache
-def drawn(op, rows=2, dtype="bf16"):
+def drawn(op, rows=2, dtype="bf16", model="ragged"):
     """(oracle, state, streamed, result) of a call as a step by the kernels makes it, done by XLA."""
-    call = cases.make(op, "ragged", rows=rows, context=80, dtype=dtype).call
+    call = cases.make(op, model, rows=rows, context=80, dtype=dtype).call
     state, streamed = operands.state(call, jax.random.key(1)), operands.streamed(call, jax.random.key(2))
     run = jax.jit(lambda state, streamed: cases.run(call, state, streamed, None, "xla"))
     return numerics.Oracle(call), state, streamed, run(state, streamed)
@@ -32,6 +33,20 @@ def test_the_reference_is_right(op, rows, dtype):
     assert verdict.error < (1e-2 if dtype == "bf16" else 1e-5)
     if dtype == "bf16" and op != "head":  # what a tile is compared with is not nothing
         assert verdict.error_xla > 0
+
+
+@pytest.mark.parametrize(
+    "op, model", [("down", "ragged-int4-g32"), slow("qkv", "ragged-int8"), slow("gate_up", "ragged-fp8")]
+)
+def test_quantised_weights_are_judged_by_what_they_stand_for(op, model):
+    oracle, state, streamed, _ = drawn(op, model=model)
+    assert isinstance(streamed, pk.QuantisedWeight)
+    result = cases.run(oracle.call, state, streamed, None, "interpret")
+    verdict = oracle.judge(result, state, streamed)
+    assert verdict.reason == "" and 0 < verdict.error < 1e-2
+    other = dataclasses.replace(streamed, scales=2 * streamed.scales)
+    wrong = oracle.judge(cases.run(oracle.call, state, other, None, "interpret"), state, streamed)
+    assert wrong.reason.startswith("wrong: relative RMS error")
 
 
 @pytest.mark.slow

@@ -64,3 +64,19 @@ def test_what_was_dropped_is_not_waited_for(start):
     pace, now = after(start, 40e-3, 40e-3)
     pace.forget()
     assert pace.hold(now) == 0
+
+
+@pytest.mark.parametrize("host_s", [1e-3, 3e-3, 6e-3, 20e-3])
+def test_a_host_that_is_slower_than_the_device_is_not_held_back(start, host_s):
+    """The engine's loop, with steps of 5 ms on the device and so long to start one on the host."""
+    pace, now, free, in_flight, ends = Pace(), start, start, [], []
+    for _ in range(200):
+        now += pace.hold(now) + host_s
+        free = max(free, now) + 5e-3
+        in_flight.append(free)
+        pace.begun("step", now)
+        if len(in_flight) > 1:
+            now = max(now, in_flight.pop(0))
+            pace.ended(now)
+        ends.append(now)
+    assert (ends[-1] - ends[99]) / 100 == pytest.approx(max(5e-3, host_s), rel=0.02)
