@@ -23,6 +23,7 @@ def add_to(commands) -> None:
     serve.add_argument("--max-model-len", type=int, metavar="N", help="positions of a sequence (default: the model's)")
     serve.add_argument("--max-num-seqs", type=int, metavar="N", default=64, help="at a time (default: %(default)s)")
     serve.add_argument("--kv-bytes", type=int, metavar="N", help="of keys and values (default: what memory there is)")
+    serve.add_argument("--batch-invariant", action="store_true", help="the same bits, whoever else is there; slower")
     serve.add_argument("--implementation", choices=IMPLEMENTATIONS, help="of the kernels (default: by device)")
     serve.add_argument("--max-concurrent", type=int, metavar="N", help="requests under way (default: any number)")
     serve.add_argument("--max-queue", type=int, metavar="N", help="requests that wait for their first token")
@@ -59,7 +60,8 @@ def run(arguments: argparse.Namespace) -> None:
 
         return LLM.from_pretrained(
             folder, dtype=arguments.dtype, max_context=arguments.max_model_len, max_batch=arguments.max_num_seqs,
-            kv_bytes=arguments.kv_bytes, implementation=arguments.implementation,
+            kv_bytes=arguments.kv_bytes, batch_invariant=arguments.batch_invariant,
+            implementation=arguments.implementation,
         )  # fmt: skip
 
     for name in (
