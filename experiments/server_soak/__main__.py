@@ -46,6 +46,7 @@ def allow_files(count: int) -> None:
 
 def run(options: Options, command: str) -> int:
     allow_files(max(2 * options.clients, options.half_open + options.clients) + SPARE_FILES)
+    made_of = provenance.commit() | dict(sources=provenance.source_digest(*MEASURING))
     arguments = [
         "--batch-invariant", f"--max-num-seqs={options.batch}", f"--max-concurrent={options.clients}",
     ]  # fmt: skip
@@ -65,7 +66,7 @@ def run(options: Options, command: str) -> int:
         status="ok" if not soak.problems else f"{len(soak.problems)} wrong: {'; '.join(soak.problems[:3])}"
     )
     with Log(in_path(options.results)) as log:
-        origin = provenance.collect(command, *MEASURING)
+        origin = provenance.collect(command, *MEASURING) | made_of
         log.append(record.new("server_soak", **fields, **origin, date=provenance.now()))
     print(*(f"{name}: {value}" for name, value in fields.items()), sep="\n")
     print(f"Records: {log.path}")

@@ -25,9 +25,9 @@ class Options:
     cases: int = 64
     tokens: int = 16
     one_token: int = 20000
-    slow_readers: int = 16
+    slow_readers: int = 8
     half_open: int = 1000
-    batch: int = 64
+    batch: int = 8
     restart: bool = True
     timeout_s: float = 600.0
     seed: int = 0

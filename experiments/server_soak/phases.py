@@ -28,7 +28,7 @@ AT_ONCE = 32
 """Requests of one token at a time, at most."""
 SPARE_FILES = 80
 """That a server may have open beside those it had: connections that clients keep, what is made at first use."""
-SLOW_TOKENS = 400
+SLOW_TOKENS = 60
 """Of a slow reader's stream."""
 
 
@@ -52,7 +52,7 @@ class Soak:
     def run(self, server: Server) -> None:
         """All that one life of a server goes through."""
         files = server.files()
-        self.fields["ready_s"] = round(server.ready_s, 3)
+        self.fields |= dict(ready_s=round(server.ready_s, 3), ready_cpu_s=round(server.ready_cpu_s, 3))
         asyncio.run(self._all(server))
         left = server.files_down_to(files + SPARE_FILES) - files - SPARE_FILES
         self._check(left <= 0, f"{left} sockets were not closed")
@@ -192,8 +192,10 @@ class Soak:
                 return await load.at_once(client, self._asked, len(self._asked))
 
         self._judge("after the restart", asyncio.run(asking()))
-        self.fields |= dict(ready_again_s=round(server.ready_s, 3))
-        self._check(self.fields["ready_again_s"] < self.fields["ready_s"], "the second start was no faster")
+        first, again = self.fields["ready_cpu_s"], round(server.ready_cpu_s, 3)
+        # What else the machine does moves seconds by more than the cache of programs.
+        self._check(again < first, f"the second start took {again} s of processors, the first {first} s")
+        self.fields |= dict(ready_again_s=round(server.ready_s, 3), ready_again_cpu_s=again)
 
     def _judge(self, when: str, found: Sequence[Stream]) -> None:
         errors = [one.error for one in found if one.error]

@@ -26,7 +26,7 @@ class Server:
         cache: the folder for compiled programs; None: the user's.
 
     Attributes:
-        url: without a path. ready_s: seconds from its start until it was ready.
+        url: without a path. ready_s: seconds from its start until it was ready. ready_cpu_s: of processors until then.
 
     Raises:
         RuntimeError: it ended, or was not ready within READY_S.
@@ -50,6 +50,8 @@ class Server:
             self.kill()
             raise
         self.ready_s = time.perf_counter() - begun
+        times = psutil.Process(self._process.pid).cpu_times()
+        self.ready_cpu_s = times.user + times.system
 
     def _address(self) -> str:
         assert self._process.stdout is not None
