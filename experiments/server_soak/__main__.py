@@ -17,6 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import httpx2
+
 from experiments.bench import options as command_line
 from experiments.bench import provenance, record
 from experiments.bench.device import in_path
@@ -25,6 +27,7 @@ from experiments.bench.log import Log
 from experiments.server_soak.options import Options
 from experiments.server_soak.phases import Soak
 from experiments.server_soak.process import Server
+from tokenspeed.messages import one_line
 
 MEASURING = ("experiments.server_soak.phases", "tokenspeed.server.serve", "tokenspeed.llm")
 SPARE_FILES = 500
@@ -54,13 +57,16 @@ def run(options: Options, command: str) -> int:
         cache = Path(folder) if options.restart else None
         start = lambda: Server(arguments, Path(folder) / "server.log", cache)
         soak = Soak(options)
-        with start() as server:
-            soak.run(server)
-            if options.restart:
-                soak.killed(server)
-        if options.restart:
+        try:
             with start() as server:
-                soak.restarted(server)
+                soak.run(server)
+                if options.restart:
+                    soak.killed(server)
+            if options.restart:
+                with start() as server:
+                    soak.restarted(server)
+        except (RuntimeError, httpx2.HTTPError) as error:  # what was found until then is kept
+            soak.problems.insert(0, one_line(error) or type(error).__name__)
     # Only now is the device asked for: a GPU was the server's.
     fields = soak.fields | dict(
         status="ok" if not soak.problems else f"{len(soak.problems)} wrong: {'; '.join(soak.problems[:3])}"

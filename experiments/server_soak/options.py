@@ -34,7 +34,7 @@ class Options:
     results: str = "out/server_soak-{device}.jsonl"
 
     def __post_init__(self):
-        check_least(self, clients=1, cases=1, tokens=2, one_token=1, slow_readers=1, half_open=1, batch=1, seed=0)
+        check_least(self, clients=1, cases=1, tokens=2, one_token=10, slow_readers=1, half_open=1, batch=1, seed=0)
         for name in ("seconds", "timeout_s"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name}: expected more than 0, got {getattr(self, name)}")

@@ -148,24 +148,29 @@ class Soak:
         return percentile([one.whole_ms for one in found if one.finished], 50) or 0.0
 
     async def _one_token(self, server: Server, client: httpx2.AsyncClient) -> None:
-        """Memory is compared with that after a tenth of the requests."""
-        o, sizes = self._o, []
+        """Memory must be what it was after a tenth of the requests, and the last ones as fast as the first."""
+        o, sizes, times = self._o, [], []
+        marks = {o.one_token * tenths // 10 for tenths in (1, 4, 7)}
         with tqdm(total=o.one_token, unit="request", desc="one token", mininterval=5) as bar:
 
             def tick(number: int) -> None:
                 bar.update(number - bar.n)
-                if number == o.one_token // 10:
+                if number in marks:
                     sizes.append(server.memory_bytes())
+                    times.append(time.perf_counter())
 
             begun = time.perf_counter()
             wrong = await load.one_token_each(client, o.one_token, min(AT_ONCE, o.clients), tick)
-            seconds = time.perf_counter() - begun
+            end = time.perf_counter()
         grown = server.memory_bytes() - sizes[0]
+        early, late = times[min(1, len(times) - 1)] - times[0], end - times[-1]
         self._check(not wrong, f"{len(wrong)} requests of one token failed: {wrong[:1]}")
         self._check(grown <= GROWTH_BYTES, f"memory grew by {grown} bytes over requests of one token")
+        self._check(late <= SLOWED * early + 1, f"requests of one token became slower, {early:.1f} to {late:.1f} s")
         self.fields |= dict(
-            one_token=o.one_token, one_token_per_s=round(o.one_token / seconds, 3), one_token_grew_bytes=grown
-        )
+            one_token=o.one_token, one_token_per_s=round(o.one_token / (end - begun), 3), one_token_grew_bytes=grown,
+            one_token_early_s=round(early, 3), one_token_late_s=round(late, 3),
+        )  # fmt: skip
 
     def killed(self, server: Server) -> None:
         """Under a load, whose clients must be told."""
