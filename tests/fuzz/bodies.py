@@ -38,10 +38,18 @@ ANYTHING = st.recursive(
 STOPS = st.one_of(
     TEXTS, st.lists(TEXTS, max_size=20), st.lists(st.sampled_from(["", " ", "a", "\n", "\x00", "the", "a" * 3000]))
 )
-OTHERS = (
-    "temperature", "top_p", "top_k", "min_p", "seed", "n", "logprobs", "top_logprobs", "max_tokens", "min_tokens",
-    "priority", "repetition_penalty", "frequency_penalty", "logit_bias", "stop_token_ids", "allowed_token_ids", "echo",
-    "best_of", "tools", "response_format", "chat_template_kwargs", "model", "user", "stream_options",
+IDS = st.integers(0, 300)
+FLAGS = st.booleans()
+LIKELY: dict[str, st.SearchStrategy] = dict(
+    temperature=st.floats(0, 2), top_p=st.floats(0, 1), top_k=st.integers(-1, 50), min_p=st.floats(0, 1),
+    seed=st.integers(0, 2**64 - 1), n=st.integers(0, 4), logprobs=st.integers(0, 20) | FLAGS,
+    top_logprobs=st.integers(0, 20), max_tokens=st.integers(0, 5), min_tokens=st.integers(0, 3),
+    priority=st.integers(-9, 9), repetition_penalty=st.floats(0.01, 100), frequency_penalty=st.floats(-2, 2),
+    logit_bias=st.dictionaries(IDS.map(str), st.floats(-100, 100), max_size=4), stop_token_ids=st.lists(IDS, max_size=4),
+    allowed_token_ids=st.lists(IDS, max_size=4), echo=FLAGS, stream=FLAGS, ignore_eos=FLAGS, skip_special_tokens=FLAGS,
+    include_stop_str_in_output=FLAGS, add_special_tokens=FLAGS, add_generation_prompt=FLAGS, model=TEXTS, user=TEXTS,
+    best_of=st.just(1), tools=st.just([]), response_format=st.just(dict(type="text")), prompt=TEXTS, stop=STOPS,
+    stream_options=st.fixed_dictionaries(dict(include_usage=FLAGS, continuous_usage_stats=FLAGS)),
 )  # fmt: skip
 # Names of a chat template's own variables and functions are among what it is given.
 KWARGS = st.dictionaries(st.sampled_from(["messages", "tools", "eos_token", "self", "x", "loop"]), ANYTHING, max_size=2)
@@ -52,10 +60,14 @@ def changed(draw, path: str) -> bytes:
     """A valid body with one to three changes, as JSON."""
     body = json.loads(json.dumps(draw(st.sampled_from(VALID[path]))))
     for _ in range(draw(st.integers(1, 3))):
-        name = draw(st.sampled_from([*body, *OTHERS]) | TEXTS)
-        match draw(st.sampled_from(["value", "value", "drop", "stop", "inside", "variables"])):
+        name = draw(st.sampled_from([*body, *LIKELY]))
+        match draw(st.sampled_from(["likely"] * 6 + ["value", "unknown", "drop", "stop", "inside", "variables"])):
+            case "likely":
+                body[name] = draw(LIKELY.get(name, ANYTHING))
             case "value":
                 body[name] = draw(ANYTHING)
+            case "unknown":
+                body[draw(TEXTS)] = draw(ANYTHING)
             case "drop":
                 body.pop(name, None)
             case "stop":

