@@ -10,6 +10,7 @@ from typing import Any
 import httpx2
 import hypothesis
 import pytest
+from hypothesis import HealthCheck as Health
 from hypothesis import strategies as st
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
@@ -128,7 +129,8 @@ def each(pytestconfig) -> Callable[..., None]:
         @hypothesis.seed(pytestconfig.getoption("--fuzz-seed"))
         @hypothesis.settings(
             max_examples=max(1, round(share * pytestconfig.getoption("--bodies"))), derandomize=False, deadline=None,
-            suppress_health_check=list(hypothesis.HealthCheck), phases=[hypothesis.Phase.generate],
+            suppress_health_check=[Health.too_slow, Health.data_too_large, Health.filter_too_much],
+            phases=[hypothesis.Phase.generate],
         )  # fmt: skip
         @hypothesis.given(strategy)
         def all_of_them(example: Any) -> None:
