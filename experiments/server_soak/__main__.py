@@ -12,10 +12,12 @@ exit status is 1 where something is wrong.
 Half an hour on 2 cores; `--clients=200 --seconds=15 --one_token=1000 --half_open=200` takes some minutes.
 """
 
+import os
 import resource
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import httpx2
 
@@ -49,14 +51,23 @@ def allow_files(count: int) -> None:
 
 def run(options: Options, command: str) -> int:
     allow_files(max(2 * options.clients, options.half_open + options.clients) + SPARE_FILES)
-    made_of = provenance.commit() | dict(sources=provenance.source_digest(*MEASURING))
-    arguments = [
-        "--batch-invariant", f"--max-num-seqs={options.batch}", f"--max-concurrent={options.clients}",
-    ]  # fmt: skip
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is the server's, and only named here
+    with Log(in_path(options.results)) as log:
+        origin = provenance.collect(command, *MEASURING)
+        fields = soaked(options)
+        log.append(record.new("server_soak", **fields, **origin, date=provenance.now()))
+    print(*(f"{name}: {value}" for name, value in fields.items()), sep="\n")
+    print(f"Records: {log.path}")
+    return 0 if fields["status"] == "ok" else 1
+
+
+def soaked(options: Options) -> dict[str, Any]:
+    """The fields of a record."""
+    arguments = ["--batch-invariant", f"--max-num-seqs={options.batch}", f"--max-concurrent={options.clients}"]
+    soak = Soak(options)
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder) if options.restart else None
         start = lambda: Server(arguments, Path(folder) / "server.log", cache)
-        soak = Soak(options)
         try:
             with start() as server:
                 soak.run(server)
@@ -67,16 +78,9 @@ def run(options: Options, command: str) -> int:
                     soak.restarted(server)
         except (RuntimeError, httpx2.HTTPError) as error:  # what was found until then is kept
             soak.problems.insert(0, one_line(error) or type(error).__name__)
-    # Only now is the device asked for: a GPU was the server's.
-    fields = soak.fields | dict(
-        status="ok" if not soak.problems else f"{len(soak.problems)} wrong: {'; '.join(soak.problems[:3])}"
-    )
-    with Log(in_path(options.results)) as log:
-        origin = provenance.collect(command, *MEASURING) | made_of
-        log.append(record.new("server_soak", **fields, **origin, date=provenance.now()))
-    print(*(f"{name}: {value}" for name, value in fields.items()), sep="\n")
-    print(f"Records: {log.path}")
-    return 0 if fields["status"] == "ok" else 1
+    problems = soak.problems
+    status = "ok" if not problems else f"{len(problems)} wrong: {'; '.join(problems[:3])}"
+    return soak.fields | dict(status=status)
 
 
 def main(argv: list[str] | None = None) -> int:
