@@ -10,6 +10,8 @@ SWEEP_ARGS :=
 WORKERS := 2
 PYTEST_ARGS :=
 SOAK_ARGS :=
+SERVER_SOAK_ARGS :=
+FUZZ_ARGS :=
 SERVE_ARGS :=
 
 VENV := .venv
@@ -27,7 +29,7 @@ VENV_OK := $(shell test "`cat $(MADE) 2>/dev/null`" = "$(CURDIR)" && test ! -e $
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "Variables: CONFIG=$(CONFIG) SWEEP_ARGS= WORKERS=$(WORKERS) PYTEST_ARGS= PYTHON="
 
 .PHONY: sweep
@@ -47,9 +49,22 @@ serve: $(VENV)/.installed-serve ## serve the small model that ships, OpenAI's AP
 	$(PY) -m tokenspeed serve $(SERVE_ARGS)
 
 .PHONY: soak
-soak: $(VENV)/.installed-test ## random requests through the engine, each against itself alone; memory over many (SOAK_ARGS=)
+soak: $(VENV)/.installed-test ## requests against themselves alone: the engine (SOAK_ARGS=), a server (SERVER_SOAK_ARGS=)
 	$(PY) -m experiments.soak --batch_invariant $(SOAK_ARGS)
 	$(PY) -m experiments.soak $(SOAK_ARGS)
+	$(PY) -m experiments.server_soak $(SERVER_SOAK_ARGS)
+
+.PHONY: test-server-load
+test-server-load: $(VENV)/.installed-test ## a server under 200 clients, some minutes of the soak (SERVER_SOAK_ARGS=)
+	$(PY) -m experiments.server_soak --clients=200 --seconds=15 --one_token=1000 --half_open=200 $(SERVER_SOAK_ARGS)
+
+.PHONY: test-browser
+test-browser: $(VENV)/.installed-test,browser ## the server's page in Chromium, which Debian's root gets installed (CHROMIUM=)
+	@CHROMIUM=`CHROMIUM='$(CHROMIUM)' sh .ci/find-chromium` && export CHROMIUM && $(PY) -m pytest tests/browser $(PYTEST_ARGS)
+
+.PHONY: test-fuzz
+test-fuzz: $(VENV)/.installed-test,fuzz ## 5000 bodies that nobody thought of (FUZZ_ARGS='--bodies=20000 --fuzz-seed=1')
+	$(PY) -m pytest tests/fuzz $(FUZZ_ARGS) $(PYTEST_ARGS)
 
 JAX_TESTS := tests/pallas_kernels/common/test_hooks.py tests/pallas_kernels/common/test_without_hooks.py \
 	tests/pallas_kernels/test_lowering.py tests/pallas_kernels/test_aot.py
@@ -72,7 +87,7 @@ format: $(VENV)/.installed-dev ## let ruff fix and format the sources
 	$(PY) -m ruff format .
 
 .PHONY: venv
-venv: $(VENV)/.installed-test,dev,plot ## only make .venv, with all that the other targets need
+venv: $(VENV)/.installed-test,dev,plot ## only make .venv, with what all targets but test-browser and test-fuzz need
 
 .PHONY: clean
 clean: ## remove the environments, caches and build outputs

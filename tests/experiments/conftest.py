@@ -99,6 +99,10 @@ OF_KIND = dict(
         floor_ms=16.0,
     ),
     soak=dict(batch_invariant=False, seed=0, requests=5, tokens_checked=100, same_bits=5),
+    server_soak=dict(
+        clients=20, load_seconds=3.0, batch=4, seed=0, requests=100, finished=80, same_as_alone=80, one_token=200,
+        ready_s=20.0,
+    ),
     peer_load=LOAD | dict(implementation="torch", engine="torch", engine_version="2.0", how="compiled"),
     serve=dict(
         endpoint="ours", mix="chat", arrivals="poisson", rate=4.0, seed=0, input_unit="tokens", spread=0.6,

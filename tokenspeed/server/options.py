@@ -77,6 +77,7 @@ OPTIONS = (
     Option("max-num-seqs", int, "at a time", 64, "N"),
     Option("kv-bytes", int, "of keys and values (default: what memory there is)", metavar="N", high=1 << 50),
     Option("implementation", str, "of the kernels (default: by device)", choices=IMPLEMENTATIONS),
+    Option("batch-invariant", bool, "the same bits, whoever else is there; slower", False),
     Option("max-concurrent", int, "requests under way (default: any number)", metavar="N"),
     Option("max-queue", int, "requests that wait for their first token", metavar="N"),
     Option("max-queue-tokens", int, "tokens of the prompts that wait", metavar="N"),

@@ -1,0 +1,1 @@
+"""Bodies that nobody thought of, against the server: `make test-fuzz`."""
