@@ -9,8 +9,8 @@ from experiments.bench.record import Record
 from experiments.bench.tables import Table, number
 
 HEADER = (
-    "model", "text", "weights", "head", "bits a weight", "MB", "KL mean", "KL p99", "top-1 %", "in float64",
-    "no near ties", "target", "perplexity", "unquantised", "error by layer %",
+    "model", "text", "weights", "head", "bits a weight", "MB (unquantised)", "KL mean", "KL p99", "top-1 %", "in float64",
+    "no near ties", "target", "perplexity (unquantised)", "error by layer %",
 )  # fmt: skip
 
 
@@ -35,11 +35,15 @@ def _line(one: Record) -> list[Any]:
     errors = " ".join(f"{100 * error:.2g}" for error in one["layer_errors"] or ())
     return [
         one["model"], one["text"], one["format"], one["head"], number(one["bits_per_weight"]),
-        _times(one["model_bytes"], 1e-6), number(one["kl_mean"], ".1e"), number(one["kl_p99"], ".1e"),
+        _beside(_times(one["model_bytes"], 1e-6), _times(one["reference_bytes"], 1e-6)), number(one["kl_mean"], ".1e"), number(one["kl_p99"], ".1e"),
         _times(top1, 100), _times(one["top1_float64"], 100), _times(one["top1_clear"], 100), told,
-        number(one["perplexity"], ".4f"), number(one["perplexity_reference"], ".4f"), errors or "-",
+        _beside(number(one["perplexity"], ".4f"), number(one["perplexity_reference"], ".4f")), errors or "-",
     ]  # fmt: skip
 
 
 def _times(value: float | None, factor: float) -> Any:
     return number(None if value is None else factor * value)
+
+
+def _beside(value: Any, reference: Any) -> str:
+    return f"{value} ({reference})"

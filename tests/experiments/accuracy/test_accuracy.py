@@ -82,15 +82,16 @@ def test_both_forward_passes_are_the_model(model, rows):
 
 
 def test_a_quantised_model_is_the_one_with_what_its_numbers_stand_for(model, rows):
-    made = quantised(model, parsed("int4-g16-asym"), parsed("int8"))
-    assert isinstance(made.head, QuantisedLinear) and made.head.weight.format == "int8"
-    dense = jax.tree.map(lambda x: x, model)
+    made, dense = quantised(model, parsed("int4-g16-asym"), parsed("int8")), jax.tree.map(lambda x: x, model)
+    assert made.head is not None and dense.head is not None
+    head = made.head.weight
+    assert isinstance(head, pk.QuantisedWeight) and head.format == "int8"
     for block, own in zip(dense.blocks, made.blocks, strict=True):
         for name in PROJECTIONS:
             weight = getattr(own, name).weight
             assert isinstance(weight, pk.QuantisedWeight) and weight.group == 16 and weight.zeros is not None
             getattr(block, name).values = nnx.Param(pk.dequantise(weight))
-    dense.head.values = nnx.Param(pk.dequantise(made.head.weight))
+    dense.head.values = nnx.Param(pk.dequantise(head))
     found = compare(dense, made, rows)
     assert found["kl_mean"] < 1e-9 and found["top1"] == found["top1_float64"] == 1.0
 
