@@ -248,7 +248,8 @@ def accuracy_section(records: Sequence[Record]) -> Section:
         "All projections of the layers rounded to nearest, everything else and all activations in float32, against the "
         "unquantised model on the same text. KL in nats; top-1: the share of positions with the same argmax, *in "
         "float64* that of both models in float64, *no near ties* that without positions whose two best tokens are "
-        "within 0.01 nats, unquantised. Errors are those of the residual stream after each layer."
+        "within 0.01 nats, unquantised. Errors are those of the residual stream after each layer. By XLA on "
+        f"{', '.join(sorted({one['device'] for one in found}))}."
     )
     command = "python -m experiments.accuracy --model=tiny  # or a folder"
     return "Accuracy of quantised weights", what, accuracy.accuracy_table(found), found, command
