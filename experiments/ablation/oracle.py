@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from pallas_kernels import DenseWeight, KVCache, activate
+from pallas_kernels import KVCache, QuantisedWeight, Weight, activate, dequantise
 from tokenspeed.models.decoder import Llama
 
 
@@ -27,13 +27,15 @@ def logits(model: Llama, caches: list[KVCache], token: jax.Array, position: jax.
         return np.asarray(_head(x, model.norm[...], model.head_weight, config.eps))
 
 
-def _norm(x, weight, eps):
+def norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
+    """RMSNorm of x float64 [..., D]."""
     return x * lax.rsqrt((x * x).mean(-1, keepdims=True) + eps) * weight.astype(jnp.float64)
 
 
-def _times(x, weight: DenseWeight):
-    """[B, O] or [B, O, 2]."""
-    y = jnp.tensordot(x, weight.values.astype(jnp.float64), axes=(1, weight.values.ndim - 1))
+def times(x: jax.Array, weight: Weight) -> jax.Array:
+    """float64 [..., O] or [..., O, 2] of x float64 [..., I]; a quantised weight is what its numbers stand for."""
+    values = dequantise(weight) if isinstance(weight, QuantisedWeight) else weight.values
+    y = jnp.tensordot(x, values.astype(jnp.float64), axes=(-1, -1))
     return y if weight.bias is None else y + weight.bias.astype(jnp.float64)
 
 
@@ -41,7 +43,7 @@ def _times(x, weight: DenseWeight):
 def _layer(x, norms, weights, cache, position, cos, sin, c, window):
     w_qkv, w_out, w_gate_up, w_down = weights
     batch, half, turned = x.shape[0], c.head_dim // 2, c.num_heads + c.num_kv_heads
-    pairs = _times(_norm(x, norms[0], c.eps), w_qkv).reshape(batch, -1, half, 2)
+    pairs = times(norm(x, norms[0], c.eps), w_qkv).reshape(batch, -1, half, 2)
     low, high = pairs[..., 0], pairs[..., 1]
     plain = jnp.concatenate([low, high], -1)
     cos, sin = cos[:, None], sin[:, None]
@@ -57,11 +59,11 @@ def _layer(x, norms, weights, cache, position, cos, sin, c, window):
     own = jnp.einsum("bkgh,bkh->bkg", q, k)[..., None]
     weight = jax.nn.softmax(jnp.concatenate([scores, own], -1), -1)
     mixed = jnp.einsum("bkgs,bksh->bkgh", weight[..., :-1], values) + weight[..., -1:] * v[:, :, None]
-    x = x + _times(mixed.reshape(batch, -1), w_out)
-    both = _times(_norm(x, norms[1], c.eps), w_gate_up)
-    return x + _times(activate(c.activation, both[..., 0]) * both[..., 1], w_down)
+    x = x + times(mixed.reshape(batch, -1), w_out)
+    both = times(norm(x, norms[1], c.eps), w_gate_up)
+    return x + times(activate(c.activation, both[..., 0]) * both[..., 1], w_down)
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def _head(x, norm, weight, eps):
-    return _times(_norm(x, norm, eps), weight)
+def _head(x, gain, weight, eps):
+    return times(norm(x, gain, eps), weight)

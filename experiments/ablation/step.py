@@ -11,6 +11,7 @@ import pallas_kernels as pk
 from experiments.ablation import oracle
 from experiments.ablation.ablations import Ablation
 from experiments.bench.compiling import compile_all
+from experiments.bench.numerics import divergence, log_softmax
 from experiments.bench.workload import Decoder, Workload
 from tokenspeed.engine import decode
 from tokenspeed.engine.generation import Drawn
@@ -96,14 +97,9 @@ def _traced(ablation: Ablation) -> Any:
 
 def compared(logits: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """Of logits [..., V] and the truth, in float64."""
-    difference, ours, true = logits - truth, _log_softmax(logits), _log_softmax(truth)
+    difference = logits - truth
     return dict(
         drift=float(np.sqrt(np.mean(difference**2) / np.mean(truth**2))),
         drift_max=float(np.abs(difference).max()),
-        drift_kl=float((np.exp(true) * (true - ours)).sum(-1).mean()),
+        drift_kl=float(divergence(log_softmax(logits), log_softmax(truth)).mean()),
     )
-
-
-def _log_softmax(x: np.ndarray) -> np.ndarray:
-    x = x - x.max(-1, keepdims=True)
-    return x - np.log(np.exp(x).sum(-1, keepdims=True))

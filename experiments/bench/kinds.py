@@ -536,6 +536,38 @@ KINDS = {
         (*_STEP_KEY, "implementation", "ablation", "kernel"),
         needed=(*_STEP_NEEDS, "ablation", "kernel", "read_bytes", "written_bytes", "step_bytes", "step_read_bytes"),
     ),
+    "accuracy": Kind(
+        "a model with quantised weights against the same in float32, on a text",
+        {name: STEP[name] for name in ("model", "dtype", "implementation")}
+        | STATUS
+        | dict(
+            format=(TEXT, "of the projections: int8, fp8 or int4, -gN for groups of N inputs, -asym for zero points"),
+            head=(TEXT, "the format of the head; 'none': not quantised"),
+            text=(TEXT, "'stories', which are made up, or the name of a file"),
+            sequences=(SIZE, "of the text"),
+            length=(SIZE, "positions of a sequence"),
+            positions=(SIZE, "of all sequences"),
+            kl_mean=(AMOUNT, "nats: mean divergence (Kullback-Leibler) from the unquantised model"),
+            kl_p99=(AMOUNT, "99th percentile over the positions"),
+            top1=(AMOUNT, "share of positions with the same argmax, 0 to 1"),
+            top1_float64=(AMOUNT, "the same, both models in float64"),
+            near_ties=(AMOUNT, "share of positions whose two best tokens, unquantised, are within 0.01 nats"),
+            top1_clear=(AMOUNT, "top1 of the other positions"),
+            margin_differing=(AMOUNT, "nats: median between the two best, unquantised, where the argmax differs"),
+            perplexity=(POSITIVE, "of the text"),
+            perplexity_reference=(POSITIVE, "of the text, by the unquantised model"),
+            layer_errors=(a_list(AMOUNT), "after each layer, of the residual stream: RMS of the difference over RMS"),
+            bits_per_weight=(POSITIVE, "of the quantised projections, scales and zero points included"),
+            model_bytes=(SIZE, "of all weights, those not quantised in the checkpoint's dtype"),
+            reference_bytes=(SIZE, "of the unquantised model, in the same dtype"),
+        ),
+        ("model", "format", "head", "text"),
+        needed=("model", "status", "format", "head", "text", "sequences", "length"),
+        figures=(
+            "positions", "kl_mean", "kl_p99", "top1", "top1_float64", "near_ties", "perplexity",
+            "perplexity_reference", "layer_errors", "bits_per_weight", "model_bytes", "reference_bytes",
+        ),
+    ),
     "cache_layout": Kind(
         "reading keys and values in one order of the cache's axes",
         dict(model=CASE["model"], context=CASE["context"], page_size=(SIZE, "positions"), layout=(TEXT, "of axes"))

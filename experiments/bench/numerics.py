@@ -90,6 +90,18 @@ def _relative_rms(result, truth):
     return jnp.sqrt(jnp.mean(jnp.square(result - truth))) / jnp.maximum(size, 1e-30)
 
 
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Over the last axis, in float64."""
+    x = logits.astype(np.float64)
+    x = x - x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+def divergence(ours: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Kullback-Leibler, in nats [...], of log-probabilities [..., V] from the true ones."""
+    return (np.exp(true) * (true - ours)).sum(-1)
+
+
 def judge(errors: list[float], yardsticks: list[float]) -> Verdict:
     """Array by array."""
     reason = ""

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from tokenspeed.models.config import ModelConfig
 from tokenspeed.models.decoder import INIT_SCALE
-from tokenspeed.weights.checkpoint import Part, entries
+from tokenspeed.weights.entries import Part, entries
 from tokenspeed.weights.shards import INDEX, WEIGHTS
 
 SHARD_BYTES = 1 << 30

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import httpx2
 import numpy as np
 
-from experiments.serve_bench import mixes
+from experiments.serve_bench.texts import random_words
 from experiments.server_soak.client import RETRY_S, Case, Stream
 
 WORDS = 12
@@ -19,7 +19,7 @@ def cases(count: int, tokens: int, seed: int) -> list[Case]:
     rng = np.random.default_rng(seed)
     return [
         Case(
-            prompt=mixes.text(int(rng.integers(1, WORDS + 1)), rng), tokens=int(rng.integers(2, tokens + 1)),
+            prompt=random_words(int(rng.integers(1, WORDS + 1)), rng), tokens=int(rng.integers(2, tokens + 1)),
             temperature=0.8 if i % 4 else 0.0, seed=i,
         )
         for i in range(count)

@@ -98,6 +98,12 @@ OF_KIND = dict(
         prefill_backend="cudnn", tokens=1024, start=0, ms=30.0, ms_p5=29.0, ms_p95=31.0, flop=10**13, tflops=333.3,
         floor_ms=16.0,
     ),
+    accuracy=dict(
+        implementation="xla", format="int4-g32", head="none", text="stories", sequences=8, length=512, positions=4096,
+        kl_mean=1e-3, kl_p99=1e-2, top1=0.95, top1_float64=0.95, near_ties=0.01, perplexity=2.0,
+        perplexity_reference=1.9, layer_errors=[0.1, 0.12], bits_per_weight=4.5, model_bytes=10**6,
+        reference_bytes=2 * 10**6,
+    ),
     soak=dict(batch_invariant=False, seed=0, requests=5, tokens_checked=100, same_bits=5),
     server_soak=dict(
         clients=20, load_seconds=3.0, batch=4, seed=0, requests=100, finished=80, same_as_alone=80, one_token=200,

@@ -353,3 +353,16 @@ def test_servers_under_load_have_a_section_once_there_are_records(make_record):
         f"| 4 | ours | 10.0, 20.0, 30.0 | {figures}" in ours and f"| 4 | vllm | 10.0, 20.0, 45.0 | {figures}" in theirs
     )
     assert "long, 30000 in" in both and "| 0 of 1 | void: the client was late |" in both
+
+
+def test_accuracy_has_a_section_of_no_device_once_there_are_records(make_record, tmp_path):
+    assert "Any device" not in report.results_page([make_record("decode", xla_ms_per_token=3.0)], tmp_path)
+    records = [
+        make_record("accuracy", device="cpu AMD"),
+        make_record("accuracy", device="cpu AMD", format="int8", top1=0.98),
+        make_record("accuracy", device="cpu AMD", top1=0.5, date="2026-01-01T00:00:00Z"),
+    ]
+    before, _, page = report.results_page(records, tmp_path).partition("## Any device\n\n### Accuracy of quantised")
+    assert "No results of a GPU" in before
+    lines = [line for line in page.splitlines() if line.startswith("| ragged")]
+    assert len(lines) == 2 and "| 95.00 | 95.00 |" in lines[0] and "| 92 met |" in lines[0] and "missed" in lines[1]
