@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 import pallas_kernels as pk
 from pallas_kernels.common import launch
+from tests.pallas_kernels import lowering
 from tests.pallas_kernels.marks import slow
 
 WAYS = [
@@ -201,3 +202,24 @@ def test_they_are_pytrees_and_count_their_bytes():
     weight = pk.quantise(normal(6, 64), "int4", group=32, symmetric=False, scale_dtype=jnp.bfloat16)
     chex.assert_trees_all_equal(jax.jit(lambda w: w)(weight), weight)
     assert weight.nbytes == 6 * 32 + 6 * 2 * 2 + 6 * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format, group, symmetric", WAYS[:4])
+@pytest.mark.parametrize("rows", [1, 3, 40])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_they_lower_for_a_gpu(format, group, symmetric, rows, dtype):
+    """Without one; the heuristic's tiles, and of the search space the first and the last."""
+    arguments = dict(x=jax.ShapeDtypeStruct((rows, 1024), dtype), norm=jax.ShapeDtypeStruct((1024,), dtype))
+    weight = jax.eval_shape(
+        lambda x: pk.quantise(x, format, group=group, symmetric=symmetric, scale_dtype=jnp.bfloat16, dtype=dtype),
+        jax.ShapeDtypeStruct((512, 2, 1024), jnp.float32),
+    )
+    op = pk.OPS["gate_up"]
+    shape = op.shape(weight=weight, **arguments)
+    fitting = [tiles for tiles in op.search_space(shape) if op.feasible(tiles, shape, pk.DEVICES["h100"])]
+    with lowering.for_gpu():
+        for tiles in (None, *fitting[:: max(1, len(fitting) - 1)]):
+            call = jax.jit(lambda **a: pk.gate_up(implementation="triton", tiles=tiles, **a))
+            text = call.trace(weight=weight, **arguments).lower(lowering_platforms=("cuda",)).as_text()
+            assert "triton" in text, tiles

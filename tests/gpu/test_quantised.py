@@ -1,0 +1,119 @@
+"""Compiled kernels on quantised weights against float64, in guarded buffers; and a decode step of a quantised model.
+
+The RMS error over draws is at most 1.5 times that of XLA in the same dtype on the numbers that the weight stands for.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pallas_kernels as pk
+from pallas_kernels.common.launch import guarded
+from tests.gpu.test_accuracy import TENSOR_CORE_FLOOR
+from tokenspeed.engine import decode
+from tokenspeed.models.config import LayerConfig, ModelConfig, Rope
+from tokenspeed.models.quantisation import HEAD, PACKED, Quantisation, Scheme
+from tokenspeed.weights.random import random_model
+
+VECTORS = pk.Tiles(block_n=4, block_k=32)
+PIPELINED = pk.Tiles(block_n=4, block_k=128, num_stages=4)
+TENSOR_CORES = pk.Tiles(block_n=32, block_k=32, num_warps=2, num_stages=4, mma=True)
+FORMS = {
+    "vectors": (2, VECTORS),
+    "pipelined": (1, PIPELINED),
+    "tensor cores": (1, TENSOR_CORES),
+    "a row of few": (5, TENSOR_CORES),
+    "many rows": (60, pk.Tiles(block_n=32, block_k=32, num_stages=3, mma=True, block_m=64)),
+    "weights first": (37, pk.Tiles(block_n=64, block_k=32, num_stages=3, mma=True, block_m=32, swap_ab=True)),
+    "the heuristic": (1, None),
+}
+WAYS = [("int8", None, True), ("int8", 64, False), ("fp8", None, True), ("fp8", 128, True), ("int4", 32, True),
+        ("int4", 128, False), ("int4", None, True)]  # fmt: skip
+
+
+OPS = ("out", "gate_up", "head_logits")
+
+
+def normal(*shape, seed):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def arguments(op, rows, inputs, dtype, seed):
+    x = normal(rows, inputs, seed=seed).astype(dtype)
+    return dict(x=x) if op == "out" else dict(x=x, norm=1 + 0.1 * normal(inputs, seed=seed + 1).astype(dtype))
+
+
+# Every way in every form; ops take turns, since what differs between them is not how a weight is unpacked.
+@pytest.mark.parametrize(
+    "op, way, form",
+    [(OPS[(i + j) % len(OPS)], way, form) for i, way in enumerate(WAYS) for j, form in enumerate(FORMS)],
+    ids=str,
+)
+@pytest.mark.parametrize("inputs", [1024, 1000])
+def test_kernels(op, way, form, inputs, implementation, draws):
+    (rows, tiles), (format, group, symmetric) = FORMS[form], way
+    function, shape = getattr(pk, op), (301, 2, inputs) if op == "gate_up" else (301, inputs)
+    for dtype in ("bfloat16", "float16", "float32") if inputs == 1024 else ("bfloat16",):
+        ours, theirs, scale = [], [], []
+        for seed in range(draws):
+            weight = pk.quantise(
+                normal(*shape, seed=seed) / inputs**0.5, format, group=group, symmetric=symmetric, dtype=dtype,
+                scale_dtype=jnp.bfloat16,
+            )  # fmt: skip
+            given, stands_for = arguments(op, rows, inputs, dtype, 100 + seed), pk.dequantise(weight)
+            wide = jax.tree.map(lambda x: x.astype(jnp.float32), given)
+            truth = function(weight=pk.DenseWeight(values=stands_for), implementation="xla", **wide)
+            with guarded():
+                found = function(weight=weight, implementation=implementation, tiles=tiles, **given)
+                again = function(weight=weight, implementation=implementation, tiles=tiles, **given)
+            np.testing.assert_array_equal(found, again)
+            rounded = pk.DenseWeight(values=stands_for.astype(dtype))
+            beside = function(weight=rounded, implementation="xla", **given)
+            for errors, one in ((ours, found), (theirs, beside)):
+                errors.append(float(jnp.mean((one.astype(jnp.float32) - truth) ** 2)))
+            scale.append(float(jnp.mean(truth**2)))
+        rms, beside, size = (np.sqrt(np.mean(x)) for x in (ours, theirs, scale))
+        assert rms <= max(1.5 * beside, TENSOR_CORE_FLOOR[dtype] * size), f"{dtype}: {rms}, XLA's {beside} of {size}"
+
+
+def test_rows_know_nothing_of_each_other(implementation):
+    weight = pk.quantise(normal(256, 1024, seed=0), "int4", group=128, scale_dtype=jnp.bfloat16)
+    x = normal(9, 1024, seed=1).astype(jnp.bfloat16)
+    whole = pk.out(x, weight, implementation=implementation, tiles=TENSOR_CORES)
+    for other in (0.0, jnp.inf):
+        changed = pk.out(x.at[3].set(other), weight, implementation=implementation, tiles=TENSOR_CORES)
+        kept = np.arange(9) != 3
+        np.testing.assert_array_equal(whole[kept], changed[kept])
+
+
+def scheme(format, group=None):
+    return Scheme(layout=PACKED, format=format, group=group)
+
+
+@pytest.mark.parametrize("weights", [scheme("int4", 128), scheme("int8")], ids=["int4", "int8"])
+@pytest.mark.parametrize("rows", [1, 8])
+def test_a_decode_step_of_a_quantised_model(weights, rows, implementation):
+    """Logits and the greedy token as XLA's implementation gives them, within what bfloat16 rounds."""
+    config = ModelConfig(
+        family="llama", vocab_size=1000, d_model=512, d_ff=1024, num_heads=8, num_kv_heads=2, head_dim=64,
+        layers=(LayerConfig(),) * 2, max_positions=256, eps=1e-5, rope=Rope(theta=1e4), tied=True,
+        quantisation=Quantisation(schemes=(((HEAD,), scheme("int8")), (("Linear",), weights)), tied_head=True),
+    )  # fmt: skip
+    model = random_model(config, "bfloat16", 0)
+    rope, positions = model.rope_tables(128), jnp.full((rows, 1), 17, jnp.int32)
+    tokens = jnp.arange(rows, dtype=jnp.int32)[:, None] + 3
+
+    @jax.jit
+    def kv(key):
+        k, v = jax.random.normal(key, (2, rows, 2, 128, 64), jnp.bfloat16)
+        return pk.KVCache(k=k, v=v)
+
+    found = {}
+    for name in (implementation, "xla"):
+        caches = [kv(jax.random.key(i)) for i in range(2)]
+        x, _, _ = decode.decode_step(model, caches, tokens, positions, rope, implementation=name)
+        found[name] = np.asarray(decode.logits(model, x, name), np.float64)
+    ours, theirs = found[implementation], found["xla"]
+    size = np.sqrt(np.mean(theirs**2))
+    assert np.sqrt(np.mean((ours - theirs) ** 2)) < 0.02 * size
