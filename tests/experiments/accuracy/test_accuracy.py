@@ -70,6 +70,7 @@ def run(tmp_path):
 # --- models
 
 
+@pytest.mark.slow
 def test_both_forward_passes_are_the_model(model, rows):
     tokens = jnp.asarray(rows[0][None, :-1])
     expected = jax.jit(type(model).__call__)(model, tokens)
@@ -82,6 +83,7 @@ def test_both_forward_passes_are_the_model(model, rows):
     np.testing.assert_allclose(logits, exact, rtol=0, atol=1e-5 * size)
 
 
+@pytest.mark.slow
 def test_a_quantised_model_is_the_one_with_what_its_numbers_stand_for(model, rows):
     made, dense = quantised(model, parsed("int4-g16-asym"), parsed("int8")), jax.tree.map(lambda x: x, model)
     assert made.head is not None and dense.head is not None
@@ -128,6 +130,7 @@ def test_a_model_is_itself(model, rows):
     assert found["positions"] == 48 and found["perplexity"] == found["perplexity_reference"]
 
 
+@pytest.mark.slow
 def test_figures_are_what_they_are_called(model, rows):
     """Of one position a row, from logits."""
     other = quantised(model, parsed("int4"), None)
@@ -144,6 +147,7 @@ def test_figures_are_what_they_are_called(model, rows):
         assert found[field] == pytest.approx(np.exp(np.mean(nll)))
 
 
+@pytest.mark.slow
 def test_fewer_bits_lose_more(model, rows):
     found = [compare(model, quantised(model, parsed(name), None), rows) for name in ("int8", "fp8", "int4")]
     for less, more in itertools.pairwise(found):
@@ -177,6 +181,7 @@ def test_rows_of_a_file(tokenizer, tmp_path):
 # --- the command
 
 
+@pytest.mark.slow
 def test_records(run, capsys):
     status, (one,) = run(formats="int4-g32")
     assert status == 0
@@ -217,6 +222,7 @@ def in_int8(folder):
     return folder
 
 
+@pytest.mark.slow
 def test_a_quantised_folder_is_compared_with_its_reference(run, tmp_path, capsys):
     folder = in_int8(tmp_path / "eight")
     status, (one,) = run(model=folder, reference="tiny")

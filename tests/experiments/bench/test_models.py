@@ -25,6 +25,7 @@ def test_what_a_step_reads(name, gigabytes):
     assert decode_bytes(config_of(name), dtype="bfloat16", context=1024) / 1e9 == pytest.approx(gigabytes, rel=0.003)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ragged-int4-g32", "ragged-int8"])
 def test_bytes_are_those_of_the_model(name):
     config = config_of(name)

@@ -10,7 +10,6 @@ import pytest
 
 import pallas_kernels as pk
 from experiments.bench import cases, numerics, operands
-from tests.pallas_kernels.marks import slow
 
 
 @functools.cache
@@ -35,9 +34,8 @@ def test_the_reference_is_right(op, rows, dtype):
         assert verdict.error_xla > 0
 
 
-@pytest.mark.parametrize(
-    "op, model", [("down", "ragged-int4-g32"), slow("qkv", "ragged-int8"), slow("gate_up", "ragged-fp8")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("op, model", [("down", "ragged-int4-g32"), ("qkv", "ragged-int8"), ("gate_up", "ragged-fp8")])
 def test_quantised_weights_are_judged_by_what_they_stand_for(op, model):
     oracle, state, streamed, _ = drawn(op, model=model)
     assert isinstance(streamed, pk.QuantisedWeight)

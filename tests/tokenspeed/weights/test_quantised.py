@@ -149,7 +149,7 @@ LAYOUTS = {
 }  # fmt: skip
 
 
-QUICK = ("awq", "gptq", "w4a16-zeros", "w8a8", "fp8-tensor", "fp8-blocks")
+QUICK = ("awq", "gptq", "w4a16-zeros", "fp8-blocks")
 
 
 def save(path, tensors, config):
@@ -206,7 +206,8 @@ TOLERANCE = 2e-4
 """Of a logit: float32 sums in another order; logits are of the order of 1."""
 
 
-@pytest.mark.parametrize("name", [QUANTISED[0], *map(slow, QUANTISED[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUANTISED)
 def test_logits_of_other_tools_folders(name):
     path = folder("goldens", name)
     golden = load_file(path / "golden.safetensors")
@@ -333,6 +334,7 @@ def test_a_quantised_model_is_not_saved(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_random_weights_of_a_quantised_config():
     config = hf_config.from_dict(CONFIG | dict(quantization_config=LAYOUTS["awq"][0]))
     llm = LLM.random(config, dtype="float32", max_context=32, implementation="xla")
