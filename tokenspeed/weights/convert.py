@@ -24,7 +24,7 @@ from tokenspeed.models.quantisation import PACKED, Scheme
 from tokenspeed.weights import checkpoint
 from tokenspeed.weights.packing import encoded
 from tokenspeed.weights.partial_folder import begun, write
-from tokenspeed.weights.quantised import tensors_of
+from tokenspeed.weights.quantised import FLOAT, tensors_of
 from tokenspeed.weights.quantised_entries import Quantised, stored
 from tokenspeed.weights.recipe import Recipe, quantisation_of
 from tokenspeed.weights.rounding import rounded
@@ -117,7 +117,7 @@ def _pieces(config: ModelConfig, tensors: dict[str, Stored]) -> Iterator[Piece]:
         for name, outputs, inputs in entry.modules:
             parts = tensors_of(entry.scheme, outputs, inputs)
             nbytes = sum(
-                math.prod(part.shape) * (scale_bytes if len(part.dtypes) > 1 else BYTES[part.dtypes[0]])
+                math.prod(part.shape) * (scale_bytes if part.dtypes == FLOAT else BYTES[part.dtypes[0]])
                 for part in parts
             )
             shape_bytes = 16 if entry.scheme.layout == PACKED else 0

@@ -54,7 +54,7 @@ def rounded(
     rows = max(1, NUMBERS_AT_A_TIME // inputs)
     found = [jax.device_get(_rounded(values[begin : begin + rows], **options)) for begin in range(0, outputs, rows)]
     stored, scales = (np.concatenate([one[i] for one in found]) for i in (0, 1))
-    if not np.all(np.isfinite(scales.astype(np.float32))):
+    if not all(one[-1] for one in found) or not np.all(np.isfinite(scales.astype(np.float32))):
         raise ValueError(f"expected finite numbers whose scales fit {jnp.dtype(scale_dtype)}")
     return stored, scales, None if symmetric else np.concatenate([one[2] for one in found])
 
@@ -64,7 +64,7 @@ def _rounded(values, format, group, symmetric, scale_dtype):
     blocks = values.astype(jnp.float32).reshape(values.shape[0], -1, group)
     fit = _fitted(blocks, format, symmetric, scale_dtype)
     stored = _stored(blocks, fit, format).astype(jnp.float8_e4m3fn if format == "fp8" else jnp.int8)
-    return stored.reshape(values.shape), fit.scales, fit.zeros
+    return stored.reshape(values.shape), fit.scales, fit.zeros, jnp.all(jnp.isfinite(blocks))
 
 
 def _stored(blocks, fit, format):
