@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tokenspeed.arguments import number
 from tokenspeed.models.config import ConfigError
+from tokenspeed.weights.partial_folder import partial_of
 from tokenspeed.weights.recipe import HEADS, WEIGHTS, Recipe
 from tokenspeed.weights.tiny import folder_of
 
@@ -66,6 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
     try:
         before, after = convert(folder, arguments.out, recipe, shard_bytes=shard_bytes, progress=sys.stderr.isatty())
     except KeyboardInterrupt:
-        print(f"interrupted; the same command goes on from {arguments.out}.partial", file=sys.stderr)
+        if (partial := partial_of(Path(arguments.out))).exists():
+            print(f"interrupted; the same command goes on from {partial}", file=sys.stderr)
         raise
     print(f"{arguments.out}: {after / 1e9:.3f} GB of weights in place of {before / 1e9:.3f} GB")

@@ -22,7 +22,10 @@ def test_an_interruption_says_how_to_go_on(capsys, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("tokenspeed.weights.convert.rounded", interrupt)
-    assert main(["convert", "--model", "tiny", "--weights", "int8", "--out", str(tmp_path / "out")]) == 130
+    command = ["convert", "--model", "tiny", "--weights", "int8", "--out", str(tmp_path / "out")]
+    assert main(command) == 130
+    assert capsys.readouterr().err == "" and not list(tmp_path.iterdir())  # nothing was finished
+    assert main([*command, "--shard-gb", "0.0001"]) == 130
     assert capsys.readouterr().err == f"interrupted; the same command goes on from {tmp_path / 'out'}.partial\n"
 
 

@@ -18,11 +18,16 @@ STATE, LOCK, WRITING, FOLDER = "state.json", "lock", "writing", "folder"
 """What is in OUT.partial: how it was begun, who writes to it, a file that is not finished, and what becomes OUT."""
 
 
+def partial_of(out: Path) -> Path:
+    """OUT.partial, beside OUT."""
+    return out.with_name(f"{out.name}.partial")
+
+
 @contextlib.contextmanager
 def begun(out: Path, options: dict[str, Any], files: dict[str, Any]) -> Iterator[Path]:
     """A folder to write into by `write`, which becomes `out` where the context ends without an error.
 
-    Otherwise OUT.partial stays, and the next run with the same options and files has the folder as it was left.
+    Otherwise OUT.partial stays if a file is finished, and the next run with the same options and files goes on with it.
 
     Args:
         options, files: JSON values by name: how the content is made, and of what.
@@ -32,7 +37,7 @@ def begun(out: Path, options: dict[str, Any], files: dict[str, Any]) -> Iterator
     """
     if os.path.lexists(out):
         raise CheckpointError(f"{out}: exists already")
-    partial = out.with_name(f"{out.name}.partial")
+    partial = partial_of(out)
     partial.mkdir(parents=True, exist_ok=True)
     # A lock that is a mere file would outlive a process that is killed: where the system has no other there is none.
     lock = filelock.FileLock(partial / LOCK, fallback_to_soft=False)
@@ -53,7 +58,8 @@ def begun(out: Path, options: dict[str, Any], files: dict[str, Any]) -> Iterator
         os.rename(folder, out)
     finally:
         lock.release()
-    shutil.rmtree(partial, ignore_errors=True)
+        if not any((partial / FOLDER).glob("*")):  # it is OUT now, or there is nothing to go on from
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def write(folder: Path, name: str, writer: Callable[[Path], Any]) -> None:
