@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tokenspeed.arguments import number
 from tokenspeed.models.config import ConfigError
+from tokenspeed.models.fields import read_text
 from tokenspeed.weights.partial_folder import partial_of
 from tokenspeed.weights.recipe import HEADS, WEIGHTS, Recipe
 from tokenspeed.weights.tiny import folder_of
@@ -38,6 +39,9 @@ def add_to(commands) -> None:
         help="a projection that is not quantised, or re:EXPRESSION that matches from its beginning (repeatable)",
     )  # fmt: skip
     convert.add_argument(
+        "--text", metavar="FILE", help="scale channels by their activations over this text (AWQ) before rounding"
+    )
+    convert.add_argument(
         "--shard-gb", type=float, metavar="GB", default=4, help="of a file, and in memory (default: %(default)s)"
     )
     convert.set_defaults(run=run)
@@ -64,8 +68,11 @@ def run(arguments: argparse.Namespace) -> None:
         ignore=tuple(arguments.ignore),
     )
     shard_bytes = round(number("--shard-gb", arguments.shard_gb, 0, math.inf, above=True) * 1e9)
+    text = None if arguments.text is None else read_text(Path(arguments.text))
     try:
-        before, after = convert(folder, arguments.out, recipe, shard_bytes=shard_bytes, progress=sys.stderr.isatty())
+        before, after = convert(
+            folder, arguments.out, recipe, text=text, shard_bytes=shard_bytes, progress=sys.stderr.isatty()
+        )
     except KeyboardInterrupt:
         if (partial := partial_of(Path(arguments.out))).exists():
             print(f"interrupted; the same command goes on from {partial}", file=sys.stderr)

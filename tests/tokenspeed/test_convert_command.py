@@ -38,6 +38,7 @@ def test_an_interruption_says_how_to_go_on(capsys, tmp_path, monkeypatch):
         (["--group-size", "48"], "group_size: expected a divisor of all inputs, as 128 is"),
         (["--head", "int8"], "head: expected none, since the model's head is its embedding table"),
         (["--weights", "fp8", "--asymmetric"], "symmetric: expected int4 or int8 for zero points"),
+        (["--text", "nowhere.txt"], "nowhere.txt: No such file"),
         (["--shard-gb", "0"], "--shard-gb: expected a number above 0"),
         (["--shard-gb", "nan"], "--shard-gb: expected a number above 0"),
         (["--out", ""], "--out: expected a folder to make, got ''"),

@@ -1,6 +1,7 @@
 """Quantises a checkpoint into a folder in the compressed-tensors format, a projection at a time."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -21,7 +22,9 @@ from tokenspeed.models import compressed_tensors, hf_config
 from tokenspeed.models.config import ModelConfig
 from tokenspeed.models.fields import read_json
 from tokenspeed.models.quantisation import PACKED, Scheme
-from tokenspeed.weights import checkpoint
+from tokenspeed.text.tokenizer import Tokenizer
+from tokenspeed.weights import activation_scaling, checkpoint
+from tokenspeed.weights.activation_scaling import Scaling
 from tokenspeed.weights.packing import encoded
 from tokenspeed.weights.partial_folder import begun, write
 from tokenspeed.weights.quantised import FLOAT, tensors_of
@@ -55,13 +58,20 @@ class Piece:
 
 
 def convert(
-    source: str | Path, out: str | Path, recipe: Recipe, *, shard_bytes: int = SHARD_BYTES, progress: bool = False
+    source: str | Path,
+    out: str | Path,
+    recipe: Recipe,
+    *,
+    text: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    progress: bool = False,
 ) -> tuple[int, int]:
     """Quantises the projections of a checkpoint; its other tensors, and what else is in its folder, are copied.
 
     `out` appears whole. An interrupted run leaves OUT.partial, from which the same call goes on.
 
     Args:
+        text: one like those that the model is to see, for `activation_scaling`; None: weights are rounded as they are.
         shard_bytes: of the tensors of a file, at most, unless one alone is larger; they are held in memory.
         progress: show a bar on standard error.
 
@@ -79,6 +89,7 @@ def convert(
     if config.quantisation is not None:
         raise CheckpointError(f"{source}: expected weights that are not quantised, got a quantization_config")
     target = dataclasses.replace(config, quantisation=quantisation_of(config, recipe))
+    ids = None if text is None else _ids(source, text, config)
     with opened(source) as tensors:
         checkpoint.check(config, tensors)
         pieces = list(_pieces(target, tensors))
@@ -86,16 +97,23 @@ def convert(
         shards = _shards(pieces, shard_bytes)
         files = _files(source, tensors)
         others = _others(source)
-        with begun(out, dataclasses.asdict(recipe) | dict(shard_bytes=shard_bytes), files) as folder:
+        digest = None if ids is None else hashlib.sha256(ids.tobytes()).hexdigest()
+        options = dataclasses.asdict(recipe) | dict(shard_bytes=shard_bytes, text=digest)
+        with begun(out, options, files) as folder:
             left = {name: shard for name, shard in shards.items() if not (folder / name).exists()}
             _check_disk(out, sum(piece.nbytes for shard in left.values() for piece in shard), others)
             peak = max(sum(piece.nbytes for piece in shard) for shard in shards.values())
             peak += max(piece.source_bytes for piece in pieces)
-            done = len(pieces) - sum(map(len, left.values()))
-            bar = tqdm(total=len(pieces), initial=done, desc="converting", unit="tensor", disable=not progress)
-            with bar, needing(peak, f"{source}: converting it"):
-                for name, shard in left.items():
-                    _write_shard(folder, name, shard, config, bar)
+            with needing(peak, f"{source}: converting it"):
+                scaling = None
+                if ids is not None and left:
+                    scaling = activation_scaling.found(target, tensors, ids, progress=progress)
+                done = len(pieces) - sum(map(len, left.values()))
+                with tqdm(
+                    total=len(pieces), initial=done, desc="converting", unit="tensor", disable=not progress
+                ) as bar:
+                    for name, shard in left.items():
+                        _write_shard(folder, name, shard, config, scaling, bar)
             for path in others:
                 write(folder, path.name, lambda to, path=path: shutil.copyfile(path, to))
             _write_index(folder, list(shards))
@@ -103,6 +121,13 @@ def convert(
             if changed := [name for name, now in _files(source, tensors).items() if now != files[name]]:
                 raise CheckpointError(f"{source}: {listed(changed)}: changed while it was converted")
     return sizes
+
+
+def _ids(source: Path, text: str, config: ModelConfig) -> np.ndarray:
+    tokenizer = Tokenizer.from_folder(source)
+    if tokenizer is None:
+        raise ValueError(f"text: {source} has no tokenizer")
+    return activation_scaling.sequences_of(tokenizer.encode(text), config)
 
 
 def _pieces(config: ModelConfig, tensors: dict[str, Stored]) -> Iterator[Piece]:
@@ -162,10 +187,12 @@ def _check_disk(out: Path, nbytes: int, others: list[Path]) -> None:
         raise CheckpointError(f"{out}: takes {nbytes / 1e9:,.1f} GB of disk, {free / 1e9:,.1f} GB are free")
 
 
-def _write_shard(folder: Path, name: str, shard: list[Piece], config: ModelConfig, bar: Any) -> None:
+def _write_shard(
+    folder: Path, name: str, shard: list[Piece], config: ModelConfig, scaling: Scaling | None, bar: Any
+) -> None:
     tensors: dict[str, np.ndarray] = {}
     for piece in shard:
-        tensors |= _converted(piece, config.dtype)
+        tensors |= _converted(piece, config.dtype, scaling)
         bar.update()
     try:
         write(folder, name, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
@@ -173,12 +200,14 @@ def _write_shard(folder: Path, name: str, shard: list[Piece], config: ModelConfi
         raise CheckpointError(f"{folder / name}: {one_line(error)}") from error
 
 
-def _converted(piece: Piece, dtype: str) -> dict[str, np.ndarray]:
+def _converted(piece: Piece, dtype: str, scaling: Scaling | None) -> dict[str, np.ndarray]:
     """What is written of a piece, by name."""
     name, scheme = piece.tensor.name, piece.scheme
     values = piece.tensor.read()
     if scheme is None:
-        return {name: values}
+        return {name: values if scaling is None else scaling.norms.get(name, values)}
+    if scaling is not None and name in scaling.columns:
+        values = values.astype(np.float32) * scaling.columns[name]
     try:
         found = rounded(
             values, scheme.format, group=scheme.group, symmetric=not scheme.zeros, scale_dtype=jnp.dtype(dtype)

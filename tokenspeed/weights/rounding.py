@@ -59,6 +59,13 @@ def rounded(
     return stored, scales, None if symmetric else np.concatenate([one[2] for one in found])
 
 
+def restored(values: jax.Array, format: str, *, group: int | None, symmetric: bool, scale_dtype: Any) -> jax.Array:
+    """What the numbers that `rounded` gives stand for: float32 [O, I]. The arguments are its; values may be traced."""
+    blocks = values.astype(jnp.float32).reshape(values.shape[0], -1, group or values.shape[1])
+    fit = _fitted(blocks, format, symmetric, scale_dtype)
+    return _restored(blocks, fit, format).reshape(values.shape)
+
+
 @functools.partial(jax.jit, static_argnames=("format", "group", "symmetric", "scale_dtype"))
 def _rounded(values, format, group, symmetric, scale_dtype):
     blocks = values.astype(jnp.float32).reshape(values.shape[0], -1, group)
@@ -75,6 +82,11 @@ def _stored(blocks, fit, format):
     return jnp.clip(jnp.round(whole) + _spread(fit.zeros), *RANGE[format])
 
 
+def _restored(blocks, fit, format):
+    """What the numbers that are stored stand for, in float32."""
+    return (_stored(blocks, fit, format) - _spread(fit.zeros)) * fit.scales.astype(jnp.float32)[..., None]
+
+
 def _spread(zeros):
     return 0.0 if zeros is None else zeros.astype(jnp.float32)[..., None]
 
@@ -88,8 +100,7 @@ def _fitted(blocks, format, symmetric, scale_dtype):
     def tried(scales, zeros):
         scales = scales.astype(scale_dtype)
         fit = _Fit(top, jnp.where(scales == 0, jnp.ones_like(scales), scales), zeros)
-        restored = (_stored(blocks, fit, format) - _spread(zeros)) * fit.scales.astype(jnp.float32)[..., None]
-        return fit._replace(error=jnp.sum(jnp.square(restored - blocks), axis=-1))
+        return fit._replace(error=jnp.sum(jnp.square(_restored(blocks, fit, format) - blocks), axis=-1))
 
     def better(best, other):
         less = other.error < best.error * (1 - MARGIN)
