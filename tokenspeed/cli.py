@@ -1,4 +1,4 @@
-"""The command line: generate text with a checkpoint, or look at it before anything is loaded."""
+"""The command line: generate text with a checkpoint, serve it, quantise it, or look at what it is."""
 
 import argparse
 import dataclasses
@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 
 from pallas_kernels import DTYPES, IMPLEMENTATIONS
-from tokenspeed import inspection, serve_command
+from tokenspeed import convert_command, inspection, serve_command
 from tokenspeed.exit_status import INTERRUPTED, UNREAD
 from tokenspeed.figures import figures, said
 from tokenspeed.messages import one_line, shown
@@ -90,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
     generate.set_defaults(run=_generate)
 
     serve_command.add_to(commands)
+    convert_command.add_to(commands)
 
     inspect = commands.add_parser("inspect", parents=[common], help="what a model is, and what it takes",
                                   description="What a model is and what it takes; loads nothing.")  # fmt: skip

@@ -40,7 +40,7 @@ class QuantisedLinear(nnx.Module):
     def __init__(self, weight: QuantisedWeight):
         self.values, self.scales = nnx.Param(weight.values), nnx.Param(weight.scales)
         self.zeros = None if weight.zeros is None else nnx.Param(weight.zeros)
-        self.bias = None if weight.bias is None else nnx.Param(weight.bias)
+        self.bias = nnx.data(None if weight.bias is None else nnx.Param(weight.bias))  # a checkpoint's comes later
         self.group, self.dtype = weight.group, weight.dtype
 
     @property
