@@ -30,6 +30,9 @@ BACKLOG = 2048
 """Connections that may wait to be taken."""
 GRACE_S = 5
 """Seconds for requests to tell their clients that they have failed."""
+KEEP_ALIVE_S = 65
+"""Of a connection without a request: longer than clients keep one (5 s by default, 60 s behind most proxies), or a
+request would meet its closing now and then."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -113,7 +116,11 @@ def server(
     guarded = Guard(application, keys=keys, metrics_key=metrics_key, body_bytes=body_bytes)
     logged = RequestLog(_shared(guarded, origins) if origins else guarded, write)
     grace = int(drain_s) + GRACE_S
-    found = Server(uvicorn.Config(logged, log_level="warning", timeout_graceful_shutdown=grace), service, drain_s)
+    found = Server(
+        uvicorn.Config(logged, log_level="warning", timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=grace),
+        service,
+        drain_s,
+    )
     service.when_failed = found.drain
     return found, service
 
