@@ -17,7 +17,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from tokenspeed.messages import one_line, shown
-from tokenspeed.server import generate, prompts
+from tokenspeed.server import generate, prompts, schema
 from tokenspeed.server.errors import ApiError
 from tokenspeed.server.generate import Generation
 from tokenspeed.server.log import CLOSED
@@ -46,7 +46,7 @@ def create(service: Service, metrics: Metrics) -> FastAPI:
         yield
         service.close()
 
-    app = FastAPI(title="TokenSpeed-JAX", version=VERSION, lifespan=lifespan)
+    app = FastAPI(title="TokenSpeed-JAX", version=VERSION, lifespan=lifespan, responses=schema.ERRORS)
     begun = int(time.time())
 
     def told(error: ApiError) -> Response:
@@ -78,7 +78,7 @@ def create(service: Service, metrics: Metrics) -> FastAPI:
     async def page() -> Response:
         return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers={"Content-Security-Policy": POLICY})
 
-    @app.get("/health")
+    @app.get("/health", response_class=Response)
     async def health() -> Response:
         """The process lives."""
         return Response()
@@ -89,7 +89,7 @@ def create(service: Service, metrics: Metrics) -> FastAPI:
         assert service.llm is not None
         return dict(status="ready")
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=Response, responses=schema.METRICS)
     async def measured() -> Response:
         """In Prometheus's format."""
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
@@ -112,11 +112,11 @@ def create(service: Service, metrics: Metrics) -> FastAPI:
         found = dict(id=service.name, object="model", created=begun, owned_by="tokenspeed")
         return found if service.why_not_ready else found | dict(max_model_len=service.llm.max_context)
 
-    @app.post("/v1/chat/completions", response_model=None)
+    @app.post("/v1/chat/completions", response_model=schema.ChatCompletion, responses=schema.STREAMED)
     async def chat(body: ChatRequest, request: Request) -> Response:
         return await answered(await generate.chat(service, metrics, body), bool(body.stream), request)
 
-    @app.post("/v1/completions", response_model=None)
+    @app.post("/v1/completions", response_model=schema.TextCompletion, responses=schema.STREAMED)
     async def completions(body: CompletionRequest, request: Request) -> Response:
         return await answered(await generate.completion(service, metrics, body), bool(body.stream), request)
 
