@@ -27,7 +27,6 @@ from tokenspeed.server.service import Service
 from tokenspeed.text.errors import TokenizerError
 
 LOG = logging.getLogger("uvicorn.error")
-POLL_S = 0.1
 PAGE = Path(__file__).with_name("page.html")
 POLICY = "default-src 'none'; connect-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'"
 """Nothing from outside."""
@@ -171,16 +170,23 @@ async def answered(generation: Generation, streamed: bool, request: Request) -> 
 
 async def _unless_gone(work: Awaitable[Any], request: Request) -> Any:
     """What comes of it; given up where the client leaves."""
-    task = asyncio.ensure_future(work)
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
     try:
-        while not (await asyncio.wait({task}, timeout=POLL_S))[0]:
-            if await request.is_disconnected():
-                raise ApiError(CLOSED, "the client has left")
-        return task.result()
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        gone.result()  # an error of it is one of the request
+        raise ApiError(CLOSED, "the client has left")
     finally:
-        if not task.done():
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        task.cancel()
+        gone.cancel()  # before a stream asks for the same message
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    """Ends where the client leaves; of a request whose body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def of_bug(error: Exception) -> ApiError:
