@@ -210,7 +210,8 @@ def invalid(error: RequestValidationError) -> ApiError:
     """In one line, that names the first field that is wrong."""
     first = error.errors()[0]
     place = [str(part) for part in first["loc"][1:]]
-    field = ".".join(shown(part) if len(part) > LONGEST else part for part in place if not is_kind(part)) or "body"
+    odd = lambda part: len(part) > LONGEST or not part.isprintable()
+    field = ".".join(shown(part) if odd(part) else part for part in place if not is_kind(part)) or "body"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = "is not known"
