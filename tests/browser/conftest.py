@@ -2,10 +2,12 @@
 
 import contextlib
 import dataclasses
+import json
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -50,11 +52,23 @@ class Visit:
         """Waits until it is true."""
         end = time.monotonic() + SECONDS
         while not true():
-            assert time.monotonic() < end, f"status {self.text('status')!r}, count {self.text('count')!r}"
+            assert time.monotonic() < end, {id: self.text(id) for id in ("status", "error", "count")}
             self.page.wait_for_timeout(20)
 
     def until_said(self, status: str) -> None:
         expect(self.page.locator("#status")).to_have_text(status, timeout=1e3 * SECONDS)
+
+    def until_failed(self, *error: str) -> None:
+        """With all of these in what it says."""
+        alert = self.page.get_by_role("alert")
+        for part in ("Error: ", *error):
+            expect(alert).to_contain_text(part, timeout=1e3 * SECONDS)
+        assert self.text("status") == ""
+
+    def answered_with(self, *events: dict[str, Any], done: bool = True) -> None:
+        """From now on its server's answers are these events, all at once."""
+        answer = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n" * done
+        self.page.route("**/v1/completions", lambda route: route.fulfill(body=answer, content_type="text/event-stream"))
 
     def ask(self, prompt: str, *, tokens: int = 20, temperature: float = 0.0, kind: str = "completions") -> None:
         page = self.page
@@ -130,3 +144,9 @@ def guarded(served, compiled_once) -> Iterator[Guarded]:
 
         yield Guarded(url, "the key", end)
         end()
+
+
+def slowed(served, monkeypatch):
+    """Its engine takes its time for each step."""
+    step = served.engine.step
+    monkeypatch.setattr(served.engine, "step", lambda: time.sleep(0.1) or step())

@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests.browser.conftest import slowed
+
 FOCUSED = "document.activeElement.id"
 OUTLINED = "getComputedStyle(document.activeElement).outlineStyle !== 'none'"
 
@@ -22,6 +24,25 @@ def test_the_keyboard_is_enough(quiet):
     page.keyboard.press("Enter")
     quiet.until_said("Done")
     assert int(quiet.text("count")) <= 7 and quiet.text("text")
+    assert page.evaluate(FOCUSED) == "send"
+
+
+def test_the_focus_is_at_the_button_that_works(served, quiet, monkeypatch):
+    slowed(served, monkeypatch)
+    quiet.ask("The", tokens=100)
+    quiet.until(lambda: quiet.page.evaluate(FOCUSED) == "stop")
+    quiet.page.keyboard.press("Enter")
+    quiet.until_said("Stopped")
+    assert quiet.page.evaluate(FOCUSED) == "send"
+
+
+def test_the_focus_stays_where_its_user_put_it(served, quiet, monkeypatch):
+    slowed(served, monkeypatch)
+    quiet.ask("The", tokens=5)
+    quiet.until(lambda: quiet.page.evaluate(FOCUSED) == "stop")
+    quiet.page.get_by_label("API key").focus()
+    quiet.until_said("Done")
+    assert quiet.page.evaluate(FOCUSED) == "key"
 
 
 @pytest.mark.parametrize("keys", ["Control+Enter", "Meta+Enter"])
@@ -30,6 +51,7 @@ def test_enter_with_control_sends(quiet, keys):
     quiet.page.get_by_label("Prompt").focus()
     quiet.page.keyboard.press(keys)
     quiet.until_said("Done")
+    assert quiet.page.evaluate(FOCUSED) == "prompt"
 
 
 def test_enter_alone_is_a_new_line(quiet):
@@ -48,7 +70,8 @@ def test_all_controls_have_names(quiet):
         assert page.get_by_role(role, name=name).count() == 1, name
     assert page.locator("button, input, select, textarea").count() == len(roles), "and there are no others"
     assert page.get_by_role("main").count() == page.get_by_role("heading", level=1).count() == 1
-    assert page.get_by_role("status").count() == 1 and page.title()
+    assert page.get_by_role("status").count() == page.get_by_role("alert").count() == 1 and page.title()
+    assert page.get_by_role("log", name="Answer").count() == 1
     assert page.locator("html").get_attribute("lang") == "en"
 
 

@@ -17,7 +17,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from tokenspeed.messages import one_line, shown
-from tokenspeed.server import generate, prompts
+from tokenspeed.server import generate, prompts, schema
 from tokenspeed.server.errors import ApiError
 from tokenspeed.server.generate import Generation
 from tokenspeed.server.log import CLOSED
@@ -27,10 +27,9 @@ from tokenspeed.server.service import Service
 from tokenspeed.text.errors import TokenizerError
 
 LOG = logging.getLogger("uvicorn.error")
-POLL_S = 0.1
 PAGE = Path(__file__).with_name("page.html")
-POLICY = "default-src 'none'; connect-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'"
-"""Nothing from outside."""
+POLICY = "default-src 'none'; connect-src 'self'; img-src data:; script-src 'unsafe-inline'; style-src 'unsafe-inline'"
+"""Nothing from outside; the page's icon is an empty one of its own, so that nobody asks for another."""
 KINDS = ("str", "int", "float", "bool")
 LONGEST = 64
 """Of a field's name in a message."""
@@ -46,7 +45,7 @@ def create(service: Service, metrics: Metrics) -> FastAPI:
         yield
         service.close()
 
-    app = FastAPI(title="TokenSpeed-JAX", version=VERSION, lifespan=lifespan)
+    app = FastAPI(title="TokenSpeed-JAX", version=VERSION, lifespan=lifespan, responses=schema.ERRORS)
     begun = int(time.time())
 
     def told(error: ApiError) -> Response:
@@ -78,7 +77,7 @@ def create(service: Service, metrics: Metrics) -> FastAPI:
     async def page() -> Response:
         return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers={"Content-Security-Policy": POLICY})
 
-    @app.get("/health")
+    @app.get("/health", response_class=Response)
     async def health() -> Response:
         """The process lives."""
         return Response()
@@ -89,7 +88,7 @@ def create(service: Service, metrics: Metrics) -> FastAPI:
         assert service.llm is not None
         return dict(status="ready")
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=Response, responses=schema.METRICS)
     async def measured() -> Response:
         """In Prometheus's format."""
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
@@ -112,11 +111,11 @@ def create(service: Service, metrics: Metrics) -> FastAPI:
         found = dict(id=service.name, object="model", created=begun, owned_by="tokenspeed")
         return found if service.why_not_ready else found | dict(max_model_len=service.llm.max_context)
 
-    @app.post("/v1/chat/completions", response_model=None)
+    @app.post("/v1/chat/completions", response_model=schema.ChatCompletion, responses=schema.STREAMED)
     async def chat(body: ChatRequest, request: Request) -> Response:
         return await answered(await generate.chat(service, metrics, body), bool(body.stream), request)
 
-    @app.post("/v1/completions", response_model=None)
+    @app.post("/v1/completions", response_model=schema.TextCompletion, responses=schema.STREAMED)
     async def completions(body: CompletionRequest, request: Request) -> Response:
         return await answered(await generate.completion(service, metrics, body), bool(body.stream), request)
 
@@ -171,16 +170,23 @@ async def answered(generation: Generation, streamed: bool, request: Request) -> 
 
 async def _unless_gone(work: Awaitable[Any], request: Request) -> Any:
     """What comes of it; given up where the client leaves."""
-    task = asyncio.ensure_future(work)
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
     try:
-        while not (await asyncio.wait({task}, timeout=POLL_S))[0]:
-            if await request.is_disconnected():
-                raise ApiError(CLOSED, "the client has left")
-        return task.result()
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        gone.result()  # an error of it is one of the request
+        raise ApiError(CLOSED, "the client has left")
     finally:
-        if not task.done():
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        task.cancel()
+        gone.cancel()  # before a stream asks for the same message
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    """Ends where the client leaves; of a request whose body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def of_bug(error: Exception) -> ApiError:
@@ -204,7 +210,8 @@ def invalid(error: RequestValidationError) -> ApiError:
     """In one line, that names the first field that is wrong."""
     first = error.errors()[0]
     place = [str(part) for part in first["loc"][1:]]
-    field = ".".join(shown(part) if len(part) > LONGEST else part for part in place if not is_kind(part)) or "body"
+    odd = lambda part: len(part) > LONGEST or not part.isprintable()
+    field = ".".join(shown(part) if odd(part) else part for part in place if not is_kind(part)) or "body"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = "is not known"

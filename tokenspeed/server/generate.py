@@ -19,6 +19,8 @@ from tokenspeed.server.service import NOT_FINITE, Service, merged
 
 MAX_PROMPTS = 128
 """Of one request."""
+MAX_SAMPLES = 1024
+"""Of all prompts of one request together."""
 
 
 class Generation:
@@ -229,6 +231,9 @@ async def completion(service: Service, metrics: Metrics, request: CompletionRequ
     each: list[str | list[int]] = prompt if several else [prompt]
     if len(each) > MAX_PROMPTS:
         raise ApiError(400, f"prompt: expected at most {MAX_PROMPTS}, got {len(each)}", param="prompt")
+    if len(each) * (n := request.n or 1) > MAX_SAMPLES:
+        message = f"prompt, n: expected at most {MAX_SAMPLES} samples together, got {len(each)} prompts with n = {n}"
+        raise ApiError(400, message, param="n")
     special = request.add_special_tokens is not False
     ids = [
         one if isinstance(one, list) else await prompts.encoded(service, one, special, "prompt", fits=True)

@@ -54,6 +54,7 @@ def refused(response: httpx.Response, *allowed: int) -> str:
         (b'{"prompt":"a","seed":1e999}', "seed: Input should be a valid integer"),
         (b'{"prompt":"a","logit_bias":{"1":true}}', "logit_bias: expected a number for each key, got True for '1'"),
         (json.dumps({"prompt": "a", "x" * 100_000: 1}).encode(), "'xxx"),
+        (b'{"prompt":"a","x\\ny":1}', r"'x\ny': is not known"),
     ],
 )
 def test_a_mistake_is_one_line(body, message):

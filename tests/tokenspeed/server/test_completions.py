@@ -144,12 +144,18 @@ def test_a_prompt_that_comes_again_was_cached(client):
         (dict(prompt="a word " * 400_000), "prompt"),
         (dict(model="m" * 1000), "model"),
         (dict(n=0), "n"),
+        (dict(prompt=["a"] * 128, n=9), "n"),
     ],
 )
 def test_what_cannot_be_run_is_refused_by_name(served, changed, param):
     response = served.post("/v1/completions", **dict(prompt=PROMPT) | changed)
     assert response.status_code == 400, response.text
     assert response.json()["error"]["param"] == param
+
+
+def test_too_many_samples_are_refused_by_both_numbers(served):
+    message = served.post("/v1/completions", prompt=["a"] * 128, n=128).json()["error"]["message"]
+    assert message == "prompt, n: expected at most 1024 samples together, got 128 prompts with n = 128"
 
 
 def test_token_ids_there_and_back(served):
