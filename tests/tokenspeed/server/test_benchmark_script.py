@@ -6,9 +6,12 @@ import time
 
 import pytest
 
+MAX_TOKENS = 80
+"""256 as people have it, but the server of these tests has a context of 128."""
 BODY = dict(
-    model="local", messages=[dict(role="user", content="Tell me a story about a rabbit.")], max_tokens=256, stream=True
-)
+    model="local", messages=[dict(role="user", content="Tell me a story about a rabbit.")], max_tokens=MAX_TOKENS,
+    stream=True,
+)  # fmt: skip
 
 
 def benchmark(url: str) -> tuple[str, list[tuple[float, str]]]:
@@ -50,7 +53,7 @@ def test_a_line_is_a_token(served):
     assert last["finish_reason"] in ("stop", "length")
     said = logged(served, id)
     assert len(events) == said["completion_tokens"] > 1
-    assert said["prompt_tokens"] + len(events) <= served.llm.max_context, "what has no room ends, and is no error"
+    assert len(events) <= MAX_TOKENS
 
     ttft_s, tokens_per_s = times[0], (len(events) - 1) / (times[-1] - times[0])
     assert times == sorted(times) and 0 < ttft_s < 60 and tokens_per_s > 0
