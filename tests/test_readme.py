@@ -1,4 +1,5 @@
-"""What the README shows runs as it stands, where it takes no GPU: DIR is the model that ships, commands are called."""
+"""What the README shows runs as it stands, where it takes no GPU: DIR is the model that ships, NEW a folder of the test,
+and commands are called."""
 
 import importlib.util
 import re
@@ -45,8 +46,9 @@ def test_the_python_runs(source, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", commands("python -m tokenspeed"), ids=" ".join)
-def test_the_commands_run(command, capsys):
-    words = [str(TINY) if word == "DIR" else word for word in command[3:]]
+def test_the_commands_run(command, capsys, tmp_path):
+    folders = dict(DIR=str(TINY), NEW=str(tmp_path / "new"))
+    words = [folders.get(word, word) for word in command[3:]]
     if words[0] == "serve":  # until it is told to end; tests/tokenspeed/server runs it
         cli.parser().parse_args(words)
         return
