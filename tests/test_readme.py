@@ -1,4 +1,4 @@
-"""What the README shows runs as it stands, where it takes no GPU: DIR is the model that ships, NEW a folder of the test,
+"""What the README shows runs as it stands, where it takes no GPU: DIR is the model that ships, NEW a folder of a test,
 and commands are called."""
 
 import importlib.util
