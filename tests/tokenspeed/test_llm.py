@@ -51,6 +51,7 @@ def test_the_documented_text_to_the_character():
     assert text.startswith(opening + on.text) or (opening + on.text).startswith(text.rstrip("\n"))
 
 
+@pytest.mark.slow
 def test_goldens_greedy_tokens():
     path = folder("goldens", "llama-gqa")
     llm, expected = LLM.from_pretrained(path, implementation="xla"), load_file(path / "golden.safetensors")

@@ -99,6 +99,7 @@ def test_a_quantised_model_is_the_one_with_what_its_numbers_stand_for(model, row
     assert found["kl_mean"] < 1e-9 and found["top1"] == found["top1_float64"] == 1.0
 
 
+@pytest.mark.slow
 def test_what_is_quantised_and_its_bytes(model):
     assert all(not isinstance(block.down, QuantisedLinear) for block in model.blocks), "the given one is left alone"
     weights = sum(outputs * inputs for _, outputs, inputs in TIED.projections())

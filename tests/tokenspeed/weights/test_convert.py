@@ -13,7 +13,6 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import pallas_kernels as pk
-from tests.pallas_kernels.marks import slow
 from tokenspeed import LLM, SamplingParams
 from tokenspeed.models import compressed_tensors, hf_config
 from tokenspeed.models.quantisation import PACKED, Scheme
@@ -73,7 +72,8 @@ RECIPES = {
 }
 
 
-@pytest.mark.parametrize("name", ["int4-fp8-head", *map(slow, list(RECIPES)[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
 def test_what_is_loaded_is_what_was_rounded(name, source, tmp_path):
     recipe = RECIPES[name]
     convert(source, tmp_path / "out", recipe, shard_bytes=SHARD)

@@ -149,7 +149,7 @@ LAYOUTS = {
 }  # fmt: skip
 
 
-QUICK = ("awq", "gptq", "w4a16-zeros", "fp8-blocks")
+QUICK = ("awq", "fp8-blocks")
 
 
 def save(path, tensors, config):

@@ -38,6 +38,7 @@ def errors(values, stored, scales, zeros):
     return np.sum(((stored - points) * np.asarray(scales, np.float64)[..., None] - blocks) ** 2, axis=-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", slow("float16"), slow("float32")])
 @pytest.mark.parametrize("case", CASES)
 def test_no_group_is_worse_than_min_max(case, dtype):
@@ -73,6 +74,7 @@ def test_zeros_stay_zeros():
         assert np.all(errors(np.zeros((2, 8)), stored, scales, zeros) == 0)
 
 
+@pytest.mark.slow
 def test_outputs_in_parts_are_the_same(monkeypatch):
     values = drawn()
     run = functools.partial(rounded, values, "int4", group=32, symmetric=False, scale_dtype="bfloat16")
