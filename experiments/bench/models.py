@@ -43,15 +43,25 @@ def check_models(field: str, names: Iterable[str], known: Iterable[str] = PUBLIS
         check_name(field, name, known)
 
 
-def config_at(name: str) -> tuple[str, ModelConfig]:
-    """(short name, config) of a model by its name, or by the path of a config.json."""
-    if name in QUANTISED:
-        return name, config_of(name)
+def path_of(name: str, field: str = "models") -> Path:
+    """The config.json of a published model, or the file of that name.
+
+    Raises:
+        UsageError: there is neither.
+    """
     path = FOLDER / f"{name}.json"
     if not path.is_file():
         path = Path(name)
         if not path.is_file():
-            check_models("models", [name])
+            check_models(field, [name])
+    return path
+
+
+def config_at(name: str) -> tuple[str, ModelConfig]:
+    """(short name, config) of a model by its name, or by the path of a config.json."""
+    if name in QUANTISED:
+        return name, config_of(name)
+    path = path_of(name)
     try:
         config = hf_config.from_dict(read_json(path))
     except ConfigError as error:

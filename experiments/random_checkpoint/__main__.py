@@ -17,7 +17,7 @@ from pathlib import Path
 
 from experiments.bench import options as command_line
 from experiments.bench.errors import UsageError
-from experiments.bench.models import FOLDER, check_models
+from experiments.bench.models import path_of
 from experiments.bench.options import check_least
 from experiments.random_checkpoint import weights
 from experiments.random_checkpoint.tokenizer import LEAST, files, make_tokenizer, special_ids
@@ -54,11 +54,7 @@ def config_of(model: str) -> dict:
     Raises:
         UsageError: there is none, or it is of no model that can be made.
     """
-    path = FOLDER / f"{model}.json"
-    if not path.is_file():
-        path = Path(model)
-        if not path.is_file():
-            check_models("model", [model])
+    path = path_of(model, "model")
     try:
         found = read_json(path)
         vocab_size = hf_config.from_dict(found).vocab_size

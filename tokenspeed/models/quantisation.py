@@ -37,11 +37,14 @@ class Scheme:
             share = "a scale an output" if self.outputs == 1 else "one scale"
         return f"in {self.format}, {share}{', zero points' if self.zeros else ''} ({self.layout})"
 
+    def groups(self, inputs: int) -> int:
+        """How many scales an output of so many inputs has; the last group may be shorter."""
+        return 1 if self.group is None else -(-inputs // self.group)
+
     def nbytes(self, outputs: int, inputs: int) -> int:
         """Of a weight of that many outputs and inputs on the device, about: scales may have 2 or 4 bytes."""
-        groups = 1 if self.group is None else -(-inputs // self.group)
         scale = (4 if self.layout == FP8 else 2) + self.zeros
-        return outputs * (inputs * (4 if self.format == "int4" else 8) // 8 + groups * scale)
+        return outputs * (inputs * (4 if self.format == "int4" else 8) // 8 + self.groups(inputs) * scale)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

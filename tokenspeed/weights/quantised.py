@@ -27,7 +27,7 @@ def tensors_of(scheme: Scheme, outputs: int, inputs: int) -> list[Tensor]:
     """Those of a projection of that many outputs and inputs; `decoded` takes them in this order."""
     per_word = 4 if scheme.format == "int8" else 8
     words = -(-inputs // per_word)
-    groups = 1 if scheme.group is None else -(-inputs // scheme.group)
+    groups = scheme.groups(inputs)
     if scheme.layout in (AWQ, GPTQ, GPTQ_V2):
         packed = (inputs, outputs // per_word) if scheme.layout == AWQ else (words, outputs)
         found = [Tensor("qweight", packed, ("I32",)), Tensor("scales", (groups, outputs), FLOAT)]
@@ -105,7 +105,7 @@ def decoded(
         None).
     """
     bits = 4 if scheme.format == "int4" else 8
-    groups = 1 if scheme.group is None else -(-inputs // scheme.group)
+    groups = scheme.groups(inputs)
     values, scales, *more = tensors
     if scheme.layout == AWQ:
         order = np.array(AWQ_ORDER)
