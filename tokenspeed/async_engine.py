@@ -18,6 +18,9 @@ from tokenspeed.engine.row import Row
 from tokenspeed.llm import LLM
 from tokenspeed.sampling.params import SamplingParams
 
+LOOK_S = 0.5e-3
+"""How often it is looked whether a step that was taken to last longer has ended."""
+
 
 class EngineDead(RuntimeError):
     """The engine's thread has ended: by an error, which is the cause, or because it was closed."""
@@ -247,7 +250,7 @@ class AsyncEngine:
             if (seconds := self._engine.hold_s()) <= 0:
                 return True
             with self._changed:
-                self._changed.wait_for(lambda: self._orders or self._why is not None, seconds)
+                self._changed.wait_for(lambda: self._orders or self._why is not None, min(seconds, LOOK_S))
 
     def _obey(self) -> None:
         """Does what was ordered; where one thing fails, the others are still there."""

@@ -8,6 +8,7 @@ import pytest
 
 from tests.tokenspeed.engine.test_engine import PARAMS, PROMPTS, alone
 from tokenspeed.async_engine import Aborted, AsyncEngine, EngineDead
+from tokenspeed.engine.pace import Pace
 from tokenspeed.llm import LLM
 from tokenspeed.sampling.params import SamplingParams
 
@@ -124,6 +125,12 @@ def test_who_leaves_while_a_step_is_held_back_need_not_wait(engine, monkeypatch)
         return await read(engine, "a", PROMPTS[2], PARAMS[2])
 
     found = asyncio.run(asyncio.wait_for(leave(), 60))
+    assert found[-1].completion.token_ids == alone(PROMPTS[2], PARAMS[2]).token_ids
+
+
+def test_tokens_do_not_wait_for_a_step_that_was_taken_to_last_longer(engine, monkeypatch):
+    monkeypatch.setattr(Pace, "hold", lambda *_: 600.0)
+    found = asyncio.run(asyncio.wait_for(read(engine, "a", PROMPTS[2], PARAMS[2]), 60))
     assert found[-1].completion.token_ids == alone(PROMPTS[2], PARAMS[2]).token_ids
 
 

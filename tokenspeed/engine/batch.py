@@ -98,9 +98,10 @@ def write_tables(batch: Batch, slot: jax.Array, rows: SamplingRows) -> Batch:
     return dataclasses.replace(batch, sampling=dataclasses.replace(batch.sampling, **placed))
 
 
-def chunk(*arguments: Any, **options: Any) -> Batch:
-    """As `prefill`, without the residual stream; to be compiled."""
-    return prefill(*arguments, **options)[0]
+def chunk(weights: Weights, batch: Batch, rows: jax.Array, *arguments: Any, **options: Any) -> tuple[Batch, jax.Array]:
+    """As `prefill`, and instead of the residual stream a number of no meaning, which is there when the chunk is; to be
+    compiled."""
+    return prefill(weights, batch, rows, *arguments, **options)[0], rows[0, 0]
 
 
 def score(weights: Weights, batch: Batch, rows: jax.Array, *arguments: Any, **options: Any) -> tuple[Batch, Logprobs]:

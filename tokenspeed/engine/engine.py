@@ -59,6 +59,15 @@ class _Scored(NamedTuple):
     count: int
 
 
+class _Filled(NamedTuple):
+    """A call under way that puts tokens into the cache, of which nothing else tells that it has ended."""
+
+    done: jax.Array
+
+
+_Call = _InFlight | _Scored | _Filled
+
+
 class Engine:
     """Continuous batching over one runner. Not for several threads.
 
@@ -92,7 +101,7 @@ class Engine:
         self._reading = Reading(self.metrics, runner.config, str(runner.batch.caches[0].k.dtype))
         self._states: dict[Hashable, _RequestState] = {}
         self._free = list(reversed(range(sizes.slots)))
-        self._in_flight: deque[list[_InFlight | _Scored]] = deque()
+        self._in_flight: deque[list[_Call]] = deque()
         self._begun = time.perf_counter()
 
     @property
@@ -134,7 +143,7 @@ class Engine:
 
     def hold_s(self) -> float:
         """Seconds that `step` had better be called later, see `Pace`: who comes meanwhile is in that step."""
-        return self._pace.hold(self.now())
+        return self._pace.hold(self.now()) if self._is_waited_for() else 0.0
 
     def step(self) -> list[tuple[Hashable, Row]]:
         """Starts a step and takes the tokens of the one before; the ids and rows of those that got some or ended."""
@@ -210,8 +219,14 @@ class Engine:
             return 1
         return self.runner.shapes.decode_for(_widest(running), len(running), self._steps)[2]
 
-    def _dispatch(self, plan: Plan) -> list["_InFlight | _Scored"]:
-        in_flight: list[_InFlight | _Scored] = [*self._chunks(plan.chunks)]
+    def _is_waited_for(self) -> bool:
+        """Whether the first step under way has not ended, however long it was taken to last."""
+        return bool(self._in_flight) and not all(
+            array.is_ready() for call in self._in_flight[0] for array in jax.tree.leaves(call[0])
+        )
+
+    def _dispatch(self, plan: Plan) -> list[_Call]:
+        in_flight, done = self._chunks(plan.chunks)
         for states in self._groups([chunk.sequence for chunk in plan.chunks if chunk.final]):
             while states:
                 _, count = self.runner.shapes.first_for(_widest(states), len(states))
@@ -221,6 +236,9 @@ class Engine:
         for states in self._groups(plan.decodes):
             rows = [self._row(state, state.sequence.computed) for state in states]
             in_flight.append(_InFlight(self.runner.steps(rows, plan.steps, _widest(states)), states))
+        if not in_flight:
+            assert done is not None
+            in_flight.append(_Filled(done))
         for call in in_flight:
             for array in jax.tree.leaves(call[0]):
                 array.copy_to_host_async()
@@ -233,11 +251,16 @@ class Engine:
             return [states] if states else []
         return [some for kind in KINDS if (some := [state for state in states if state.kind == kind])]
 
-    def _chunks(self, chunks: tuple[Chunk, ...]) -> list[_Scored]:
-        """Starts prefill: the first parts of all chunks, then the second ones, as there are programs for them."""
+    def _chunks(self, chunks: tuple[Chunk, ...]) -> tuple[list[_Call], jax.Array | None]:
+        """Starts prefill: the first parts of all chunks, then the second ones, as there are programs for them.
+
+        Returns:
+            (the calls whose results are wanted, what is there when the last of the others has ended).
+        """
         runner, shapes = self.runner, self.runner.shapes
         parts: list[list[ChunkRow]] = []
-        scored = []
+        scored: list[_Call] = []
+        done = None
         for chunk in chunks:
             state, place = self._states[chunk.sequence.id], chunk.start
             slot, tokens = self._slot(state, place), chunk.sequence.tokens
@@ -255,8 +278,8 @@ class Engine:
                 place += length
         for together in parts:
             for shape, members in shapes.pack([len(part.tokens) for part in together]):
-                runner.chunk([together[i] for i in members], shape)
-        return scored
+                done = runner.chunk([together[i] for i in members], shape)
+        return scored, done
 
     def _row(self, state: _RequestState, position: int) -> tuple[int, ...]:
         """By `batch.DECODE_COLUMNS`."""
@@ -267,7 +290,7 @@ class Engine:
         assert state.slot is not None
         return state.slot, position, s.drawn, s.max_tokens, place, page
 
-    def _take(self, in_flight: list["_InFlight | _Scored"]) -> list[tuple[Hashable, Row]]:
+    def _take(self, in_flight: list[_Call]) -> list[tuple[Hashable, Row]]:
         taken = []
         for call in in_flight:
             begun = self.now()
@@ -276,6 +299,7 @@ class Engine:
             self.metrics.wait_s += now - begun
             if isinstance(call, _Scored):
                 call.state.row.take_prompt(found, call.start, call.count)
+            if not isinstance(call, _InFlight):
                 continue
             columns, reasons = found.tokens.T.tolist(), found.reason.tolist()
             for i, state in enumerate(call.states):

@@ -10,12 +10,11 @@ from tokenspeed.models.config import ModelConfig
 
 
 class _Step(NamedTuple):
-    """When it was begun, and what it reads where it is decode alone; `seen`: whether somebody waits for its end."""
+    """When it was begun, and what it reads where it is decode alone."""
 
     begun: float
     steps: int
     read_bytes: float | None
-    seen: bool
 
 
 class Reading:
@@ -32,16 +31,14 @@ class Reading:
 
     def begun(self, plan: Plan, now: float) -> None:
         """A step is about to be started, before the scheduler has advanced."""
-        draws = bool(plan.decodes) or any(chunk.final for chunk in plan.chunks)
-        self._under_way.append(_Step(now, plan.steps, self._bytes(plan), draws))
+        self._under_way.append(_Step(now, plan.steps, self._bytes(plan)))
 
     def ended(self, now: float) -> None:
         """The first of those under way has ended. It took as long as it is since the one before, or since its begin."""
         step = self._under_way.popleft()
         if step.read_bytes is not None and self._ended is not None:
             self._metrics.decoded(step.steps, now - max(step.begun, self._ended), step.read_bytes)
-        # Nobody waits for a step that only puts tokens into the cache: its end is not known.
-        self._ended = now if step.seen else None
+        self._ended = now
 
     def forget(self) -> None:
         """Nothing is under way any more, whenever it ended."""

@@ -127,15 +127,20 @@ class Runner:
         """Gives a slot the tables of its sequence, `rows` of one row."""
         self.batch = self._program(Program("tables"))(self.batch, np.int32(slot), rows)
 
-    def chunk(self, parts: Sequence[ChunkRow], shape: tuple[int, int]) -> None:
-        """Puts the next tokens of some slots' sequences into the cache, by a program of a shape of `Shapes.chunks`."""
+    def chunk(self, parts: Sequence[ChunkRow], shape: tuple[int, int]) -> jax.Array:
+        """Puts the next tokens of some slots' sequences into the cache, by a program of a shape of `Shapes.chunks`.
+
+        Returns:
+            A number of no meaning, which is there when they are.
+        """
         rows, length = shape
         packed = np.zeros((rows, self._columns(length)), np.int32)
         packed[:, CHUNK_COLUMNS.index("slot")] = NOBODY
         for row, part in zip(packed, parts):
             self._pack(row, part)
         program = self._program(self.chunk_program(shape, max(part.start for part in parts)))
-        self.batch = program(self._weights, self.batch, packed, self._rope)
+        self.batch, done = program(self._weights, self.batch, packed, self._rope)
+        return done
 
     def score(self, part: ChunkRow, following: Sequence[int]) -> Logprobs:
         """As `chunk`, of one part of at most `Shapes.scored` tokens; how likely the tokens that follow each are.
@@ -253,7 +258,7 @@ class Runner:
         if program.name == "tables":  # past the last slot nothing is written
             arguments = self.batch, np.int32(self.sizes.slots), arguments[2]
         found = self._compiled[program](*arguments)
-        self.batch = found if program.name in ("tables", "chunk") else found[0]
+        self.batch = found if program.name == "tables" else found[0]
 
     def _made(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         return np.full(shape, NOBODY).astype(dtype)

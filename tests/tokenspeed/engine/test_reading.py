@@ -68,13 +68,13 @@ def test_steps_with_prefill_are_left_out(length, of, reading, metrics):
     assert metrics.decode_steps == 0 and metrics.read_bytes_per_s is None
 
 
-def test_behind_a_chunk_for_which_nobody_waits_no_step_is_timed(reading, metrics):
+def test_a_step_behind_a_chunk_lasts_from_its_end(reading, metrics):
     reading.begun(decode(8), 0.0)
     reading.begun(prefill(8, of=16), 0.5)
     reading.begun(decode(8), 0.6)
-    for end in (1.0, 1.1, 9.0):
+    for end in (1.0, 4.0, 9.0):
         reading.ended(end)
-    assert metrics.decode_steps == 0
+    assert (metrics.decode_steps, metrics.decode_s) == (1, 5.0)
 
 
 def test_what_is_forgotten_is_not_timed(reading, metrics):
