@@ -20,7 +20,9 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
     lengths = lengths.reshape(batch, tokens)
     # What would be an error, were it known here, is NaN; but a row of no keys is zeros, whatever its sequence.
     unknown = (sequence < 0) | (sequence >= sequences)
-    fault = ((lengths > cache.capacity(page_table)) | unknown[:, None]) & (lengths > 0)
+    # `lengths > 0` is asked of unknown sequences alone, and falls away where there can be none: XLA (of jax 0.11.2)
+    # fuses it into the second product, and cannot compile that where another comparison there takes the same zero.
+    fault = (lengths > cache.capacity(page_table)) | (unknown[:, None] & (lengths > 0))
     lengths = jnp.where(fault, 0, lengths)
     if page_table is None:
         k, v = cache.k[sequence], cache.v[sequence]  # [B, K, S, H]

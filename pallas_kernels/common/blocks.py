@@ -52,7 +52,8 @@ def view(ref, *index, interpret: bool) -> tuple[Any, jax.Array | None]:
 def load(ref, *index, interpret: bool) -> jax.Array:
     """Loads a block; what is outside reads as zero."""
     at, mask = view(ref, *index, interpret=interpret)
-    return plt.load(at, mask=mask, other=None if mask is None else 0)
+    # A zero of the ref's dtype: integers are not cast to 8-bit floats.
+    return plt.load(at, mask=mask, other=None if mask is None else jnp.zeros((), ref.dtype))
 
 
 def store(ref, *index, value: jax.Array, interpret: bool) -> None:

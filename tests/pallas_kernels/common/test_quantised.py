@@ -219,8 +219,21 @@ def test_they_lower_for_a_gpu(format, group, symmetric, rows, dtype):
     op = pk.OPS["gate_up"]
     shape = op.shape(weight=weight, **arguments)
     fitting = [tiles for tiles in op.search_space(shape) if op.feasible(tiles, shape, pk.DEVICES["h100"])]
+    for tiles in (None, *fitting[:: max(1, len(fitting) - 1)]):
+        assert "triton" in lowered(pk.gate_up, tiles, weight=weight, **arguments), tiles
+
+
+@pytest.mark.parametrize("tiles", [VECTORS, TENSOR_CORES], ids=["vectors", "tensor cores"])
+@pytest.mark.parametrize("format", pk.FORMATS)
+def test_blocks_that_hang_over_an_edge_lower_for_a_gpu(format, tiles):
+    """Of outputs and of inputs: only compiled kernels mask what they load of a weight."""
+    weight = jax.eval_shape(lambda x: pk.quantise(x, format), jax.ShapeDtypeStruct((301, 1000), jnp.float32))
+    x = jax.ShapeDtypeStruct((2, 1000), jnp.bfloat16)
+    assert "triton" in lowered(pk.out, tiles, weight=weight, x=x)
+
+
+def lowered(function, tiles, **arguments):
+    """The lowered module's text of a call for a GPU that is not there."""
     with lowering.for_gpu():
-        for tiles in (None, *fitting[:: max(1, len(fitting) - 1)]):
-            call = jax.jit(lambda **a: pk.gate_up(implementation="triton", tiles=tiles, **a))
-            text = call.trace(weight=weight, **arguments).lower(lowering_platforms=("cuda",)).as_text()
-            assert "triton" in text, tiles
+        call = jax.jit(lambda **a: function(implementation="triton", tiles=tiles, **a))
+        return call.trace(**arguments).lower(lowering_platforms=("cuda",)).as_text()
