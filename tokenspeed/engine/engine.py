@@ -157,6 +157,7 @@ class Engine:
         for sequence in plan.preempted:
             self._free_slot(self._states[sequence.id])
         if plan.tokens:
+            self._pace.starting(self.now())
             self._reading.begun(plan, self.now())
             self._in_flight.append(self._dispatch(plan))
             tokens = sum(self.runner.shapes.padded(chunk.length) for chunk in plan.chunks)

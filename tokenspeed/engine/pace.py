@@ -7,7 +7,8 @@ MOST_S = 8e-3
 """That everything started and unfinished lasts at most, or a single step where that is longer: a newcomer's chunk waits
 for it, and so do the pages of a request that is cancelled."""
 LEAD_S = 2.5e-3
-"""Before the end of what is under way the next step is started at the latest: the host takes most of it to do so."""
+"""Before the end of what is under way the next step is started at the latest, and so much earlier as the host has been
+late: it takes most of this to start one."""
 RECENT = 4
 """Steps of a kind by whose shortest the end of the next is told."""
 
@@ -19,6 +20,14 @@ class Pace:
         self._took: dict[Hashable, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT))
         self._under_way: deque[tuple[Hashable, float]] = deque()
         self._ended = 0.0
+        self._due: float | None = None
+        self._late: deque[float] = deque([0.0], maxlen=RECENT)
+
+    def starting(self, now: float) -> None:
+        """The host comes to start a step."""
+        if self._due is not None:
+            self._late.append(max(0.0, now - self._due))
+            self._due = None
 
     def begun(self, kind: Hashable, now: float) -> None:
         """A step was started. Steps of a kind take about as long."""
@@ -44,5 +53,7 @@ class Pace:
             return 0.0
         kind, begun = self._under_way[0]
         takes = min(self._took[kind], default=0.0)
-        left = max(begun, self._ended) + takes - now
-        return max(0.0, left - max(LEAD_S, MOST_S - takes))
+        due = max(begun, self._ended) + takes - max(LEAD_S + max(self._late), MOST_S - takes)
+        if due > now:
+            self._due = due
+        return max(0.0, due - now)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tokenspeed.engine.pace import LEAD_S, MOST_S, Pace
+from tokenspeed.engine.pace import LEAD_S, MOST_S, RECENT, Pace
 
 pytestmark = pytest.mark.parametrize("start", [0.0, 100.0])
 
@@ -58,6 +58,20 @@ def test_a_step_is_timed_from_its_start_where_the_device_was_idle(start):
     pace.ended(start + 5.0 + 20e-3)
     pace.begun("step", start + 9.0)
     assert pace.hold(start + 9.0) == pytest.approx(20e-3 - LEAD_S)
+
+
+def test_a_host_that_comes_late_is_called_earlier(start):
+    pace, now = after(start, 40e-3, 40e-3)
+    due = now + pace.hold(now)
+    pace.starting(due + 3e-3)
+    assert pace.hold(now) == pytest.approx(40e-3 - LEAD_S - 3e-3)
+    for _ in range(RECENT):
+        due = now + pace.hold(now)
+        pace.starting(due - 1e-3)
+    assert pace.hold(now) == pytest.approx(40e-3 - LEAD_S), "and not for long"
+    pace.starting(now + 39e-3)
+    pace.starting(now + 9.0)
+    assert pace.hold(now) == pytest.approx(36e-3), "where it was not held it was not late"
 
 
 def test_what_was_dropped_is_not_waited_for(start):
