@@ -21,7 +21,11 @@ def search_space(shape: StreamShape) -> list[Tiles]:
     enough programs are left.
     """
     spaces, widest = [], pl.next_power_of_2(shape.inputs)
-    if shape.rows <= 4:
+    if shape.in_integers:
+        spaces += _integer_space(shape, widest) if shape.rows <= 4 else []
+        if shape.rows == 1:
+            return spaces
+    elif shape.rows <= 4:
         spaces += [
             Tiles(block_n=block_n, block_k=block_k, num_warps=num_warps, num_stages=num_stages)
             for block_n in (1, 2, 4, 8, 16)
@@ -46,6 +50,28 @@ def search_space(shape: StreamShape) -> list[Tiles]:
         for num_stages in ((3, 4) if few else (3, 4, 6))
     ]
     return spaces
+
+
+def _integer_space(shape: StreamShape, widest: int) -> list[Tiles]:
+    """Vectors of integers: many outputs share what rounding x takes, and a thread has 64 to 256 bytes of them."""
+    return [
+        Tiles(block_n=outputs // shape.groups, block_k=block_k, num_warps=num_warps, num_stages=num_stages)
+        for outputs in (4, 8, 16, 32, 64)
+        for block_k in (256, 512, 1024, 2048)
+        for num_warps in (1, 2, 4, 8)
+        for num_stages in (1, 3, 4)
+        if 64 <= outputs * block_k // (32 * num_warps) <= 256 and block_k <= widest
+    ]
+
+
+def _integer_default(shape: StreamShape, device: Device) -> Tiles:
+    """As many outputs as leave two programs for each multiprocessor, 128 bytes of them a thread at a time."""
+    outputs = 32
+    while outputs > 8 and shape.outputs * shape.groups < 2 * outputs * device.num_sms:
+        outputs //= 2
+    block_k = min(512 if outputs > 8 else 1024, pl.next_power_of_2(shape.stored_inputs))
+    num_warps = max(1, outputs * block_k // (128 * 32))
+    return Tiles(block_n=outputs // shape.groups, block_k=block_k, num_warps=num_warps, num_stages=4)
 
 
 def _unpacking_space(shape: StreamShape) -> list[Tiles]:
@@ -101,7 +127,9 @@ def default(shape: StreamShape, device: Device) -> Tiles:
     Weights that the register files can hold at once are loaded in one go, by many small programs; longer streams go
     through shared memory, a few blocks ahead; beyond `VECTOR_ROWS`, tensor cores.
     """
-    if shape.rows > VECTOR_ROWS or shape.weight_dtype == "int4":  # float32 takes four bits too many instructions
+    if shape.rows <= VECTOR_ROWS and shape.in_integers:
+        return _integer_default(shape, device)
+    if shape.rows > VECTOR_ROWS or shape.weight_dtype == "int4":  # as floats four bits take too many instructions
         return _tensor_core_default(shape, device)
     most, share = pl.next_power_of_2(shape.inputs), shape.weight_bytes / device.num_sms
     if share < FEW_BYTES:

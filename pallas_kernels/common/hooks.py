@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.core
 
-HOOKS = ("pipeline_loop", "prefetch_l2", "multiply_add", "launch_dependents")
+HOOKS = ("pipeline_loop", "prefetch_l2", "multiply_add", "launch_dependents", "load_words")
 
 _disabled: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar("disabled_hooks", default=frozenset())
 
@@ -236,3 +236,73 @@ def launch_dependents() -> None:
     """
     if primitive := _launch_dependents():
         primitive.bind()
+
+
+@_hook
+def _load_words():
+    import dataclasses
+
+    from jax._src import state
+    from jax._src.lib.triton import dialect
+    from jax._src.pallas.triton import lowering
+    from jax.extend.core import Primitive
+    from jax.extend.mlir import ir
+
+    def rule(ctx, *args, args_tree):
+        pointer, transforms, mask = args_tree.unflatten(args)
+        (_, _, mask_aval), info = args_tree.unflatten(ctx.avals_in), ctx.block_infos[0]
+        *outer, size = info.full_shape_dtype.shape
+        words = jax.core.ShapedArray((*outer, size // 4), "int32")
+        info = dataclasses.replace(info, full_shape_dtype=words, block_shape=(*info.block_shape[:-1], size // 4))
+        integer = ir.IntegerType.get_signless(32)
+        space = dialect.PointerType(pointer.type).address_space
+        pointer = dialect.bitcast(dialect.PointerType.get(integer, space), pointer)
+        offsets = lowering._compute_offsets_from_indices(info, transforms[0])
+        (found,) = ctx.avals_out
+        places = lowering._add(lowering._bcast_to(pointer, found.shape), offsets)
+        if mask is None:
+            return [lowering._load(places)]
+        mask = lowering._bcast_to(lowering._ensure_ir_value(mask, mask_aval), found.shape)
+        zeros = lowering._bcast_to(lowering._ensure_ir_value(0, jax.core.ShapedArray((), "int32")), found.shape)
+        return [lowering._load(places, mask=mask, other=zeros)]
+
+    def instead(ctx, *args, **params):
+        raise NotImplementedError('trace the kernel with `without_hooks("load_words")`')
+
+    primitive = Primitive("load_words")
+    primitive.multiple_results = True
+    primitive.def_effectful_abstract_eval(
+        lambda *avals, args_tree, shape: ([jax.core.ShapedArray(shape, "int32")], {state.ReadEffect(0)})
+    )
+    _lower(primitive, lambda ctx, *args, args_tree, shape: rule(ctx, *args, args_tree=args_tree), instead)
+    return primitive
+
+
+def load_words(ref, place: Callable[[Any], tuple], start: Any, size: int, mask: Any = None):
+    """Loads bytes as words, four neighbours of the last axis each, the first the lowest.
+
+    The backend has no such view of an array, and would load them one by one.
+
+    Args:
+        ref: int8 or uint8, the last axis a multiple of 4. place: its indices, of the slice of its last axis.
+        start: the first word. size: words. mask: bool of the result's shape, or None; words outside read as 0.
+
+    Returns:
+        int32, [..., size].
+    """
+    import jax.numpy as jnp
+    from jax.experimental import pallas as pl
+    from jax.experimental.pallas import triton as plt
+
+    if primitive := _load_words():
+        at = ref.at[place(pl.ds(start, size))]
+        flat, tree = jax.tree.flatten((at.ref, at.transforms, mask))
+        shape = at.transforms[0].get_indexer_shape()
+        return primitive.bind(*flat, args_tree=tree, shape=shape)[0]
+    found: Any = 0
+    for i in range(4):
+        byte = plt.load(
+            ref.at[place(pl.ds(4 * start + i, size, stride=4))], mask=mask, other=None if mask is None else 0
+        )
+        found |= (byte.astype(jnp.int32) & 0xFF) << 8 * i
+    return found

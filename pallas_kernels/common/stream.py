@@ -21,15 +21,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plt
 
-from pallas_kernels.common import hooks
+from pallas_kernels.common import hooks, stream_forms
 from pallas_kernels.common.blocks import Span, load
 from pallas_kernels.common.launch import launch_dependents
 from pallas_kernels.common.prefetch import prefetch
 from pallas_kernels.common.prenorm import Norm
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles, row_blocks_of
-from pallas_kernels.common.weight_block import Block, Operands, WeightBlock, WeightRefs
+from pallas_kernels.common.weight_block import Block, WeightBlock, WeightRefs
 
 LAST_PROGRAMS = 128
 """How many of a kernel's programs ask for the next weights: those that end last."""
@@ -91,7 +90,7 @@ class Stream:
             before: before(block) gives a list of what the finish of each group needs, loaded while the weights are on
                 their way; None for the group itself, as `row_groups` has it.
         """
-        form = _TensorCores(self) if self.tiles.mma else _Vectors(self)
+        form = stream_forms.form_of(self)
         block = self._block()
         prepared = before(block) if before else self.row_groups()
         weights = WeightBlock(
@@ -170,97 +169,3 @@ class Stream:
         """RMSNorm's factor of rows, from squares [..., any] that are yet to be summed up."""
         assert self.norm is not None
         return lax.rsqrt(jnp.sum(squares, axis=-1) / self.shape.inputs + self.norm.eps)
-
-
-class _Vectors:
-    """Multiply and add, an activation row at a time; the carry is the sums and, with all of a norm, x's squares."""
-
-    def __init__(self, stream: Stream):
-        self.stream, self.pipelined = stream, stream.tiles.num_stages > 1
-        self.gathers_squares = stream.norm_ref is not None
-
-    def parts(self):
-        return [self.stream.parts(m) for m in range(self.stream.shape.rows)]
-
-    def zeros(self):
-        shape, tiles = self.stream.shape, self.stream.tiles
-        zeros = jnp.zeros((tiles.block_n, tiles.block_k), jnp.float32)
-        squares = (jnp.zeros((tiles.block_k,), jnp.float32),) * (shape.rows if self.gathers_squares else 0)
-        return ((zeros,) * shape.groups,) * shape.rows, squares
-
-    def step(self, weights: WeightBlock, k, ragged, carry):
-        for operands in weights.operands(k, ragged, "float32"):
-            carry = self._added(operands, *carry)
-        return carry
-
-    def _added(self, operands: Operands, sums, squares):
-        stream, weights, span = self.stream, operands.weights, operands.inputs
-        interpret, gain = stream.interpret, None
-        if self.gathers_squares:
-            assert stream.norm is not None
-            gain = load(stream.norm_ref, span, interpret=interpret).astype(jnp.float32) + stream.norm.offset
-        new_sums, new_squares = [], []
-        for m in range(stream.shape.rows):
-            x = load(stream.x_ref, m, span, interpret=interpret).astype(jnp.float32)
-            if gain is not None:
-                new_squares.append(self._multiply_add(x, x, squares[m]))
-                x = x * gain
-            x = jnp.broadcast_to(x[None, :], weights[0].shape)
-            if operands.scales is None:
-                pairs = [(w, x) for w in weights]
-            else:
-                pairs = [(w * x, jnp.broadcast_to(s[:, None], w.shape)) for w, s in zip(weights, operands.scales)]
-            new_sums.append(tuple(self._multiply_add(*pair, s) for s, pair in zip(sums[m], pairs, strict=True)))
-        return tuple(new_sums), tuple(new_squares)
-
-    def _multiply_add(self, a, b, c):
-        return a * b + c if self.stream.interpret else hooks.multiply_add(a, b, c)
-
-    def sums(self, carry, parts):
-        (sums, squares), out = carry, []
-        for m in range(self.stream.shape.rows):
-            scale = 1.0
-            if self.stream.norm is not None:
-                scale = self.stream.factor(squares[m] if self.gathers_squares else parts[m])
-            out.append(tuple((jnp.sum(s, axis=1) * scale)[None, :] for s in sums[m]))
-        return out
-
-
-class _TensorCores:
-    """Products of the activation rows, padded; the backend sees to the ring, as the loads feed a product."""
-
-    pipelined = False
-
-    def __init__(self, stream: Stream):
-        self.stream = stream
-        self.rows = stream.rows()  # here, as a loop of interpret mode does not know its program
-        self.precision = lax.Precision.HIGHEST if stream.shape.dtype == "float32" else None
-
-    def parts(self):
-        return self.stream.parts(self.rows)
-
-    def zeros(self):
-        tiles = self.stream.tiles
-        shape = (tiles.block_n, tiles.block_m) if tiles.swap_ab else (tiles.block_m, tiles.block_n)
-        return (jnp.zeros(shape, jnp.float32),) * self.stream.shape.groups
-
-    def step(self, weights: WeightBlock, k, ragged, sums):
-        # x goes into the product as it is loaded: so it comes by the ring of asynchronous copies, as the weights do.
-        stream, swapped = self.stream, self.stream.tiles.swap_ab
-        for operands in weights.operands(k, ragged, None):
-            x = load(stream.x_ref, self.rows, operands.inputs, interpret=stream.interpret)
-            pairs = [(w, x) if swapped else (x, w) for w in operands.weights]
-            products = [plt.dot(a, b, trans_b=True, precision=self.precision) for a, b in pairs]
-            if operands.scales is not None:
-                scales = [s[:, None] if swapped else s[None, :] for s in operands.scales]
-                products = [p * s for p, s in zip(products, scales)]
-            sums = tuple(s + p for s, p in zip(sums, products, strict=True))
-        return sums
-
-    def sums(self, carry, parts):
-        if self.stream.tiles.swap_ab:
-            carry = tuple(s.T for s in carry)
-        if parts is not None:
-            factor = self.stream.factor(parts)[:, None]
-            carry = tuple(s * factor for s in carry)
-        return [carry]

@@ -42,7 +42,7 @@ def default_whole(shape: StreamShape, device: Device) -> Tiles:
 
 def within_groups(tiles: Tiles, shape: StreamShape) -> Tiles:
     """With blocks that each lie in a group of inputs that share a scale, where that leaves them wide enough."""
-    if shape.scale_group is None:
+    if shape.scale_group is None or (shape.in_integers and not tiles.mma):
         return tiles
     divisor = shape.scale_group & -shape.scale_group  # the largest power of two
     return dataclasses.replace(tiles, block_k=min(tiles.block_k, divisor)) if divisor >= MMA_ROWS else tiles

@@ -7,6 +7,7 @@ from jax.experimental import pallas as pl
 
 from pallas_kernels.common import checks
 from pallas_kernels.common.devices import Device
+from pallas_kernels.common.integer_dots import RUN, WORD
 from pallas_kernels.common.quantised import FORMATS
 from pallas_kernels.common.tile_space import MMA_ROWS, Verdict, by_warp_groups, launch_verdict, resource_verdict
 
@@ -57,6 +58,12 @@ class StreamShape:
     @property
     def is_quantised(self) -> bool:
         return self.weight_dtype in FORMATS
+
+    @property
+    def in_integers(self) -> bool:
+        """Whether vectors multiply integers (`integer_dots`): the weights are, in whole runs, and x has 16 bits."""
+        runs = self.stored_inputs % RUN == 0 and (self.scale_group or RUN) % RUN == 0
+        return self.weight_dtype in ("int8", "int4") and self.itemsize == 2 and runs
 
     @property
     def parts(self) -> int:
@@ -150,6 +157,8 @@ def registers_per_thread(tiles: Tiles, shape: StreamShape) -> float:
     if tiles.mma:
         return tiles.block_m * tiles.block_n * shape.groups / threads
     block = tiles.block_n * tiles.block_k * shape.groups / threads
+    if shape.in_integers:
+        return block * shape.rows / RUN + (block / WORD if tiles.num_stages == 1 else 0.0)
     return block * shape.rows + (block * shape.weight_itemsize / 8 if tiles.num_stages == 1 else 0.0)
 
 

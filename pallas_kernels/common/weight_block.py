@@ -1,12 +1,17 @@
 """A program's block of a weight as it is stored: loaded, and where it is quantised unpacked, with its scales."""
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
 
+from pallas_kernels.common import hooks
 from pallas_kernels.common.blocks import Span, gather, load
+from pallas_kernels.common.integer_dots import RUN, WORD
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles
 from pallas_kernels.common.unpack import unpack
 from pallas_kernels.common.weights import Weight
@@ -117,6 +122,61 @@ class WeightBlock:
     def _of_one_group(self, size: int) -> bool:
         """Whether every step's inputs share a scale."""
         return size % self.tiles.block_k == 0 and self.shape.stored_inputs % self.tiles.block_k == 0
+
+    def words(self, k: Any, ragged: bool) -> list[jax.Array]:
+        """What a step's weights are stored as, int32 [block_n, block_k / WORD] of each index of the packed axis.
+
+        Args:
+            k, ragged: as in `operands`.
+        """
+        size = self.tiles.block_k // WORD
+        first = k // WORD if isinstance(k, int) else pl.multiple_of(lax.div(k, jnp.int32(WORD)), size)
+        inside = Span(first, size, self.shape.stored_inputs // WORD if ragged else None)
+        return [self._words(place, inside) for place in self._places()]
+
+    def _words(self, place: tuple, along: Span) -> jax.Array:
+        outputs, *c = place
+        if self.interpret:
+            bytes_along = Span(WORD * along.start, WORD * along.size, along.limit and WORD * along.limit)
+            stored = load(self.weight.values, *place, bytes_along, interpret=True)
+            return lax.bitcast_convert_type(stored.reshape(outputs.size, along.size, WORD), jnp.int32)
+        masks = [
+            jnp.expand_dims(span.indices() < span.limit, axis)
+            for span, axis in ((outputs, 1), (along, 0))
+            if span.limit is not None
+        ]
+        mask = None
+        if masks:
+            mask = jnp.broadcast_to(functools.reduce(jnp.logical_and, masks), (outputs.size, along.size))
+        return hooks.load_words(
+            self.weight.values,
+            lambda words: (outputs.slice(), *(jnp.int32(i) for i in c), words),
+            along.start if along.limit is None else jnp.int32(along.start),
+            along.size,
+            mask,
+        )
+
+    def run_scales(self, k: Any, part: int) -> list[tuple[jax.Array | None, jax.Array | None]]:
+        """Scales and zero points, float32 [block_n, block_k / RUN] of each index of the packed axis, or None.
+
+        Scales are None where a row has one (`row_scales`), zero points where there are none.
+
+        Args:
+            k: as in `operands`. part: of the inputs that an element holds.
+        """
+        shape = self.shape
+        starts = part * shape.stored_inputs + k + RUN * jnp.arange(self.tiles.block_k // RUN, dtype=jnp.int32)
+        groups = jnp.zeros_like(starts) if shape.scale_group is None else starts // shape.scale_group
+        inside = starts < (part + 1) * shape.stored_inputs
+
+        def by_run(ref, outputs, *c):
+            if ref is None:
+                return None
+            rows = outputs.indices()[:, None]
+            return gather(ref, rows, *c, groups[None, :], mask=(rows < shape.outputs) & inside[None, :])
+
+        scales = None if shape.scale_group is None else self.weight.scales
+        return [(by_run(scales, *place), by_run(self.weight.zeros, *place)) for place in self._places()]
 
     def row_scales(self) -> list[jax.Array] | None:
         """Scales of rows, float32 [block_n] for each of the outputs that are packed together; None where there are

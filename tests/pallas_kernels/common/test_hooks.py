@@ -17,8 +17,8 @@ from tests.pallas_kernels import inputs
 from tests.pallas_kernels.lowering import for_gpu, lower
 
 
-def lowered(kernel, key="h100") -> str:
-    """The module of a kernel of one ref of 1024 floats; the strings of its bytecode are readable in it."""
+def lowered(kernel, key="h100", dtype=jnp.float32) -> str:
+    """The module of a kernel of one ref of 1024 numbers; the strings of its bytecode are readable in it."""
 
     def run(x):
         return launch(
@@ -32,7 +32,7 @@ def lowered(kernel, key="h100") -> str:
         )
 
     with for_gpu(key), pytest.warns(DeprecationWarning):
-        specs = jax.ShapeDtypeStruct((1024,), jnp.float32)
+        specs = jax.ShapeDtypeStruct((1024,), dtype)
         return jax.jit(run).trace(specs).lower(lowering_platforms=("cuda",)).as_text()
 
 
@@ -52,6 +52,17 @@ def test_pipeline_loop():
     assert "tt.num_stages" not in lowered(lambda x, y: kernel(x, y, False))
     text = lowered(lambda x, y: kernel(x, y, True))
     assert "tt.num_stages" in text, "hooks.pipeline_loop: the loop has no attribute tt.num_stages"
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_load_words(masked):
+    def kernel(x_ref, y_ref):
+        mask = jnp.arange(8) < 3 if masked else None
+        y_ref[pl.ds(0, 8)] = hooks.load_words(x_ref, lambda along: (along,), 4, 8, mask).astype(jnp.float32)
+
+    assert "bitcast" in lowered(kernel, dtype=jnp.int8), "hooks.load_words: the bytes are not seen as words"
+    with hooks.without_hooks("load_words"):
+        assert "bitcast" not in lowered(kernel, dtype=jnp.int8)
 
 
 def test_multiply_add():
@@ -130,7 +141,8 @@ def use_all(module, x_ref, y_ref):
 
     module.launch_dependents()
     module.prefetch_l2(x_ref.at[32], 128)
-    y_ref[pl.ds(0, 8)] = jax.lax.fori_loop(0, 100, body, jnp.zeros(8))
+    words = module.load_words(x_ref, lambda along: (along,), 0, 8)
+    y_ref[pl.ds(0, 8)] = jax.lax.fori_loop(0, 100, body, words.astype(jnp.float32))
 
 
 def names(caught):

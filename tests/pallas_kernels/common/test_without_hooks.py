@@ -20,15 +20,16 @@ def equations(jaxpr):
 
 
 def primitives() -> set[str]:
-    """Those of `down`'s kernel, by name."""
+    """Those of `down`'s kernels, by name: of a dense weight and of one in integers."""
     s = jax.ShapeDtypeStruct
-    weight = pk.DenseWeight(values=s((4096, 14336), jnp.bfloat16))
+    dense = pk.DenseWeight(values=s((4096, 14336), jnp.bfloat16))
+    integers = pk.QuantisedWeight(values=s((4096, 14336), jnp.int8), scales=s((4096, 1), jnp.bfloat16))
 
-    def run(x, weight):
-        return pk.down(x, weight, prefetch=weight, implementation="triton")
+    def run(x, *weights):
+        return [pk.down(x, weight, prefetch=weights[0], implementation="triton") for weight in weights]
 
     with for_gpu("h100"):
-        jaxpr = jax.make_jaxpr(run)(s((1, 14336), jnp.bfloat16), weight).jaxpr
+        jaxpr = jax.make_jaxpr(run)(s((1, 14336), jnp.bfloat16), dense, integers).jaxpr
     return {equation.primitive.name for equation in equations(jaxpr)}
 
 
@@ -43,7 +44,7 @@ def test_each_can_be_left_out(hook):
 
 def test_two_at_once_and_nested():
     with pk.without_hooks("prefetch_l2"), pk.without_hooks("launch_dependents", "pipeline_loop"):
-        assert primitives() & set(pk.HOOKS) == {"multiply_add"}
+        assert primitives() & set(pk.HOOKS) == {"multiply_add", "load_words"}
     assert set(pk.HOOKS) <= primitives()
 
 
