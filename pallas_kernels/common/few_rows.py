@@ -65,9 +65,9 @@ def _integer_space(shape: StreamShape, widest: int) -> list[Tiles]:
 
 
 def _integer_default(shape: StreamShape, device: Device) -> Tiles:
-    """As many outputs as leave two programs for each multiprocessor, 128 bytes of them a thread at a time."""
+    """As many outputs as leave about two programs for each multiprocessor, 128 bytes of them a thread at a time."""
     outputs = 32
-    while outputs > 8 and shape.outputs * shape.groups < 2 * outputs * device.num_sms:
+    while outputs > 8 and round(shape.outputs * shape.groups / (outputs * device.num_sms)) < 2:
         outputs //= 2
     block_k = min(512 if outputs > 8 else 1024, pl.next_power_of_2(shape.stored_inputs))
     num_warps = max(1, outputs * block_k // (128 * 32))
