@@ -76,6 +76,8 @@ def project(x: jax.Array, weight: Weight, *, out_dtype: Any = jnp.float32) -> ja
     weights.check(weight, ("O", 2, x.shape[-1]) if pair else ("O", x.shape[-1]), "pack_*")
     out_dtype = checks.one_of_dtypes("out_dtype", out_dtype, checks.DTYPES)
     values, scales = _factors(weight)
+    if isinstance(weight, QuantisedWeight) and weight.activations == "int8":
+        x = quantised.rounded(x)
     precision = lax.Precision.HIGHEST if values.dtype == jnp.float32 else None
     plain = scales is None and weight.bias is None
     y = lax.dot_general(

@@ -1,8 +1,9 @@
 """Products of integer weights with activations that are integers too: four multiply-adds an instruction (`dp4a`).
 
-Activations are rounded to 16-bit fixed point, 16 neighbouring inputs with a scale of their own: as exact as 16-bit
-floats or more, since the largest of a run has 15 bits and a sign. Each number is two bytes, `256 * high + low`, and a
-weight's byte is multiplied with both. Sums of a run are exact in 32 bits: 16 * 128 * 32767 < 2^31.
+Activations are rounded to 16-bit fixed point, a run of 16 neighbouring inputs (as many bytes of weights as a thread
+loads at a time) with a scale of its own: as exact as 16-bit floats or more, since the largest of a run has 15 bits and
+a sign. Each number is two bytes, `256 * high + low`, and a weight's byte is multiplied with both. Sums of a run are
+exact in 32 bits: 16 * 128 * 32767 < 2^31. With 8 bits a number is one byte, and half of the products are left.
 """
 
 from typing import Any, NamedTuple
@@ -12,13 +13,12 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.pallas import triton as plt
 
-from pallas_kernels.common.quantised import OFFSET
+from pallas_kernels.common.quantised import OFFSET, RUN
 
-RUN = 16
-"""Inputs that share a scale of the activations: those that a thread loads of an 8-bit weight at a time."""
 WORD = 4
 """Bytes of a word of weights."""
-LARGEST = 32767
+LARGEST = {16: 32767, 8: 127}
+"""Of activations, by their bits."""
 TINY = (127 - 100) << 23
 """The bits of 2^-100, which the largest number of a run is taken to be at least, so that it can be divided by."""
 ROUNDING = 1.5 * 2.0**23
@@ -29,13 +29,14 @@ class FixedPoint(NamedTuple):
     """Activations [I] as integers.
 
     Attributes:
-        high, low: int32 [I / WORD], four bytes each, the first input's the lowest; signed and unsigned.
+        high, low: int32 [I / WORD], four bytes each, the first input's the lowest; signed and unsigned. Of 8 bits there
+            are no low ones.
         totals: int32 [I / WORD], the sum of the four numbers.
         scales: float32 [I / RUN], what a number is to be multiplied with.
     """
 
     high: jax.Array
-    low: jax.Array
+    low: jax.Array | None
     totals: jax.Array
     scales: jax.Array
 
@@ -58,16 +59,18 @@ class Bytes(NamedTuple):
     factor: int
 
 
-def fixed_point(x: jax.Array, *, interpret: bool) -> FixedPoint:
-    """Rounds activations, float32 [I]; a run that is not finite has no finite scale."""
+def fixed_point(x: jax.Array, bits: int = 16, *, interpret: bool) -> FixedPoint:
+    """Rounds activations, float32 [I], to so many bits; a run that is not finite has no finite scale."""
     runs = x.reshape(-1, RUN)
     # By their bits, of which those of NaN are the largest: the hardware's maximum of floats leaves NaN out.
     sizes = jnp.max(lax.bitcast_convert_type(runs, jnp.int32) & 0x7FFFFFFF, axis=1)
     most = lax.bitcast_convert_type(jnp.maximum(sizes, TINY), jnp.float32)
-    bits = lax.bitcast_convert_type(runs * (LARGEST / most)[:, None] + ROUNDING, jnp.int32)
-    low, high = _planes(bits.reshape(-1, WORD), interpret)
-    totals = _product(jnp.full_like(low, 0x01010101), high, low, 0, signed=True, interpret=interpret)
-    return FixedPoint(high=high, low=low, totals=totals, scales=most * (1 / LARGEST))
+    numbers = lax.bitcast_convert_type(runs * (LARGEST[bits] / most)[:, None] + ROUNDING, jnp.int32)
+    low, high = _planes(numbers.reshape(-1, WORD), interpret)
+    if bits == 8:
+        low, high = None, low
+    totals = _product(jnp.full_like(high, 0x01010101), high, low, 0, signed=True, interpret=interpret)
+    return FixedPoint(high=high, low=low, totals=totals, scales=most * (1 / LARGEST[bits]))
 
 
 def bytes_of(words: jax.Array, format: str, part: int) -> Bytes:
@@ -86,14 +89,18 @@ def bytes_of(words: jax.Array, format: str, part: int) -> Bytes:
 def run_sums(weight: Bytes, x: FixedPoint, *, interpret: bool) -> jax.Array:
     """int32 [N, I / RUN], exact: the products of a weight's numbers, times their factor, with x's, summed up by run."""
     shape = weight.words.shape
-    high, low = (jnp.broadcast_to(plane[None, :], shape) for plane in (x.high, x.low))
-    less = jnp.broadcast_to((x.totals * (-weight.factor * weight.offset))[None, :], shape) if weight.offset else 0
+    high, low = (None if plane is None else jnp.broadcast_to(plane[None, :], shape) for plane in (x.high, x.low))
+    less: Any = 0
+    if weight.offset:
+        less = jnp.broadcast_to((x.totals * (-weight.factor * weight.offset))[None, :], shape)
     sums = _product(weight.words, high, low, less, signed=weight.signed, interpret=interpret)
     return jnp.sum(sums.reshape(shape[0], -1, RUN // WORD), axis=2)
 
 
-def _product(a: jax.Array, high: jax.Array, low: jax.Array, c: Any, *, signed: bool, interpret: bool) -> jax.Array:
-    """c plus the four products of the bytes of a with 16-bit numbers."""
+def _product(a: jax.Array, high: Any, low: Any, c: Any, *, signed: bool, interpret: bool) -> jax.Array:
+    """c plus the four products of the bytes of a with the numbers that one byte or two make."""
+    if low is None:
+        return _dot4(a, high, jnp.zeros_like(a) + c, (signed, True), interpret)
     sums = _dot4(a, high, jnp.zeros_like(a), (signed, True), interpret) * 256 + c
     return _dot4(a, low, sums, (signed, False), interpret)
 

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
+from pallas_kernels.common import quantised
 from pallas_kernels.common.blocks import Span, load, store
 from pallas_kernels.common.deferred_norm import DeferredNorm
 from pallas_kernels.common.launch import launch, launch_dependents
-from pallas_kernels.common.stream_tiles import Tiles
+from pallas_kernels.common.stream_tiles import StreamShape, Tiles
 
 ELEMENTS_A_THREAD = 8
 """One 16-byte load of x in two bytes each."""
@@ -52,15 +53,26 @@ class Activations(NamedTuple):
 
 
 def prenorm(
-    norm: Norm, x: jax.Array | DeferredNorm, weight: jax.Array | None, tiles: Tiles, dtype: str, *, interpret: bool
+    norm: Norm,
+    x: jax.Array | DeferredNorm,
+    weight: jax.Array | None,
+    tiles: Tiles,
+    shape: StreamShape,
+    *,
+    interpret: bool,
 ) -> Activations:
-    """The activations of a streaming kernel with these tiles; for tensor cores they are normed here, to `dtype`."""
+    """The activations of a streaming kernel of this shape; for tensor cores they are normed here, to its dtype."""
     if isinstance(x, DeferredNorm):
-        return Activations(norm, x.x, squares=x.squares)
+        return Activations(norm, as_multiplied(x.x, tiles, shape), squares=x.squares)
     assert weight is not None  # checked with the arguments
     if not tiles.mma:
         return Activations(norm, x, weight)
-    return Activations(None, rms_norm(norm, x, weight, dtype, interpret=interpret))
+    return Activations(None, as_multiplied(rms_norm(norm, x, weight, shape.dtype, interpret=interpret), tiles, shape))
+
+
+def as_multiplied(x: jax.Array, tiles: Tiles, shape: StreamShape) -> jax.Array:
+    """x [M, I] with 8 bits where the shape has so many and tensor cores, which multiply floats, are to see them."""
+    return quantised.rounded(x) if tiles.mma and shape.activation_bits == 8 else x
 
 
 def rms_norm(norm: Norm, x: jax.Array, weight: jax.Array, dtype: str, *, interpret: bool) -> jax.Array:

@@ -15,6 +15,10 @@ FORMATS = {"int8": jnp.int8, "fp8": jnp.float8_e4m3fn, "int4": jnp.uint8}
 """What a weight may be stored as, and the dtype of its array: fp8 is e4m3 (Micikevicius et al. 2022)."""
 LARGEST = {"int8": 127.0, "fp8": 448.0, "int4": 7.0}
 """What the largest number of a group is stored as, where groups are symmetric about 0."""
+ACTIVATIONS = {None: 16, "int8": 8}
+"""What `QuantisedWeight.activations` may be, and the bits that kernels of integers leave an activation."""
+RUN = 16
+"""Neighbouring inputs whose activations share a scale where they are integers."""
 OFFSET = 8
 """Added to an int4, -8 to 7, in its nibble."""
 
@@ -31,6 +35,8 @@ class QuantisedWeight:
         zeros: int8 [..., ceil(I / group)], what stands for 0; None where 0 does.
         bias, rotary_dim: as in `DenseWeight`.
         group: inputs that share a scale; None where a row has one scale. Static.
+        activations: 'int8' for activations that are rounded to 8 bits, RUN neighbours with a scale, before they are
+            multiplied with it; of int8 and int4, whose inputs, groups, and halves in int4, are whole runs. Static.
         dtype: of the activations that it is multiplied with. Static.
     """
 
@@ -41,6 +47,7 @@ class QuantisedWeight:
     rotary_dim: int | None = dataclasses.field(default=None, metadata=dict(static=True))
     group: int | None = dataclasses.field(default=None, metadata=dict(static=True))
     dtype: np.dtype = dataclasses.field(default=jnp.dtype(jnp.bfloat16), metadata=dict(static=True))
+    activations: str | None = dataclasses.field(default=None, metadata=dict(static=True))
 
     @property
     def format(self) -> str:
@@ -65,12 +72,27 @@ def check(weight: QuantisedWeight, expected: tuple, name: str = "weight") -> Non
         raise TypeError(f"{name}.values: expected int8, float8_e4m3fn or uint8 (int4), got {weight.values.dtype}")
     stands_for = jax.ShapeDtypeStruct(weight.shape, weight.dtype)
     checks.shape(name, stands_for, expected)
+    check_activations(weight, name)
     groups = groups_of(weight.shape[-1], weight.group)
     checks.shape(f"{name}.scales", weight.scales, (*weight.shape[:-1], groups))
     checks.floating(f"{name}.scales", weight.scales)
     if weight.zeros is not None:
         checks.shape(f"{name}.zeros", weight.zeros, (*weight.shape[:-1], groups))
         checks.dtype_is(f"{name}.zeros", weight.zeros, jnp.int8)
+
+
+def check_activations(weight: QuantisedWeight, name: str) -> None:
+    """Raises unless the activations can be rounded as the weight says."""
+    if weight.activations is None:
+        return
+    checks.one_of(f"{name}.activations", weight.activations, tuple(one for one in ACTIVATIONS if one))
+    if weight.format == "fp8":
+        raise ValueError(f"{name}.activations: expected None for fp8, got {weight.activations!r}")
+    for what, size in (("the group", weight.group or RUN), ("the array's last axis", weight.values.shape[-1])):
+        if size % RUN:
+            raise ValueError(
+                f"{name}.activations: for {weight.activations!r} {what} is a multiple of {RUN}, got {size}"
+            )
 
 
 def groups_of(inputs: int, group: int | None) -> int:
@@ -98,6 +120,14 @@ def spread(by_group: jax.Array, weight: QuantisedWeight) -> jax.Array:
     return jnp.repeat(by_group, weight.group, axis=-1)[..., : weight.shape[-1]]
 
 
+def rounded(x: jax.Array) -> jax.Array:
+    """Activations [..., I] as 'int8' of `ACTIVATIONS` rounds them; I is a multiple of RUN."""
+    runs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, RUN)
+    most = jnp.maximum(jnp.max(jnp.abs(runs), axis=-1, keepdims=True), 2.0**-100)
+    whole = jnp.round(runs * (LARGEST["int8"] / most))
+    return (whole * (most * (1 / LARGEST["int8"]))).reshape(x.shape).astype(x.dtype)
+
+
 def pack_int4(values: jax.Array) -> jax.Array:
     """int8 [..., I] of -8 to 7 as uint8 [..., I / 2], see `QuantisedWeight`; I is even."""
     low, high = jnp.split((values + OFFSET).astype(jnp.uint8), 2, axis=-1)
@@ -119,6 +149,7 @@ def quantise(
     dtype=jnp.bfloat16,
     bias: jax.Array | None = None,
     rotary_dim: int | None = None,
+    activations: str | None = None,
 ) -> QuantisedWeight:
     """Rounds a weight to the nearest numbers that a format has; the largest of each group keeps its place.
 
@@ -127,7 +158,7 @@ def quantise(
         group: inputs that share a scale, or None for all of a row. symmetric: about 0; int8 and int4 may also lie
             between the least and the largest number of each group.
         scale_dtype: of the scales, to which they are rounded first. dtype: of the activations.
-        bias, rotary_dim: see `DenseWeight`.
+        bias, rotary_dim: see `DenseWeight`. activations: see `QuantisedWeight`.
 
     Raises:
         ValueError, TypeError: an argument is wrong; the message names it.
@@ -156,7 +187,7 @@ def quantise(
     found = found.reshape(padded.shape)[..., :inputs]
     return QuantisedWeight(
         values=pack_int4(found) if format == "int4" else found, scales=scales, zeros=zeros, bias=bias,
-        rotary_dim=rotary_dim, group=group, dtype=jnp.dtype(dtype),
+        rotary_dim=rotary_dim, group=group, dtype=jnp.dtype(dtype), activations=activations,
     )  # fmt: skip
 
 

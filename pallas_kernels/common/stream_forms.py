@@ -12,7 +12,7 @@ from jax.experimental.pallas import triton as plt
 
 from pallas_kernels.common import hooks, integer_dots
 from pallas_kernels.common.blocks import Span, load
-from pallas_kernels.common.integer_dots import RUN
+from pallas_kernels.common.quantised import RUN
 from pallas_kernels.common.weight_block import Operands, WeightBlock
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Integers(Vectors):
             new = []
             for m in range(shape.rows):
                 x, squares = self._activations(m, span, gain, squares)
-                x = integer_dots.fixed_point(x, interpret=self.stream.interpret)
+                x = integer_dots.fixed_point(x, shape.activation_bits, interpret=self.stream.interpret)
                 new.append(tuple(self._added(*each, x) for each in zip(sums[m], stored, scales, strict=True)))
             sums = tuple(new)
         return sums, squares

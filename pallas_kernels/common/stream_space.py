@@ -59,7 +59,12 @@ def compatible(shape: StreamShape, entries: Sequence[tuple[StreamShape, Tiles]])
     def alike(rows: int, mma: Sequence[bool]) -> list[Tiles]:
         same = dataclasses.replace(shape, rows=rows)
         flipped = dataclasses.replace(same, norm=not shape.norm)
-        return [tiles for one in (same, flipped) for other, tiles in entries if other == one and tiles.mma in mma]
+        ones = [
+            dataclasses.replace(one, activation_bits=bits)
+            for bits in (shape.activation_bits, 16)
+            for one in (same, flipped)
+        ]
+        return [tiles for one in dict.fromkeys(ones) for other, tiles in entries if other == one and tiles.mma in mma]
 
     if shape.rows == 1:
         return alike(1, (False,) if shape.norm else (False, True))

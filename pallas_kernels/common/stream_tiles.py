@@ -7,8 +7,8 @@ from jax.experimental import pallas as pl
 
 from pallas_kernels.common import checks
 from pallas_kernels.common.devices import Device
-from pallas_kernels.common.integer_dots import RUN, WORD
-from pallas_kernels.common.quantised import FORMATS
+from pallas_kernels.common.integer_dots import WORD
+from pallas_kernels.common.quantised import FORMATS, RUN
 from pallas_kernels.common.tile_space import MMA_ROWS, Verdict, by_warp_groups, launch_verdict, resource_verdict
 
 MAX_BLOCK_ELEMENTS = 2**20
@@ -34,6 +34,7 @@ class StreamShape:
         weight_dtype: of the weight in memory, or its format where it is quantised (`quantised.FORMATS`); None for
             `dtype`.
         scale_group: inputs of a quantised weight that share a scale; None where a row has one, or none.
+        activation_bits: that integer weights leave the activations, see `quantised.ACTIVATIONS`.
         norm: whether all of RMSNorm comes first, fused (vectors) or in a launch of its own (tensor cores).
     """
 
@@ -44,6 +45,7 @@ class StreamShape:
     dtype: str = "bfloat16"
     weight_dtype: str | None = None
     scale_group: int | None = None
+    activation_bits: int = 16
     norm: bool = False
 
     def __post_init__(self):
@@ -61,9 +63,9 @@ class StreamShape:
 
     @property
     def in_integers(self) -> bool:
-        """Whether vectors multiply integers (`integer_dots`): the weights are, in whole runs, and x has 16 bits."""
+        """Whether vectors multiply integers (`integer_dots`): weights in whole runs, x of 16 bits or to be of 8."""
         runs = self.stored_inputs % RUN == 0 and (self.scale_group or RUN) % RUN == 0
-        return self.weight_dtype in ("int8", "int4") and self.itemsize == 2 and runs
+        return self.weight_dtype in ("int8", "int4") and runs and (self.itemsize == 2 or self.activation_bits == 8)
 
     @property
     def parts(self) -> int:

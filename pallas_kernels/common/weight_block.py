@@ -11,7 +11,8 @@ from jax.experimental import pallas as pl
 
 from pallas_kernels.common import hooks
 from pallas_kernels.common.blocks import Span, gather, load
-from pallas_kernels.common.integer_dots import RUN, WORD
+from pallas_kernels.common.integer_dots import WORD
+from pallas_kernels.common.quantised import RUN
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles
 from pallas_kernels.common.unpack import unpack
 from pallas_kernels.common.weights import Weight

@@ -16,7 +16,7 @@ def gate_up(options, *, x, norm, weight, prefetch):
     """As `api.gate_up`."""
     shape, tiles = options.shape, options.tiles
     fused = Norm(eps=options.eps, offset=options.norm_offset)
-    activations = prenorm(fused, x, norm, tiles, shape.dtype, interpret=options.interpret)
+    activations = prenorm(fused, x, norm, tiles, shape, interpret=options.interpret)
 
     def kernel(refs, y_ref):
         stream = Stream(

@@ -62,7 +62,7 @@ def _best(logits, tokens, mask):
 def _vocabulary(options, name, finish, outputs, x, norm, weight):
     shape, tiles = options.shape, options.tiles
     fused = Norm(eps=options.eps, offset=options.norm_offset)
-    activations = prenorm(fused, x, norm, tiles, shape.dtype, interpret=options.interpret)
+    activations = prenorm(fused, x, norm, tiles, shape, interpret=options.interpret)
 
     def kernel(refs, *out_refs):
         stream = Stream(

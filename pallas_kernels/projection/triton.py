@@ -10,6 +10,7 @@ from pallas_kernels.common.blocks import gather, scatter
 from pallas_kernels.common.deferred_norm import DeferredNorm
 from pallas_kernels.common.launch import launch
 from pallas_kernels.common.prefetch import flat_values
+from pallas_kernels.common.prenorm import as_multiplied
 from pallas_kernels.common.stream import Stream, blocks_of, programs_of
 from pallas_kernels.common.weight_block import streamed, weight_refs
 from pallas_kernels.projection.combine import combine
@@ -18,6 +19,7 @@ from pallas_kernels.projection.combine import combine
 def projection(options, *, x, weight, residual, norm, prefetch):
     """As `api.out`, with x [B, I] and every optional array present or None."""
     shape, tiles = options.shape, options.tiles
+    x = as_multiplied(x, tiles, shape)
     # With tensor cores the next kernel's programs must not be let in early: a step with deferred norms then took 18%
     # longer, presumably as they settle unevenly, where there is room.
     early = not tiles.mma

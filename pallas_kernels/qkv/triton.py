@@ -23,7 +23,7 @@ def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rop
     """As `api.qkv`, with every optional array present or None."""
     shape, tiles = options.shape, options.tiles
     fused = Norm(eps=options.eps, offset=options.norm_offset)
-    activations = prenorm(fused, x, norm, tiles, shape.dtype, interpret=options.interpret)
+    activations = prenorm(fused, x, norm, tiles, shape, interpret=options.interpret)
     heads = Heads.of(
         cache, page_table, rope, heads=options.num_heads, rotary_dim=weight.rotary_dim, eps=options.eps,
         norm_offset=options.norm_offset, interpret=options.interpret,

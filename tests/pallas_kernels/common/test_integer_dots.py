@@ -9,7 +9,8 @@ from hypothesis.extra import numpy as hnp
 
 import pallas_kernels as pk
 from pallas_kernels.common import launch
-from pallas_kernels.common.integer_dots import RUN, bytes_of, fixed_point, run_sums
+from pallas_kernels.common.integer_dots import bytes_of, fixed_point, run_sums
+from pallas_kernels.common.quantised import RUN
 from tests.pallas_kernels.common.test_quantised import normal
 from tests.pallas_kernels.marks import slow
 
@@ -112,3 +113,55 @@ def test_what_is_not_finite_ends_in_its_row_alone(format):
     x = normal(2, 128, seed=1).astype(jnp.bfloat16).at[1, 70].set(jnp.nan)
     found = pk.out(x, weight, implementation="interpret", tiles=TILES)
     assert np.all(np.isfinite(np.asarray(found[0], np.float32))) and np.all(np.isnan(np.asarray(found[1], np.float32)))
+
+
+MMA = pk.Tiles(block_n=16, block_k=32, num_warps=1, num_stages=3, mma=True)
+
+
+@pytest.mark.parametrize("tiles, rows", [(TILES, 2), (MMA, 3)], ids=["vectors", "tensor cores"])
+@pytest.mark.parametrize("format, group", [("int8", None), ("int4", 32)])
+def test_activations_of_8_bits(format, group, tiles, rows):
+    """Of numbers that 8 bits have: the products are of these. Of others: as near as the rounded ones are."""
+    weight = pk.quantise(normal(48, 128), format, group=group, scale_dtype=jnp.bfloat16, activations="int8")
+    exact = np.asarray(pk.dequantise(weight), np.float64)
+    numbers = np.random.default_rng(1).integers(-127, 128, (rows, 128)).astype(np.float64)
+    numbers[:, ::RUN] = 127  # the largest of every run
+    error = {}
+    for name, x in (("bytes", numbers), ("others", np.asarray(normal(rows, 128, seed=2), np.float64))):
+        x = jnp.asarray(x, jnp.bfloat16)
+        truth = np.asarray(x, np.float64) @ exact.T
+        for implementation in ("interpret", "xla"):
+            call = dict(implementation=implementation, tiles=tiles if implementation == "interpret" else None)
+            found = np.asarray(pk.out(x, weight, out_dtype=jnp.float32, **call), np.float64)
+            error[name, implementation] = np.sqrt(np.mean((found - truth) ** 2) / np.mean(truth**2))
+    # Groups' scales make weights of 16 bits, and products of them: 2^-9 each at most.
+    assert max(error["bytes", "interpret"], error["bytes", "xla"]) < 2.0**-8
+    # A rounding to 8 bits is off by up to 1/254 of the largest of 16, by half of that on average.
+    assert 2.0**-9 < error["others", "interpret"] < 2.0**-6
+    assert error["others", "interpret"] == pytest.approx(error["others", "xla"], rel=0.3)
+
+
+def test_a_decode_step_and_prefill_see_the_same_activations():
+    """`project`, which prefill takes, rounds them as the kernels do."""
+    values, x = normal(48, 128), normal(2, 128, seed=2)
+    eight, sixteen = (pk.quantise(values, "int8", dtype=jnp.float32, activations=one) for one in ("int8", None))
+    found = pk.project(x, eight)
+    np.testing.assert_allclose(found, pk.out(x, eight, implementation="interpret", tiles=TILES), rtol=1e-5, atol=1e-4)
+    assert not np.allclose(found, pk.project(x, sixteen), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        (dict(activations="int4"), "^weight.activations: expected one of int8, got 'int4'"),
+        (dict(format="fp8"), "^weight.activations: expected None for fp8"),
+        (dict(group=24), "^weight.activations: for 'int8' the group is a multiple of 16, got 24"),
+        (dict(inputs=120), "^weight.activations: for 'int8' the array's last axis is a multiple of 16, got 120"),
+        (dict(inputs=144, format="int4"), "^weight.activations: for 'int8' the array's last axis .* 16, got 72"),
+    ],
+)
+def test_activations_that_cannot_be_rounded(change, match):
+    how = dict(format="int8", group=None, inputs=128, activations="int8") | change
+    inputs = how.pop("inputs")
+    with pytest.raises(ValueError, match=match):
+        pk.out(normal(1, inputs), pk.quantise(normal(48, inputs), **how, dtype=jnp.float32), implementation="xla")
