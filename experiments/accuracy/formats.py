@@ -11,7 +11,7 @@ from experiments.bench.formats import Format
 from tokenspeed.models.decoder import Linear, Llama, QuantisedLinear
 from tokenspeed.models.quantisation import Scheme
 
-DEFAULT = ("int8", "fp8", "int4-g128", "int4-g64", "int4-g32", "int4-g32-asym")
+DEFAULT = ("int8", "int8-a8", "fp8", "int4-g128", "int4-g64", "int4-g32", "int4-g32-asym", "int4-g32-a8")
 TARGETS = {"int8": 0.99, "fp8": 0.975, "int4-g32": 0.92}
 """Top-1 agreement that a format is to have at least."""
 HEADS = ("int8", "none", "same")
@@ -34,7 +34,7 @@ def head_of(format: Format, head: str, tied: bool) -> Format | None:
         return None
     if head == "same":
         return format
-    return Format(format="int8") if head == "int8" or format.format == "int4" else None
+    return Format(format="int8", activations=format.activations) if head == "int8" or format.format == "int4" else None
 
 
 def quantised(model: Llama, format: Format, head: Format | None) -> Llama:
@@ -63,7 +63,7 @@ def _rounded(weight: pk.DenseWeight, format: Format) -> pk.QuantisedWeight:
     group = None if format.group is None or format.group >= weight.shape[-1] else format.group
     return pk.quantise(
         weight.values, format.format, group=group, symmetric=format.symmetric, scale_dtype=SCALE_DTYPE,
-        dtype=weight.values.dtype, bias=weight.bias, rotary_dim=weight.rotary_dim,
+        dtype=weight.values.dtype, bias=weight.bias, rotary_dim=weight.rotary_dim, activations=format.activations,
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "configs" / "models"
 PUBLISHED = tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
 RAGGED = "ragged"
 """No published model: small enough for interpret mode, of sizes that no tile divides."""
-WEIGHTS = ("int8", "fp8", "int4-g128", "int4-g128-asym", "int4-g64", "int4-g32")
+WEIGHTS = ("int8", "int8-a8", "fp8", "int4-g128", "int4-g128-a8", "int4-g128-asym", "int4-g64", "int4-g32")
 """Names of formats that a model's name may end in: then its weights are quantised so."""
 QUANTISED = {f"{model}-{weights}": (model, weights) for model in (*PUBLISHED, RAGGED) for weights in WEIGHTS}
 MODELS = (*PUBLISHED, RAGGED, *QUANTISED)

@@ -12,6 +12,7 @@ from pallas_kernels import DenseWeight, KVCache, QuantisedWeight, Weight, activa
 from tokenspeed.measure.available_memory import needing
 from tokenspeed.models.config import ModelConfig
 from tokenspeed.models.prefill_attention import attend, attend_chunk, of_sequences
+from tokenspeed.models.quantisation import Quantisation
 from tokenspeed.models.rope import tables
 
 INIT_SCALE = 0.02
@@ -35,13 +36,18 @@ class Linear(nnx.Module):
 
 
 class QuantisedLinear(nnx.Module):
-    """A projection whose weight is quantised; attributes as those of `QuantisedWeight`."""
+    """A projection whose weight is quantised; attributes as those of `QuantisedWeight`.
 
-    def __init__(self, weight: QuantisedWeight):
+    Args:
+        quantisation: of the model, whose activations are the weight's.
+    """
+
+    def __init__(self, weight: QuantisedWeight, quantisation: Quantisation | None = None):
         self.values, self.scales = nnx.Param(weight.values), nnx.Param(weight.scales)
         self.zeros = None if weight.zeros is None else nnx.Param(weight.zeros)
         self.bias = nnx.data(None if weight.bias is None else nnx.Param(weight.bias))  # a checkpoint's comes later
         self.group, self.dtype = weight.group, weight.dtype
+        self.activations = weight.activations if quantisation is None else quantisation.activations
 
     @property
     def weight(self) -> QuantisedWeight:
@@ -52,6 +58,7 @@ class QuantisedLinear(nnx.Module):
             bias=None if self.bias is None else self.bias[...],
             group=self.group,
             dtype=self.dtype,
+            activations=self.activations,
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:

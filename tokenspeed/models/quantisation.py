@@ -57,6 +57,7 @@ class Quantisation:
         ignored: targets of modules that are not quantised. parts: whether any part of a name may be one of them.
         head: whether 'Linear' holds for the head too. tied_head: whether the head of a tied model is a quantised copy
             of the table, by the scheme of its name.
+        activations: of all that are quantised, see `pallas_kernels.QuantisedWeight`.
     """
 
     schemes: tuple[tuple[tuple[str, ...], Scheme], ...]
@@ -64,6 +65,7 @@ class Quantisation:
     parts: bool = False
     head: bool = False
     tied_head: bool = False
+    activations: str | None = None
 
     def scheme_of(self, module: str) -> Scheme | None:
         """That of a projection by its name in the checkpoint; None where it is not quantised."""

@@ -82,13 +82,13 @@ def load(
             model = nnx.eval_shape(lambda: Llama(config, dtype, rngs=nnx.Rngs(0)))
             for entry in tqdm(wanted, desc="loading", unit="tensor", disable=not progress, leave=False):
                 if isinstance(entry, Quantised):
-                    place(model, entry.path, QuantisedLinear(read(entry, tensors, dtype)))
+                    place(model, entry.path, QuantisedLinear(read(entry, tensors, dtype), config.quantisation))
                     continue
                 parts = [jax.device_put(tensors[part.name].read()) for part in entry.parts]
                 jax.block_until_ready(parts)  # so that no more than these wait in the host's memory
                 place(model, entry.path, _joined(parts, dtype, entry.join))
             if (head := tied_head(config, model.embedding[...])) is not None:
-                model.head = QuantisedLinear(head)
+                model.head = QuantisedLinear(head, config.quantisation)
     return model
 
 

@@ -32,10 +32,14 @@ def described_model(config: ModelConfig, dtype: Any) -> Llama:
     """A model's shapes and dtypes: its parameters are `jax.ShapeDtypeStruct`s."""
     model = nnx.eval_shape(lambda: Llama(config, jnp.dtype(dtype), rngs=nnx.Rngs(0)))
     for number, entry in enumerate(_projections(config)):
-        place(model, entry.path, QuantisedLinear(jax.eval_shape(_quantising(number, entry, dtype), jax.random.key(0))))
+        place(
+            model,
+            entry.path,
+            QuantisedLinear(jax.eval_shape(_quantising(number, entry, dtype), jax.random.key(0)), config.quantisation),
+        )
     table = jax.ShapeDtypeStruct((config.vocab_size, config.d_model), dtype)
     if (head := jax.eval_shape(functools.partial(tied_head, config), table)) is not None:
-        model.head = QuantisedLinear(head)
+        model.head = QuantisedLinear(head, config.quantisation)
     return model
 
 
@@ -43,7 +47,7 @@ def _drawn(config: ModelConfig, dtype: Any, seed: int) -> Llama:
     model = nnx.eval_shape(lambda: Llama(config, jnp.dtype(dtype), rngs=nnx.Rngs(0)))
     root = jax.random.key(seed)
     for number, entry in enumerate(_projections(config)):
-        place(model, entry.path, QuantisedLinear(_quantising(number, entry, dtype)(root)))
+        place(model, entry.path, QuantisedLinear(_quantising(number, entry, dtype)(root), config.quantisation))
 
     def draw(number: int, path: Any, leaf: Any) -> jax.Array:
         if isinstance(leaf, jax.Array):
@@ -58,7 +62,7 @@ def _drawn(config: ModelConfig, dtype: Any, seed: int) -> Llama:
     leaves, tree = jax.tree_util.tree_flatten_with_path(model)
     model = jax.tree.unflatten(tree, [draw(number, *item) for number, item in enumerate(leaves)])
     if (head := tied_head(config, model.embedding[...])) is not None:
-        model.head = QuantisedLinear(head)
+        model.head = QuantisedLinear(head, config.quantisation)
     return model
 
 

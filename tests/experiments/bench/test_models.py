@@ -36,12 +36,16 @@ def test_bytes_are_those_of_the_model(name):
     assert model.head_weight.shape == (config.vocab_size, config.d_model)
 
 
-@pytest.mark.parametrize("name", ["int8", "fp8", "int4-g128", "int4-g32-asym", "int8-g64-asym", "int4"])
+@pytest.mark.parametrize(
+    "name", ["int8", "fp8", "int4-g128", "int4-g32-asym", "int8-g64-asym", "int4", "int4-g32-asym-a8"]
+)
 def test_names_of_formats(name):
     assert formats.parsed(name).name == name
 
 
-@pytest.mark.parametrize("name", ["int3", "int4-g0", "int4-128", "int4-g", "fp8-asym", "asym", "int4-g128-sym", ""])
+@pytest.mark.parametrize(
+    "name", ["int3", "int4-g0", "int4-128", "int4-g", "fp8-asym", "asym", "int4-g128-sym", "fp8-a8", ""]
+)
 def test_formats_that_there_are_not(name):
     with pytest.raises(UsageError, match=r"^formats: "):
         formats.parsed(name)
