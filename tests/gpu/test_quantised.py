@@ -87,6 +87,50 @@ def test_rows_know_nothing_of_each_other(implementation):
         np.testing.assert_array_equal(whole[kept], changed[kept])
 
 
+INTEGERS = pk.Tiles(block_n=8, block_k=256, num_warps=2, num_stages=3)
+
+
+@pytest.mark.parametrize("tiles", [INTEGERS, pk.Tiles(block_n=8, block_k=512, num_warps=2)], ids=["a ring", "at once"])
+@pytest.mark.parametrize("format, group", [("int8", None), ("int4", 128), ("int4", 32)])
+@pytest.mark.parametrize("inputs", [4096, 1008])
+def test_words_are_the_bytes_that_lie_there(format, group, tiles, inputs, implementation):
+    """Loaded as words or byte by byte, the sums have the same bits."""
+    weight = pk.quantise(normal(301, inputs, seed=0), format, group=group, scale_dtype=jnp.bfloat16)
+    x = normal(2, inputs, seed=1).astype(jnp.bfloat16)
+    call = dict(implementation=implementation, tiles=tiles, out_dtype=jnp.float32)
+    with guarded():
+        whole = pk.out(x, weight, **call)
+        with pk.without_hooks("load_words"):
+            np.testing.assert_array_equal(whole, pk.out(x, weight, **call))
+    np.testing.assert_allclose(whole, pk.out(x, weight, implementation="interpret", tiles=tiles), rtol=0.01, atol=0.1)
+
+
+@pytest.mark.parametrize("format", ["int8", "int4"])
+@pytest.mark.parametrize("broken", [jnp.nan, jnp.inf])
+def test_integers_of_what_is_not_finite(format, broken, implementation):
+    weight = pk.quantise(normal(64, 1024, seed=0), format, group=128, scale_dtype=jnp.bfloat16)
+    x = normal(2, 1024, seed=1).astype(jnp.bfloat16).at[1, 700].set(broken)
+    found = np.asarray(pk.out(x, weight, implementation=implementation, tiles=INTEGERS, out_dtype=jnp.float32))
+    assert np.all(np.isfinite(found[0])) and not np.any(np.isfinite(found[1]))
+
+
+@pytest.mark.parametrize("tiles, rows", [(INTEGERS, 1), (INTEGERS, 2), (TENSOR_CORES, 5)])
+@pytest.mark.parametrize("format, group", [("int8", None), ("int4", 128)])
+def test_activations_of_8_bits(format, group, tiles, rows, implementation):
+    """Against float64 on activations that 8 bits have, so that nothing of them is lost."""
+    weight = pk.quantise(
+        normal(301, 1024, seed=0), format, group=group, scale_dtype=jnp.bfloat16, activations="int8"
+    )  # fmt: skip
+    x = np.random.default_rng(1).integers(-127, 128, (rows, 1024)).astype(np.float64)
+    x[:, ::16] = 127  # the largest of a run
+    found = pk.out(
+        jnp.asarray(x, jnp.bfloat16), weight, implementation=implementation, tiles=tiles, out_dtype=jnp.float32
+    )  # fmt: skip
+    truth = x @ np.asarray(pk.dequantise(weight), np.float64).T
+    # Vectors are exact but for float32 sums; tensor cores see int4 with its group's scale in float32, int8 in 16 bits.
+    assert np.sqrt(np.mean((np.asarray(found) - truth) ** 2) / np.mean(truth**2)) < (1e-5 if not tiles.mma else 2e-3)
+
+
 def scheme(format, group=None):
     return Scheme(layout=PACKED, format=format, group=group)
 
