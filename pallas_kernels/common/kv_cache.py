@@ -22,8 +22,8 @@ class KVCache:
 
     Attributes:
         k, v: [P, K, Z, H]: pages, kv heads, positions of a page, head dimension; each float8_e4m3fn or int8, or
-            bfloat16, float16 or float32, of one dtype where both are. With a page table a sequence's position p lies in page
-            `page_table[sequence, p // Z]` at `p % Z`; without one, page i is sequence i and Z its capacity (a
+            bfloat16, float16 or float32, of one dtype where both are. With a page table a sequence's position p lies
+            in page `page_table[sequence, p // Z]` at `p % Z`; without one, page i is sequence i and Z its capacity (a
             contiguous cache).
         k_scale, v_scale: float32 [K] of what is in 8 bits, which stands for `stored * scale[head]`; else None. Numbers
             beyond the largest that is stored (448 in fp8, 127 in int8) become that one. NaN is lost: int8 has 0 in its
@@ -82,7 +82,7 @@ class KVCache:
         return self.page_size * (1 if page_table is None else page_table.shape[1])
 
     def check(self) -> None:
-        """Raises unless keys and values are of one shape, of dtypes that go together, and those of 8 bits have scales."""
+        """Raises unless keys and values are of one shape, their dtypes go together, and those of 8 bits have scales."""
         checks.shape("cache.k", self.k, ("P", "K", "Z", "H"))
         checks.shape("cache.v", self.v, tuple(self.k.shape), ", that of cache.k")
         for name, array in (("cache.k", self.k), ("cache.v", self.v)):
