@@ -2,8 +2,8 @@
 
 The ops, each one launch (two where tiles split the reduction axis), and what they take and return:
     qkv, attention, out, gate_up, down, head, head_logits, and rope_and_cache for a QKV product from elsewhere
-    DenseWeight, pack_* and unpack_*, QuantisedWeight, quantise, dequantise, FORMATS, Weight, KVCache, DeferredNorm,
-    attention_counters
+    DenseWeight, pack_* and unpack_*, QuantisedWeight, quantise, dequantise, FORMATS, ROUNDED_ACTIVATIONS,
+    ACTIVATION_RUN, Weight, KVCache, DeferredNorm, attention_counters
 How an op runs:
     resolve_implementation, IMPLEMENTATIONS, DTYPES
 What is known of an op: its tiles, whether a device can run them, which are chosen, what a call costs at least:
@@ -12,7 +12,7 @@ What is known of an op: its tiles, whether a device can run them, which are chos
 The same arithmetic in plain JAX, for prefill, training and references:
     project, rms_norm, activate, ACTIVATIONS, rotate, defer_norm, finish_norm
 For kernels of your own, what the Triton backend cannot say in public terms, and one way to launch:
-    launch, pipeline_loop, multiply_add, prefetch_l2, launch_dependents, without_hooks, HOOKS
+    launch, pipeline_loop, multiply_add, prefetch_l2, launch_dependents, load_words, without_hooks, HOOKS
 """
 
 from pallas_kernels.attention.api import attention, attention_counters
@@ -27,6 +27,7 @@ from pallas_kernels.common.devices import find as find_device
 from pallas_kernels.common.hooks import (
     HOOKS,
     launch_dependents,
+    load_words,
     multiply_add,
     pipeline_loop,
     prefetch_l2,
@@ -36,7 +37,16 @@ from pallas_kernels.common.implementation import IMPLEMENTATIONS
 from pallas_kernels.common.implementation import resolve as resolve_implementation
 from pallas_kernels.common.kv_cache import KVCache
 from pallas_kernels.common.launch import launch
-from pallas_kernels.common.quantised import FORMATS, QuantisedWeight, dequantise, pack_int4, quantise, unpack_int4
+from pallas_kernels.common.quantised import (
+    FORMATS,
+    ROUNDED_ACTIVATIONS,
+    QuantisedWeight,
+    dequantise,
+    pack_int4,
+    quantise,
+    unpack_int4,
+)
+from pallas_kernels.common.quantised import RUN as ACTIVATION_RUN
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles
 from pallas_kernels.common.tile_space import Verdict
 from pallas_kernels.common.weights import (
@@ -58,12 +68,14 @@ from pallas_kernels.rope_and_cache.api import rope_and_cache
 
 __all__ = [
     "ACTIVATIONS",
+    "ACTIVATION_RUN",
     "DEVICES",
     "DTYPES",
     "FORMATS",
     "HOOKS",
     "IMPLEMENTATIONS",
     "OPS",
+    "ROUNDED_ACTIVATIONS",
     "AttentionShape",
     "AttentionTiles",
     "Cost",
@@ -91,6 +103,7 @@ __all__ = [
     "head_logits",
     "launch",
     "launch_dependents",
+    "load_words",
     "multiply_add",
     "out",
     "pack_gate_up",

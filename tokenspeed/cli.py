@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jax
 
-from pallas_kernels import DTYPES, IMPLEMENTATIONS
+from pallas_kernels import DTYPES, IMPLEMENTATIONS, ROUNDED_ACTIVATIONS
 from tokenspeed import convert_command, inspection, serve_command
 from tokenspeed.exit_status import INTERRUPTED, UNREAD
 from tokenspeed.figures import figures, said
@@ -83,6 +83,11 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument("--chat", action="store_true", help="the prompt is a user's message (chat template)")
     generate.add_argument("--system", help="a system message in front of it, with --chat")
     generate.add_argument("--implementation", choices=IMPLEMENTATIONS, help="of the kernels (default: by device)")
+    generate.add_argument(
+        "--activations",
+        choices=ROUNDED_ACTIVATIONS,
+        help="of int8 and int4 weights: rounded (default: 16 bits)",
+    )
     generate.add_argument("--stop", action="append", help="a string that ends the text (repeatable)")
     generate.add_argument("--stop-token-ids", metavar="1,2", help="token ids that end it")
     generate.add_argument("--ignore-eos", action="store_true", help="the model's own end does not end it")
@@ -232,7 +237,7 @@ def _generate(arguments) -> None:
 
     options = dict(
         dtype=arguments.dtype, max_context=arguments.max_context, implementation=arguments.implementation,
-        kv_dtype=kv_dtypes.check("--kv-cache-dtype", arguments.kv_cache_dtype),
+        kv_dtype=kv_dtypes.check("--kv-cache-dtype", arguments.kv_cache_dtype), activations=arguments.activations,
     )  # fmt: skip
     if folder is None:
         llm = LLM.random(config, **options)

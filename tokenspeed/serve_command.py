@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
     folder = folder_of(o.model)
     if not folder.is_dir():
         raise ConfigError(f"--model: no folder {folder}")
-    hf_config.from_folder(folder)  # what is wrong with it is told at once
+    hf_config.from_folder(folder).with_activations(o.activations)  # what is wrong with it is told at once
     keys = serve.keys_of(o.api_key_file)
     _check_revision(folder, o.revision)
 
@@ -65,6 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
         return LLM.from_pretrained(
             folder, dtype=o.dtype, max_context=o.max_model_len, max_batch=o.max_num_seqs, kv_bytes=o.kv_bytes,
             kv_dtype=o.kv_cache_dtype, implementation=o.implementation, batch_invariant=o.batch_invariant,
+            activations=o.activations,
         )  # fmt: skip
 
     bounds = Bounds(

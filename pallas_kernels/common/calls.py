@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels.common.deferred_norm import DeferredNorm
-from pallas_kernels.common.quantised import ACTIVATIONS, QuantisedWeight
+from pallas_kernels.common.quantised import QuantisedWeight
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles
 
 MAX_ROWS = 256
@@ -40,7 +40,7 @@ def stream_shape(x: jax.Array | DeferredNorm, weight: Any, *, norm: bool = False
         dtype=str(weight.dtype),
         weight_dtype=weight.format if isinstance(weight, QuantisedWeight) else None,
         scale_group=weight.group if isinstance(weight, QuantisedWeight) else None,
-        activation_bits=ACTIVATIONS[weight.activations] if isinstance(weight, QuantisedWeight) else 16,
+        activation_bits=16 if getattr(weight, "activations", None) is None else 8,
         norm=norm,
     )
 

@@ -15,8 +15,8 @@ FORMATS = {"int8": jnp.int8, "fp8": jnp.float8_e4m3fn, "int4": jnp.uint8}
 """What a weight may be stored as, and the dtype of its array: fp8 is e4m3 (Micikevicius et al. 2022)."""
 LARGEST = {"int8": 127.0, "fp8": 448.0, "int4": 7.0}
 """What the largest number of a group is stored as, where groups are symmetric about 0."""
-ACTIVATIONS = {None: 16, "int8": 8}
-"""What `QuantisedWeight.activations` may be, and the bits that kernels of integers leave an activation."""
+ROUNDED_ACTIVATIONS = ("int8",)
+"""What `QuantisedWeight.activations` may be beside None."""
 RUN = 16
 """Neighbouring inputs whose activations share a scale where they are integers."""
 OFFSET = 8
@@ -85,7 +85,7 @@ def check_activations(weight: QuantisedWeight, name: str) -> None:
     """Raises unless the activations can be rounded as the weight says."""
     if weight.activations is None:
         return
-    checks.one_of(f"{name}.activations", weight.activations, tuple(one for one in ACTIVATIONS if one))
+    checks.one_of(f"{name}.activations", weight.activations, ROUNDED_ACTIVATIONS)
     if weight.format == "fp8":
         raise ValueError(f"{name}.activations: expected None for fp8, got {weight.activations!r}")
     for what, size in (("the group", weight.group or RUN), ("the array's last axis", weight.values.shape[-1])):
@@ -121,7 +121,7 @@ def spread(by_group: jax.Array, weight: QuantisedWeight) -> jax.Array:
 
 
 def rounded(x: jax.Array) -> jax.Array:
-    """Activations [..., I] as 'int8' of `ACTIVATIONS` rounds them; I is a multiple of RUN."""
+    """Activations [..., I] as 'int8' of `ROUNDED_ACTIVATIONS` has them; I is a multiple of RUN."""
     runs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, RUN)
     most = jnp.maximum(jnp.max(jnp.abs(runs), axis=-1, keepdims=True), 2.0**-100)
     whole = jnp.round(runs * (LARGEST["int8"] / most))

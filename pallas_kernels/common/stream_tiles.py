@@ -34,7 +34,7 @@ class StreamShape:
         weight_dtype: of the weight in memory, or its format where it is quantised (`quantised.FORMATS`); None for
             `dtype`.
         scale_group: inputs of a quantised weight that share a scale; None where a row has one, or none.
-        activation_bits: that integer weights leave the activations, see `quantised.ACTIVATIONS`.
+        activation_bits: that integer weights leave the activations, see `QuantisedWeight`.
         norm: whether all of RMSNorm comes first, fused (vectors) or in a launch of its own (tensor cores).
     """
 

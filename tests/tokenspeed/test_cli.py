@@ -84,6 +84,10 @@ def test_generate_json_with_random_weights_and_standard_input(capsys, quick, con
             ["generate", "--model", "tiny", "--prompt", "x", "--kv-cache-dtype", "int4"],
             "--kv-cache-dtype: expected auto",
         ),
+        (
+            ["generate", "--model", "tiny", "--prompt", "x", "--activations", "int8"],
+            "activations: expected none, since the model is not quantised",
+        ),
         (["inspect", "--random-weights", "nowhere.json"], "nowhere.json: No such file"),
     ],
 )

@@ -4,6 +4,8 @@ import dataclasses
 import functools
 from collections.abc import Iterator
 
+from pallas_kernels import ROUNDED_ACTIVATIONS
+from tokenspeed.arguments import one_of
 from tokenspeed.models.quantisation import HEAD, Quantisation
 
 
@@ -107,6 +109,22 @@ class ModelConfig:
             yield f"{mlp}down_proj", width, self.d_ff
         if self.has_own_head:
             yield HEAD, self.vocab_size, width
+
+    def with_activations(self, activations: str | None) -> "ModelConfig":
+        """This with the activations of its quantised projections rounded, see `pallas_kernels.QuantisedWeight`.
+
+        Raises:
+            ValueError: nothing is quantised, or a projection's cannot be rounded so.
+        """
+        if activations is None:
+            return self
+        one_of("activations", activations, ROUNDED_ACTIVATIONS)
+        if self.quantisation is None:
+            raise ValueError(f"activations: expected none, since the model is not quantised, got {activations}")
+        for name, _, inputs in self.projections():
+            if (scheme := self.quantisation.scheme_of(name)) is not None:
+                scheme.check_activations(activations, name, inputs)
+        return dataclasses.replace(self, quantisation=dataclasses.replace(self.quantisation, activations=activations))
 
     @property
     def has_own_head(self) -> bool:

@@ -3,6 +3,8 @@
 import dataclasses
 import re
 
+from pallas_kernels import ACTIVATION_RUN
+
 PACKED, INTEGERS, FLOATS = "pack-quantized", "int-quantized", "float-quantized"
 """Layouts of compressed-tensors."""
 AWQ, GPTQ, GPTQ_V2, FP8 = "awq", "gptq", "gptq_v2", "fp8"
@@ -40,6 +42,15 @@ class Scheme:
     def groups(self, inputs: int) -> int:
         """How many scales an output of so many inputs has; the last group may be shorter."""
         return 1 if self.group is None else -(-inputs // self.group)
+
+    def check_activations(self, activations: str, module: str, inputs: int) -> None:
+        """Raises ValueError unless the activations of a projection of so many inputs can be rounded so."""
+        what = f"activations: {activations} of {module}, which is {self.described}"
+        if self.format == "fp8":
+            raise ValueError(f"{what}: expected int8 or int4 weights")
+        run = ACTIVATION_RUN
+        if inputs % (run * (2 if self.format == "int4" else 1)) or (self.group or run) % run:
+            raise ValueError(f"{what}, {inputs} inputs: expected inputs and groups in runs of {run}")
 
     def nbytes(self, outputs: int, inputs: int) -> int:
         """Of a weight of that many outputs and inputs on the device, about: scales may have 2 or 4 bytes."""

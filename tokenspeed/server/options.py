@@ -4,7 +4,7 @@ import dataclasses
 import re
 from typing import Any
 
-from pallas_kernels import DTYPES, IMPLEMENTATIONS
+from pallas_kernels import DTYPES, IMPLEMENTATIONS, ROUNDED_ACTIVATIONS
 from tokenspeed.arguments import MAX_INT, boolean, integer, number, one_of
 from tokenspeed.messages import shown
 from tokenspeed.models.kv_dtypes import AUTO, CHOICES, FORM
@@ -81,6 +81,7 @@ OPTIONS = (
         "kv-cache-dtype", str, f"of keys and values: {FORM}", AUTO, "K[/V]",
         form=(FORM, "({0})(/({0}))?".format("|".join(CHOICES))),
     ),
+    Option("activations", str, "of int8 and int4 weights: rounded", choices=ROUNDED_ACTIVATIONS),
     Option("implementation", str, "of the kernels (default: by device)", choices=IMPLEMENTATIONS),
     Option("batch-invariant", bool, "the same bits, whoever else is there; slower", False),
     Option("max-concurrent", int, "requests under way (default: any number)", metavar="N"),

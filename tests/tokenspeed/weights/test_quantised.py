@@ -1,5 +1,6 @@
 """Quantised checkpoints: each layout written here from its definition, loaded, and what is refused."""
 
+import dataclasses
 import json
 
 import jax.numpy as jnp
@@ -10,10 +11,12 @@ from safetensors.numpy import load_file
 
 import pallas_kernels as pk
 from tests.pallas_kernels.marks import slow
+from tests.tokenspeed.models.test_hf_config import LLAMA
 from tests.tokenspeed.shared import folder
 from tokenspeed import LLM, SamplingParams
 from tokenspeed.models import hf_config
 from tokenspeed.models.config import ConfigError
+from tokenspeed.models.quantisation import Quantisation, Scheme
 from tokenspeed.weights import checkpoint
 from tokenspeed.weights.shards import CheckpointError
 
@@ -226,6 +229,38 @@ def test_the_engine_runs_them():
     params = SamplingParams(temperature=0, max_tokens=32, ignore_eos=True)
     texts = llm.generate([list(map(int, row)) for row in golden["input_ids"]], params)
     assert [one.token_ids for one in texts] == golden["greedy"][:, 48:].tolist()
+
+
+@pytest.mark.slow
+def test_activations_may_be_rounded():
+    path = folder("goldens", "q-ct-w4a16")
+    golden = load_file(path / "golden.safetensors")
+    llm = LLM.from_pretrained(path, dtype="float32", implementation="xla", activations="int8")
+    weight = llm.model.blocks[0].down.weight
+    assert isinstance(weight, pk.QuantisedWeight) and weight.activations == "int8"
+    difference = np.asarray(llm.logits(golden["input_ids"])) - golden["logits"]
+    assert TOLERANCE < np.sqrt(np.mean(difference**2)) < 0.02 * np.std(golden["logits"])
+
+
+INT4, FP8 = (Scheme(layout="pack-quantized", format=format) for format in ("int4", "fp8"))
+
+
+@pytest.mark.parametrize(
+    "activations, scheme, message",
+    [
+        ("int4", INT4, "activations: expected one of int8, got 'int4'"),
+        ("int8", FP8, "expected int8 or int4 weights"),
+        ("int8", dataclasses.replace(INT4, group=24), "in runs of 16"),
+        ("int8", None, "activations: expected none, since the model is not quantised"),
+    ],
+)
+def test_activations_that_cannot_be(activations, scheme, message):
+    quantisation = scheme and Quantisation(schemes=((("Linear",), scheme),))
+    config = dataclasses.replace(hf_config.from_dict(LLAMA), quantisation=quantisation)
+    with pytest.raises(ValueError) as error:
+        config.with_activations(activations)
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert config.with_activations(None) is config
 
 
 def refused(path, message, **change):
