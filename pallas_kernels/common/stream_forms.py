@@ -3,7 +3,7 @@
 A form's step adds the products of a block of the weight to what the loop carries; at the end that gives the sums.
 """
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,9 @@ from pallas_kernels.common.blocks import Span, load
 from pallas_kernels.common.quantised import RUN
 from pallas_kernels.common.weight_block import Operands, WeightBlock
 
-if TYPE_CHECKING:
-    from pallas_kernels.common.stream import Stream
 
-
-def form_of(stream: "Stream") -> "Vectors | TensorCores":
-    """That of a stream, by its tiles and by what it streams."""
+def form_of(stream: Any) -> "Vectors | TensorCores":
+    """That of a `Stream`, by its tiles and by what it streams."""
     if stream.tiles.mma:
         return TensorCores(stream)
     return Integers(stream) if stream.shape.in_integers else Vectors(stream)
@@ -29,7 +26,7 @@ def form_of(stream: "Stream") -> "Vectors | TensorCores":
 class Vectors:
     """Multiply and add, an activation row at a time; the carry is the sums and, with all of a norm, x's squares."""
 
-    def __init__(self, stream: "Stream"):
+    def __init__(self, stream: Any):
         self.stream, self.pipelined = stream, stream.tiles.num_stages > 1
         self.gathers_squares = stream.norm_ref is not None
 
@@ -133,7 +130,7 @@ class TensorCores:
 
     pipelined = False
 
-    def __init__(self, stream: "Stream"):
+    def __init__(self, stream: Any):
         self.stream = stream
         self.rows = stream.rows()  # here, as a loop of interpret mode does not know its program
         self.precision = lax.Precision.HIGHEST if stream.shape.dtype == "float32" else None
