@@ -26,6 +26,7 @@ def start(compiled_once):
     with compiled_once():
         names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs", "jax_num_cpu_devices")
         environment = os.environ | {name.upper(): str(getattr(jax.config, name)) for name in names}
+        environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(jax.config.read("jax_disable_most_optimizations"))
 
     def serve():
         running = subprocess.Popen(
