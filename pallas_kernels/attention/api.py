@@ -11,6 +11,7 @@ from pallas_kernels.attention.tiles import ATTENTION, AttentionShape, AttentionT
 from pallas_kernels.common import checks, choose_tiles
 from pallas_kernels.common import implementation as impl
 from pallas_kernels.common.calls import MAX_ROWS, joined, rows_in
+from pallas_kernels.common.eight_bits import check_device
 from pallas_kernels.common.kv_cache import KVCache, check_lengths, check_owners
 from pallas_kernels.common.prefetch import PREFETCH_BYTES, check_prefetch
 from pallas_kernels.common.weights import Weight
@@ -52,6 +53,11 @@ def shape_of(q: jax.Array, cache: KVCache, *, page_table: jax.Array | None = Non
         page_size=cache.page_size,
         dtype=str(q.dtype),
         tokens=tokens,
+        **{
+            f"{name}_dtype": str(stored.dtype)
+            for name, stored in (("k", cache.k), ("v", cache.v))
+            if stored.dtype != q.dtype
+        },
     )
 
 
@@ -85,8 +91,9 @@ def attention(
 
     Args:
         q: [B, N, H] or [B, T, N, H], bfloat16, float16 or float32, rotated.
-        cache: k and v [P, K, Z, H] of q's dtype; what no token of a row attends to may hold anything, NaN too. What one
-            of them does must be finite: where it is not, the row's other tokens may be NaN as well.
+        cache: k and v [P, K, Z, H], each of q's dtype or of 8 bits with scales; what no token of a row attends to may
+            hold anything, NaN too. What one of them does must be finite: where it is not, the row's other tokens may be
+            NaN as well. What is in 8 bits is multiplied in q's dtype, which holds it exactly, and sums are scaled.
         lengths: int32 [B] or [B, T], the keys each token attends to (its position + 1), in any order, read at run time;
             0 gives zeros. Lengths beyond the cache, or of which a position that counts has no page, are an error where
             they are known; under jit that token is NaN.
@@ -128,7 +135,7 @@ def attention(
     cache.check()
     kv_heads = cache.k.shape[1]
     checks.shape("cache.k", cache.k, ("P", "K", "Z", head_dim))
-    checks.same_dtype("cache.k", cache.k, "q", q)
+    cache.check_dtype("q", q)
     if heads % kv_heads:
         raise ValueError(f"q: expected a multiple of the cache's {kv_heads} kv heads, got {heads} heads")
     factor = head_dim**-0.5 if scale is None else checks.positive("scale", scale)
@@ -139,6 +146,7 @@ def attention(
         checks.indices("counters", counters, (batch * tokens, kv_heads), 0, 1)
     prefetch_bytes = check_prefetch(prefetch, prefetch_bytes)
     chosen = impl.resolve(implementation)
+    check_device(chosen, cache.k, cache.v)
     kernel = reference.attention if chosen == "xla" else triton.attention
 
     def launch(q, lengths, sequence, counters):

@@ -21,5 +21,5 @@ def cost(q, cache, *, lengths, page_table=None, window=None, **_) -> Cost:
     # In rising order each token attends to what the one before it did not by as much as it is longer, or its window.
     keys = int(np.minimum(np.diff(lengths, axis=1, prepend=0), window or capacity).sum())
     products = int(np.minimum(lengths, window or capacity).sum())
-    kv_bytes = 2 * keys * cache.k.shape[1] * head_dim * itemsize(cache.k.dtype)
+    kv_bytes = keys * cache.k.shape[1] * head_dim * (itemsize(cache.k.dtype) + itemsize(cache.v.dtype))
     return Cost(kv_bytes + 2 * bytes_of(q), 4 * heads * products * head_dim)

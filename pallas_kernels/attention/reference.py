@@ -46,14 +46,17 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
     grouped = grouped.reshape(batch, kv_heads, tokens * group, head_dim)
     # What no token attends to may be anything, NaN too: it is taken out of the values, not only out of the weights, and
     # out of the keys for the sake of gradients.
-    k, v = (jnp.where(jnp.any(inside, axis=1)[:, None, :, None], x, 0) for x in (k, v))
+    k, v = (jnp.where(jnp.any(inside, axis=1)[:, None, :, None], x.astype(q.dtype), 0) for x in (k, v))
     scores = jnp.einsum("bkrh,bksh->bkrs", grouped, k, precision=precision, preferred_element_type=jnp.float32)
-    scores = cap(scores * options.scale, options.soft_cap)
+    scale = options.scale if cache.k_scale is None else options.scale * cache.k_scale[:, None, None]
+    scores = cap(scores * scale, options.soft_cap)
     mask = jnp.repeat(inside, group, axis=1)[:, None]
     # A finite floor: a row of length 0 has no key inside, and gets zeros instead of NaN.
     weights = jax.nn.softmax(jnp.where(mask, scores, -1e30), axis=-1)
     weights = jnp.where(mask, weights, 0.0).astype(v.dtype)
     out = jnp.einsum("bkrs,bksh->bkrh", weights, v, precision=precision, preferred_element_type=jnp.float32)
+    if cache.v_scale is not None:
+        out = out * cache.v_scale[:, None, None]
     out = jnp.moveaxis(out.reshape(batch, kv_heads, tokens, group, head_dim), 2, 1)
     out = jnp.where(fault[..., None, None, None], jnp.nan, out)
     return out.reshape(q.shape).astype(q.dtype), counters

@@ -37,8 +37,9 @@ class AttentionShape:
         heads, kv_heads, head_dim: N, K, H.
         context: positions a sequence's cache can hold (lengths are read at run time).
         page_size: Z; equal to context for a contiguous cache.
-        dtype: of the queries and the cache.
+        dtype: of the queries, and of keys and values that are not in 8 bits.
         tokens: T, query tokens of each sequence, which read its keys together.
+        k_dtype, v_dtype: of keys and of values in 8 bits; else None.
     """
 
     rows: int
@@ -49,10 +50,18 @@ class AttentionShape:
     page_size: int
     dtype: str = "bfloat16"
     tokens: int = 1
+    k_dtype: str | None = None
+    v_dtype: str | None = None
 
     @property
     def itemsize(self) -> int:
         return jnp.dtype(self.dtype).itemsize
+
+    @property
+    def kv_itemsizes(self) -> tuple[int, int]:
+        """Bytes of a key's number, and of a value's, as they are stored."""
+        k, v = (jnp.dtype(dtype or self.dtype).itemsize for dtype in (self.k_dtype, self.v_dtype))
+        return k, v
 
     def group_rows(self, block_t: int = 1) -> int:
         """Query heads of one kv head, of `block_t` tokens, padded to what a product takes."""
@@ -102,20 +111,27 @@ def shared_memory_bytes(tiles: AttentionTiles, shape: AttentionShape, device: De
 
     The queries, a block of weights, and the ring of key and value blocks: a loop of `num_stages` keeps one block less
     than that in flight. Products that read shared memory by themselves hold on to one block more, and read the ones
-    that sum the weights from there too, but the weights from registers.
+    that sum the weights from there too, but the weights from registers. What is in 8 bits lies in the ring as that;
+    values in 8 bits take weights in another order than the sum of these does, which are then there twice.
     """
     rows = shape.group_rows(tiles.block_t)
     queries = rows * shape.padded_head_dim * shape.itemsize
     weights = rows * tiles.block_s * shape.itemsize
-    block = tiles.block_s * shape.padded_head_dim * shape.itemsize
+    whole, *stored = (
+        tiles.block_s * shape.padded_head_dim * itemsize for itemsize in (shape.itemsize, *shape.kv_itemsizes)
+    )
     without_loop = tiles.num_stages == 1 or tiles.splits * tiles.block_s >= shape.context
+    ahead = 0 if without_loop else tiles.num_stages - 1
+    ring = ahead * sum(stored)
     if by_warp_groups(rows, tiles.num_warps, shape.itemsize, device):
         ones = tiles.block_s * SUM_COLUMNS * shape.itemsize
-        return 2 * (1 if without_loop else tiles.num_stages) * block + queries + ones + 1024
+        return ring + 2 * whole + queries + ones + 1024
     if without_loop:
         # Nothing is in flight: keys and values pass through it one after the other, or together in float32.
-        return (2 if shape.itemsize == 4 else 1) * block + queries + weights
-    return 2 * (tiles.num_stages - 1) * block + queries + weights + 256
+        return (2 if shape.itemsize == 4 else 1) * whole + queries + weights
+    if shape.itemsize == 4:
+        return ring + sum(whole for size in stored if size < whole) + queries + weights + 256
+    return ring + queries + weights * (2 if stored[1] < whole else 1) + 256
 
 
 def registers_per_thread(tiles: AttentionTiles, shape: AttentionShape) -> float:
@@ -206,7 +222,13 @@ def _default(shape: AttentionShape, device: Device, block_t: int) -> AttentionTi
         block_s = 128
     blocks = max(1, -(-shape.context // block_s))
     splits = min(most, 1 << (blocks.bit_length() - 1))
-    return AttentionTiles(block_s=block_s, splits=splits, num_stages=1 if splits >= blocks else 3, block_t=block_t)
+    return AttentionTiles(
+        block_s=block_s,
+        splits=splits,
+        num_warps=8 if block_s == 128 and min(shape.kv_itemsizes) == 1 else 4,  # what is unpacked takes registers
+        num_stages=1 if splits >= blocks else 3,
+        block_t=block_t,
+    )
 
 
 def compatible(shape: AttentionShape, entries: Sequence[tuple[AttentionShape, AttentionTiles]]) -> list[AttentionTiles]:

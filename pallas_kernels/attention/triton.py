@@ -22,9 +22,11 @@ from jax.experimental.pallas import triton as plt
 from pallas_kernels.attention.tiles import SUM_COLUMNS, combined_at_once
 from pallas_kernels.attention.token_rows import TokenRows
 from pallas_kernels.common.blocks import Span, gather, load, store
+from pallas_kernels.common.eight_bits import format_of
 from pallas_kernels.common.launch import launch, launch_dependents
 from pallas_kernels.common.prefetch import flat_values
 from pallas_kernels.common.prefetch import prefetch as ask_for
+from pallas_kernels.common.unpack import unpack
 
 FAULT = np.float32(np.nan)
 """Not Python's nan: the backend gives a bare number that a condition selects the condition's type."""
@@ -83,7 +85,13 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
             page = page if block_in_page or page_table is None else page[:, None]
             parts = page, kv_head, (slots % page_size)[:, None], dims[None, :]
             index = tuple(jnp.broadcast_to(part, full) for part in parts)
-        return plt.load(ref.at[index], mask=mask, other=None if mask is None else 0.0)
+        # A zero of the ref's dtype: integers are not cast to 8-bit floats.
+        return plt.load(ref.at[index], mask=mask, other=None if mask is None else jnp.zeros((), ref.dtype))
+
+    def floats(block):
+        """Keys or values as products take them, without their scale."""
+        name = format_of(block.dtype)
+        return block if name is None else unpack(block, name, 0, str(q.dtype), interpret=interpret)
 
     def kernel(refs, out_ref, *scratch):
         launch_dependents(interpret)
@@ -116,10 +124,13 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
 
         def step(query, k, v, page, inside, carry):
             peak, total, values = carry
+            k, v = floats(k), floats(v)
             scores = plt.dot(query, k, trans_b=True, precision=precision)
             scale: Any = options.scale * LOG2_E if options.soft_cap is None else options.scale / options.soft_cap
+            if k_scale is not None:
+                scale = np.float32(scale) * k_scale
             if page_table is not None:  # keys without a page are NaN: in place of the scale that takes no time
-                scale = jnp.where(page == inside_cache(page), np.float32(scale), FAULT)
+                scale = jnp.where(page == inside_cache(page), jnp.float32(scale), FAULT)
             scores = scores * scale
             if options.soft_cap is not None:
                 scores = options.soft_cap * LOG2_E * jnp.tanh(scores)
@@ -142,6 +153,7 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
         only = jnp.minimum(split, last_block)
         page: Any = page_of(refs, owner, only) if one_block_each else None
         v: Any = load_block(refs.v, page, kv_head, only) if one_block_each else None
+        k_scale, v_scale = (None if ref is None else ref[kv_head] for ref in (refs.k_scale, refs.v_scale))
         asked = refs.lengths[row] if tokens is None else tokens.lengths(refs.lengths, group_rows)
         length = jnp.minimum(asked, shape.context)
         oldest = jnp.int32(0) if window is None else jnp.maximum(length - window, 0)
@@ -179,7 +191,8 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
         # What is not attended to may be anything, NaN too: scores are replaced, and values are, since 0 * NaN is NaN.
         if one_block_each:
             inside, read = counts(split, page)
-            v = jnp.where(read[:, None], v, jnp.zeros_like(v))
+            if v.dtype != jnp.int8:  # which has no NaN
+                v = jnp.where(read[:, None], v, jnp.zeros_like(v))
             carry = step(query, k, v, page, inside, carry)
         else:
             first, stop = earliest // block_s, pl.cdiv(longest, block_s)
@@ -204,6 +217,8 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
         def finish(heads, total, values):
             # A row of length 0 attends to nothing and gets zeros.
             out = values / jnp.where(total == 0.0, 1.0, total)
+            if v_scale is not None:
+                out = out * v_scale
             if tokens is None:
                 store(out_ref, row, kv_head, heads, dims, value=out, interpret=interpret)
             else:
@@ -256,8 +271,8 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
     by_token = (units,) if block_t == 1 else (shape.rows, shape.tokens)
     grouped = *by_token, shape.kv_heads, group, head_dim
     inputs = dict(
-        q=q.reshape(grouped), k=cache.k, v=cache.v, lengths=lengths.reshape(by_token), sequence=sequence,
-        page_table=page_table, prefetch=flat_values(prefetch),
+        q=q.reshape(grouped), k=cache.k, v=cache.v, k_scale=cache.k_scale, v_scale=cache.v_scale,
+        lengths=lengths.reshape(by_token), sequence=sequence, page_table=page_table, prefetch=flat_values(prefetch),
     )  # fmt: skip
     outputs = [jax.ShapeDtypeStruct(grouped, q.dtype)]
     if splits > 1:

@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels.common import checks
+from pallas_kernels.common.eight_bits import KV_FORMATS, check_scale, format_of, rounded
+from pallas_kernels.common.quantised import FORMATS
 
+CACHE_DTYPES = (*checks.DTYPES, *(jnp.dtype(FORMATS[name]).name for name in KV_FORMATS))
 PAGE_TABLE = ("sequences", "pages of a sequence")
 
 
@@ -18,26 +21,55 @@ class KVCache:
     """Keys and values of one layer; a pytree. Donate it where it is updated, or XLA copies it.
 
     Attributes:
-        k, v: [P, K, Z, H]: pages, kv heads, positions of a page, head dimension; one dtype, bfloat16, float16 or
-            float32: the kernels do not quantise. With a page table a
-            sequence's position p lies in page `page_table[sequence, p // Z]` at `p % Z`; without one, page i is
-            sequence i and Z its capacity (a contiguous cache).
+        k, v: [P, K, Z, H]: pages, kv heads, positions of a page, head dimension; each float8_e4m3fn or int8, or
+            bfloat16, float16 or float32, of one dtype where both are. With a page table a sequence's position p lies
+            in page `page_table[sequence, p // Z]` at `p % Z`; without one, page i is sequence i and Z its capacity (a
+            contiguous cache).
+        k_scale, v_scale: float32 [K] of what is in 8 bits, which stands for `stored * scale[head]`; else None. Numbers
+            beyond the largest that is stored (448 in fp8, 127 in int8) become that one. NaN is lost: int8 has 0 in its
+            place, and from fp8 the kernels may read 480.
     """
 
     k: jax.Array
     v: jax.Array
+    k_scale: jax.Array | None = None
+    v_scale: jax.Array | None = None
 
     @classmethod
-    def zeros(cls, pages: int, kv_heads: int, page_size: int, head_dim: int, dtype) -> "KVCache":
+    def zeros(
+        cls,
+        pages: int,
+        kv_heads: int,
+        page_size: int,
+        head_dim: int,
+        dtype,
+        *,
+        v_dtype=None,
+        k_scale: jax.Array | None = None,
+        v_scale: jax.Array | None = None,
+    ) -> "KVCache":
         """An empty cache of `pages` pages of `page_size` positions.
 
+        Args:
+            dtype: of keys and values; with `v_dtype`, of keys alone.
+            k_scale, v_scale: float32 [K] of what is in 8 bits; None for 1.
+
         Raises:
-            ValueError, TypeError: a size is not a whole number above 0, or the dtype not one of the kernels'.
+            ValueError, TypeError: a size is not a whole number above 0, a dtype not one of the kernels', or a scale not
+                such an array.
         """
         sizes = dict(pages=pages, kv_heads=kv_heads, page_size=page_size, head_dim=head_dim)
         shape = tuple(checks.whole(name, size, 1) for name, size in sizes.items())
-        dtype = checks.one_of_dtypes("dtype", dtype, checks.DTYPES)
-        return cls(k=jnp.zeros(shape, dtype), v=jnp.zeros(shape, dtype))
+        names = [checks.one_of_dtypes("dtype", dtype, CACHE_DTYPES)]
+        names.append(names[0] if v_dtype is None else checks.one_of_dtypes("v_dtype", v_dtype, CACHE_DTYPES))
+        scales = [
+            jnp.ones(kv_heads, jnp.float32) if scale is None and format_of(name) else scale
+            for name, scale in zip(names, (k_scale, v_scale), strict=True)
+        ]
+        k, v = (jnp.zeros(shape, name) for name in names)
+        cache = cls(k=k, v=v, k_scale=scales[0], v_scale=scales[1])
+        cache.check()
+        return cache
 
     @property
     def page_size(self) -> int:
@@ -50,11 +82,31 @@ class KVCache:
         return self.page_size * (1 if page_table is None else page_table.shape[1])
 
     def check(self) -> None:
-        """Raises unless keys and values are of one shape and of one dtype that the kernels take."""
+        """Raises unless keys and values are of one shape, their dtypes go together, and those of 8 bits have scales."""
         checks.shape("cache.k", self.k, ("P", "K", "Z", "H"))
-        checks.float_dtype("cache.k", self.k)
         checks.shape("cache.v", self.v, tuple(self.k.shape), ", that of cache.k")
-        checks.same_dtype("cache.v", self.v, "cache.k", self.k)
+        for name, array in (("cache.k", self.k), ("cache.v", self.v)):
+            if str(array.dtype) not in CACHE_DTYPES:
+                raise TypeError(f"{name}: expected dtype {', '.join(CACHE_DTYPES)}, got {array.dtype}")
+        if format_of(self.k.dtype) is None and format_of(self.v.dtype) is None:
+            checks.same_dtype("cache.v", self.v, "cache.k", self.k)
+        check_scale("cache.k", self.k, self.k_scale)
+        check_scale("cache.v", self.v, self.v_scale)
+
+    def check_dtype(self, other_name: str, other: jax.Array) -> None:
+        """Raises unless what is not of 8 bits has the dtype of `other`."""
+        for name, array in (("cache.k", self.k), ("cache.v", self.v)):
+            if format_of(array.dtype) is None:
+                checks.same_dtype(name, array, other_name, other)
+
+    def rounded(self, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Keys and values [..., K, H], any float dtype, as they are stored: rounded, those of 8 bits in units of their
+        scale."""
+        k, v = (
+            x.astype(stored.dtype) if scale is None else rounded(x.astype(jnp.float32), scale[:, None], stored.dtype)
+            for x, stored, scale in ((k, self.k, self.k_scale), (v, self.v, self.v_scale))
+        )
+        return k, v
 
     def write(
         self,
@@ -68,7 +120,7 @@ class KVCache:
         """The cache with the keys and values of some rows written, by XLA.
 
         Args:
-            k, v: [B, K, H], any float dtype; they are rounded to the cache's.
+            k, v: [B, K, H], any float dtype; they are rounded to the cache's, to the nearest in units of its scales.
             positions: int32 [B], each row's in its sequence; -1 writes nothing. One beyond the cache is an error where
                 it is known, and writes nothing under jit.
             sequence: int32 [B], the sequence of each row; None for row i of sequence i.
@@ -84,10 +136,15 @@ class KVCache:
         checks.shape("v", v, tuple(k.shape), ", that of k")
         checks.floating("v", v)
         check_places(self, positions, sequence, page_table, k.shape[0])
+        return self.placed(*self.rounded(k, v), positions, sequence, page_table)
+
+    def placed(self, k, v, positions, sequence, page_table) -> "KVCache":
+        """As `write`, of keys and values that are rounded already."""
         page, slot = self.locate(positions, sequence, page_table)
-        return KVCache(
-            k=self.k.at[page, :, slot].set(k.astype(self.k.dtype), mode="drop"),
-            v=self.v.at[page, :, slot].set(v.astype(self.v.dtype), mode="drop"),
+        return dataclasses.replace(
+            self,
+            k=self.k.at[page, :, slot].set(k, mode="drop"),
+            v=self.v.at[page, :, slot].set(v, mode="drop"),
         )
 
     def locate(

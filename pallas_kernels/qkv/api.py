@@ -9,6 +9,7 @@ from pallas_kernels.common import checks, deferred_norm, weights
 from pallas_kernels.common import implementation as impl
 from pallas_kernels.common.calls import StreamOptions, launches, rows_in, stream_shape
 from pallas_kernels.common.deferred_norm import DeferredNorm
+from pallas_kernels.common.eight_bits import check_device
 from pallas_kernels.common.kv_cache import KVCache, check_places
 from pallas_kernels.common.prefetch import PREFETCH_BYTES, check_prefetch
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles
@@ -63,7 +64,7 @@ def qkv(
         norm: [D], any float dtype: the weight of RMSNorm (Zhang and Sennrich 2019); None with a `DeferredNorm`.
         weight: [(N + 2K) * H / 2, 2, D], bfloat16, float16 or float32, from `pack_qkv`; its bias is added before
             QK-norm.
-        cache: k and v [P, K, Z, H], bfloat16, float16 or float32: what is written is rounded to it. Donate it
+        cache: k and v [P, K, Z, H], of any dtype of a `KVCache`: what is written is rounded to it. Donate it
             (`donate_argnums`) and it is updated in place, else it is copied.
         positions: int32 [B], the position of each row in its sequence; a padding row, at -1, has its q computed and
             writes nothing. A row that has no place in the cache (a position beyond it, or without a page), or beyond
@@ -106,6 +107,7 @@ def qkv(
     eps, norm_offset = checks.positive("eps", eps), checks.number("norm_offset", norm_offset)
     prefetch_bytes = check_prefetch(prefetch, prefetch_bytes)
     chosen = impl.resolve(implementation)
+    check_device(chosen, cache.k, cache.v)
     kernel = reference.qkv if chosen == "xla" else triton.qkv
 
     def launch(x, positions, sequence, cache):

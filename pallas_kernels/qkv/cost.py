@@ -7,7 +7,7 @@ from pallas_kernels.common.cost import Cost, bytes_of, itemsize, product_operati
 def cost(x, norm, weight, cache, **_) -> Cost:
     """Of a call with these arguments: weight, norm and x in; q to memory, k and v to the cache."""
     rows = rows_of(x)
-    keys_and_values = 2 * rows * cache.k.shape[1] * cache.k.shape[3]
-    queries = 2 * rows * weight.shape[0] - keys_and_values
-    out = queries * itemsize(weight.dtype) + keys_and_values * itemsize(cache.k.dtype)
+    keys = rows * cache.k.shape[1] * cache.k.shape[3]  # and as many values
+    queries = 2 * rows * weight.shape[0] - 2 * keys
+    out = queries * itemsize(weight.dtype) + keys * (itemsize(cache.k.dtype) + itemsize(cache.v.dtype))
     return Cost(bytes_of(x, norm, weight.bias) + weight.nbytes + out, product_operations(rows, weight))

@@ -3,20 +3,20 @@
 With splits it stores partial sums alone, and the launch of `rope_and_cache` does the rest.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from pallas_kernels.common.blocks import scatter
-from pallas_kernels.common.kv_cache import KVCache
 from pallas_kernels.common.launch import launch
 from pallas_kernels.common.prefetch import flat_values
 from pallas_kernels.common.prenorm import Norm, prenorm
 from pallas_kernels.common.stream import Stream, programs_of
 from pallas_kernels.common.weight_block import streamed, weight_refs
 from pallas_kernels.rope_and_cache.heads import Heads
-from pallas_kernels.rope_and_cache.triton import store
+from pallas_kernels.rope_and_cache.triton import arrays_of, store
 
 
 def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rope, q_norm, k_norm, prefetch):
@@ -77,7 +77,7 @@ def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rop
     q, k, v = launch(
         whole,
         grid=(programs,),
-        inputs=inputs | stored | dict(bias=weight.bias, cos=cos, sin=sin, k=cache.k, v=cache.v),
+        inputs=inputs | stored | dict(bias=weight.bias, cos=cos, sin=sin) | arrays_of(cache),
         outputs=[
             jax.ShapeDtypeStruct((shape.rows, heads.heads, heads.head_dim), shape.dtype),
             jax.ShapeDtypeStruct(cache.k.shape, cache.k.dtype),
@@ -86,4 +86,4 @@ def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rop
         aliases=dict(k=1, v=2),
         **how,
     )
-    return q, KVCache(k=k, v=v)
+    return q, dataclasses.replace(cache, k=k, v=v)

@@ -8,6 +8,7 @@ import jax
 from pallas_kernels.common import checks, weights
 from pallas_kernels.common import implementation as impl
 from pallas_kernels.common.arithmetic import check_rope
+from pallas_kernels.common.eight_bits import check_device
 from pallas_kernels.common.kv_cache import KVCache, check_places
 from pallas_kernels.rope_and_cache import reference, triton
 
@@ -47,12 +48,12 @@ def rope_and_cache(
 
     Args:
         pairs: [B, (N + 2K) * H / 2, 2], any float dtype: x times a weight from `pack_qkv`, its bias added.
-        cache: k and v [P, K, Z, H], bfloat16, float16 or float32: what is written is rounded to it. Donate it
+        cache: k and v [P, K, Z, H], of any dtype of a `KVCache`: what is written is rounded to it. Donate it
             (`donate_argnums`) and it is updated in place, else it is copied.
         positions, rope, sequence, page_table, q_norm, k_norm: as in `qkv`.
         rotary_dim: that the weight was packed for; None for all of H.
         eps, norm_offset: of QK-norm, as in `qkv`.
-        out_dtype: of q: one of `DTYPES`; the cache's if None.
+        out_dtype: of q: one of `DTYPES`; None for the cache's, whose keys then are not of 8 bits.
         implementation: 'triton', 'xla', 'interpret', or None to choose by device (`resolve_implementation`).
 
     Returns:
@@ -73,6 +74,7 @@ def rope_and_cache(
     check_rotation(rope, positions, batch, head_dim, weights.checked_rotary_dim(head_dim, rotary_dim))
     check_qk_norm(q_norm, k_norm, head_dim)
     chosen = impl.resolve(implementation)
+    check_device(chosen, cache.k, cache.v)
     options = Options(
         num_heads=num_heads,
         rotary_dim=rotary_dim,

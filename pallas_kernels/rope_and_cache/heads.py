@@ -10,6 +10,7 @@ from jax import lax
 from jax.experimental.pallas import triton as plt
 
 from pallas_kernels.common.blocks import gather, scatter
+from pallas_kernels.common.eight_bits import rounded
 from pallas_kernels.common.kv_cache import KVCache
 from pallas_kernels.common.weights import checked_rotary_dim
 
@@ -102,7 +103,7 @@ class Heads:
         """What `finish` needs beside the sums, to be loaded while those are on their way.
 
         Args:
-            refs: of positions, sequence, page_table, cos, sin and bias; None for what there is not.
+            refs: of positions, sequence, page_table, cos, sin, bias, k_scale and v_scale; None for what there is not.
             rows, valid: int32 and bool [m], the activation rows, and which of them there are.
         """
         mask = valid[:, None] & pairs.inside[None, :]
@@ -130,7 +131,16 @@ class Heads:
             )
         if refs.bias is not None:
             bias = tuple(gather(refs.bias, pairs.index[None, :], c, mask=mask) for c in (0, 1))
-        return pairs, rows, mask, cached, fault, page, slot, turn, bias
+        scales = [
+            None if ref is None else gather(ref, kv_head, mask=own, other=1.0)
+            for ref, (kv_head, own) in zip((refs.k_scale, refs.v_scale), self._kv_heads(pairs), strict=True)
+        ]
+        return pairs, rows, mask, cached, fault, page, slot, turn, bias, scales
+
+    def _kv_heads(self, pairs: Pairs) -> list[tuple[jax.Array, jax.Array]]:
+        """Of the pairs as keys, and as values: the kv head, and which of them are such, int32 and bool [1, block]."""
+        heads = [pairs.head - self.heads - i * self.kv_heads for i in range(2)]
+        return [(head, pairs.inside[None, :] & (head >= 0) & (head < self.kv_heads)) for head in heads]
 
     def finish(self, refs: Any, out_refs: tuple, prepared: Any, sums: tuple[jax.Array, jax.Array]) -> None:
         """Stores the pairs, float32 [m, block] each, where they belong.
@@ -138,7 +148,7 @@ class Heads:
         Args:
             out_refs: q [M, N, H], the cache's keys and values, and if they are wanted by row too, k and v [M, K, H].
         """
-        (pairs, rows, mask, cached, fault, page, slot, turn, bias), (a, b) = prepared, sums
+        (pairs, rows, mask, cached, fault, page, slot, turn, bias, scales), (a, b) = prepared, sums
         q_ref, k_ref, v_ref, *by_row = out_refs
         a, b = (jnp.where(fault[:, None], jnp.nan, x) for x in (a, b))
         if bias is not None:
@@ -148,15 +158,18 @@ class Heads:
         if turn is not None:
             cos, sin = turn
             a, b = a * cos - b * sin, b * cos + a * sin
+        store = functools.partial(scatter, interpret=self.interpret)
         for dim, value in zip(self.dims(pairs.i), (a, b), strict=True):
-            store = functools.partial(scatter, value=value, interpret=self.interpret)
-            store(q_ref, rows[:, None], pairs.head, dim, mask=mask & (pairs.head < self.heads))
-            for i, cache_ref in enumerate((k_ref, v_ref)):
-                kv_head = pairs.head - self.heads - i * self.kv_heads
-                own = mask & (kv_head >= 0) & (kv_head < self.kv_heads)
-                store(cache_ref, page[:, None], kv_head, slot[:, None], dim, mask=own & cached[:, None])
+            store(q_ref, rows[:, None], pairs.head, dim, value=value, mask=mask & (pairs.head < self.heads))
+            for i, (cache_ref, (kv_head, own), scale) in enumerate(
+                zip((k_ref, v_ref), self._kv_heads(pairs), scales, strict=True)
+            ):
+                own, kept = mask & own, value
+                if scale is not None:
+                    kept = rounded(value, scale, cache_ref.dtype, compiled=not self.interpret)
+                store(cache_ref, page[:, None], kv_head, slot[:, None], dim, value=kept, mask=own & cached[:, None])
                 if by_row:
-                    store(by_row[i], rows[:, None], kv_head, dim, mask=own)
+                    store(by_row[i], rows[:, None], kv_head, dim, value=kept, mask=own)
 
     def _normalise(self, refs, pairs, a, b, mask):
         """QK-norm of the one head that the pairs are; values pass."""

@@ -33,6 +33,5 @@ def of_pairs(
         k = rms_norm(k, k_norm, eps, norm_offset)
     if rope is not None:
         q, k = rotate(q, positions, rope), rotate(k, positions, rope)
-    k, v = k.astype(cache.k.dtype), v.astype(cache.v.dtype)
-    cache = cache.write(k, v, positions=positions, sequence=sequence, page_table=page_table)
-    return q.astype(dtype), k, v, cache
+    k, v = cache.rounded(k, v)
+    return q.astype(dtype), k, v, cache.placed(k, v, positions, sequence, page_table)

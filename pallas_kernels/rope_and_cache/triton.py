@@ -1,5 +1,6 @@
 """The Triton kernel of rope_and_cache: a program has one head of a few rows."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -77,7 +78,7 @@ def store(
         kernel,
         name="rope_and_cache",
         grid=(heads.count, pl.cdiv(rows, block_m)),
-        inputs=dict(parts=parts, cos=cos, sin=sin, k=cache.k, v=cache.v, positions=positions) | operands,
+        inputs=dict(parts=parts, cos=cos, sin=sin, positions=positions, **arrays_of(cache)) | operands,
         outputs=[
             jax.ShapeDtypeStruct((rows, heads.heads, heads.head_dim), dtype),
             *caches,
@@ -88,4 +89,9 @@ def store(
         num_stages=1,
         interpret=heads.interpret,
     )
-    return q, KVCache(k=k, v=v), *of_rows
+    return q, dataclasses.replace(cache, k=k, v=v), *of_rows
+
+
+def arrays_of(cache: KVCache) -> dict[str, jax.Array | None]:
+    """Of a launch's inputs those of a cache that it writes, by name."""
+    return dict(k=cache.k, v=cache.v, k_scale=cache.k_scale, v_scale=cache.v_scale)

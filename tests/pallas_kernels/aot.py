@@ -43,6 +43,7 @@ class Case:
     tiles: dict[str, Any]
     dtype: str = "bfloat16"
     tokens: int | None = None
+    kv_dtypes: list[str | None] | None = None
 
 
 def plugin_folder() -> Path:
@@ -170,8 +171,9 @@ def main() -> None:
     for case in json.load(sys.stdin):
         case = Case(**case)
         call = inputs.of_model(
-            inputs.Shapes(), case.model, case.op, rows=case.rows, dtype=case.dtype, tokens=case.tokens
-        )
+            inputs.Shapes(), case.model, case.op, rows=case.rows, dtype=case.dtype, tokens=case.tokens,
+            kv_dtypes=case.kv_dtypes,
+        )  # fmt: skip
         kind = pk.AttentionTiles if case.op == "attention" else pk.Tiles
         print(json.dumps(compiler.verdict(call, kind(**case.tiles))), flush=True)
 

@@ -37,8 +37,19 @@ class Values:
         return jnp.asarray(array if dtype is None else array.astype(jnp.dtype(dtype)))
 
     def poison(self, array: jax.Array, keep: np.ndarray) -> jax.Array:
-        """`array` with NaN wherever `keep`, which broadcasts to it, is False."""
-        return jnp.asarray(np.where(keep, np.asarray(array), np.asarray(np.nan, array.dtype)))
+        """`array` with NaN, of int8 the largest, wherever `keep`, which broadcasts to it, is False."""
+        bad = np.asarray(127 if array.dtype == jnp.int8 else np.nan, array.dtype)
+        return jnp.asarray(np.where(keep, np.asarray(array), bad))
+
+    def quantised(self, array: jax.Array, dtype) -> tuple[jax.Array, jax.Array | None]:
+        """Keys or values [P, K, Z, H] as a cache of `dtype` holds them, with scales of 8 bits, which differ by head."""
+        if jnp.dtype(dtype).itemsize > 1:
+            return array.astype(dtype), None
+        most = 127.0 if dtype == "int8" else 448.0
+        scale = np.linspace(3.0, 5.0, array.shape[1], dtype=np.float32) / most
+        whole = np.asarray(array).astype(np.float32) / scale[:, None, None]
+        whole = np.clip(np.round(whole) if dtype == "int8" else whole, -most, most)
+        return jnp.asarray(whole.astype(jnp.dtype(dtype))), jnp.asarray(scale)
 
 
 class Shapes:
@@ -54,6 +65,10 @@ class Shapes:
 
     def poison(self, array, keep):
         return array
+
+    def quantised(self, array, dtype):
+        scale = jax.ShapeDtypeStruct(array.shape[1:2], jnp.float32) if jnp.dtype(dtype).itemsize == 1 else None
+        return jax.ShapeDtypeStruct(array.shape, dtype), scale
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -230,6 +245,16 @@ class Layout:
         return table, count + 2
 
 
+def _cache(draw, shape: tuple[int, ...], dtype, kv_dtypes, keep=None) -> pk.KVCache:
+    """Of random keys and values, in `kv_dtypes` (of keys and of values; None for `dtype`), poisoned where not kept."""
+    found = {}
+    for name, own in zip("kv", kv_dtypes or (None, None)):
+        stored, scale = draw.quantised(draw.normal(*shape, dtype=dtype), own or dtype)
+        found[name] = stored if keep is None else draw.poison(stored, keep)
+        found[f"{name}_scale"] = scale
+    return pk.KVCache(**found)
+
+
 def _rows_of_sequences(draw, rows: int, sequences: int, capacity: int) -> tuple[np.ndarray, np.ndarray]:
     """(sequence, position) of each row: distinct; rows of one sequence follow one another."""
     sequence = np.sort(np.arange(rows) % sequences)
@@ -258,11 +283,13 @@ def qkv(
     bias=False,
     qk_norm=False,
     norm_offset=0.0,
+    kv_dtypes=None,
 ) -> Call:
     """Arguments of `qkv`: rows of `sequences` sequences (None: one each), the last `padding` of them at position -1.
 
     Args:
         rotary_dim: 0 for no rotation, None for all of the head.
+        kv_dtypes: of keys and of values in the cache, each None for `dtype`; None for both.
     """
     sequences = rows if sequences is None else sequences
     sequence, position = _rows_of_sequences(draw, rows, sequences, layout.capacity)
@@ -285,7 +312,7 @@ def qkv(
             x=draw.normal(rows, width, dtype=dtype, scale=3.0),
             norm=_norm(draw, width, dtype, norm_offset),
             weight=_weight(draw, outputs, 2, inputs=width, dtype=dtype, bias=bias, rotary_dim=rotary_dim),
-            cache=pk.KVCache(k=draw.normal(*cache, dtype=dtype), v=draw.normal(*cache, dtype=dtype)),
+            cache=_cache(draw, cache, dtype, kv_dtypes),
             positions=draw.given(position),
             sequence=draw.given(sequence),
             page_table=None if table is None else draw.given(table),
@@ -315,12 +342,14 @@ def attention(
     counters=False,
     tokens: int | None = None,
     lengths: np.ndarray | None = None,
+    kv_dtypes=None,
 ) -> Call:
     """Arguments of `attention`: rows as in `qkv`, the padding ones of length 0.
 
     Args:
         tokens: of each row, as an axis of q, at positions that follow one another; None for one, without an axis.
         lengths: int32 [rows, tokens] in place of those.
+        kv_dtypes: as in `qkv`.
     """
     sequences = rows if sequences is None else sequences
     room = layout.capacity - (tokens or 1) + 1
@@ -341,12 +370,12 @@ def attention(
             owned = index if table is None else table[index, seen // layout.page_size]
             keep[owned, seen % layout.page_size] = True
     cache = (pages, kv_heads, layout.page_size, head_dim)
-    k, v = (draw.poison(draw.normal(*cache, dtype=dtype), keep[:, None, :, None]) for _ in "kv")
+    k_dtype, v_dtype = kv_dtypes or (None, None)
     return Call(
         function=pk.attention,
         arrays=dict(
             q=draw.normal(*by_token, heads, head_dim, dtype=dtype),
-            cache=pk.KVCache(k=k, v=v),
+            cache=_cache(draw, cache, dtype, kv_dtypes, keep[:, None, :, None]),
             lengths=draw.given(lengths),
             sequence=draw.given(sequence),
             page_table=None if table is None else draw.given(table),
@@ -362,21 +391,25 @@ def attention(
             page_size=layout.page_size,
             dtype=dtype,
             tokens=tokens or 1,
+            k_dtype=k_dtype,
+            v_dtype=v_dtype,
         ),
     )
 
 
 def of_model(
-    draw, model: str, op: str, *, rows: int, dtype="bfloat16", context: int = 2048, page_size=64, tokens=None
-) -> Call:
+    draw, model: str, op: str, *, rows: int, dtype="bfloat16", context: int = 2048, page_size=64, tokens=None,
+    kv_dtypes=None,
+) -> Call:  # fmt: skip
     """The call of `op` in a decode step of a model with `rows` sequences; 'deferred_' before it for a deferred norm.
 
     Attention may take several tokens of each.
     """
     if op.startswith("deferred_"):
         whole = of_model(
-            draw, model, op.removeprefix("deferred_"), rows=rows, dtype=dtype, context=context, page_size=page_size
-        )
+            draw, model, op.removeprefix("deferred_"), rows=rows, dtype=dtype, context=context, page_size=page_size,
+            kv_dtypes=kv_dtypes,
+        )  # fmt: skip
         return deferred(draw, whole, part=4 if rows == 1 else 16)
     size = MODELS[model]
     width, wide = size["width"], size["heads"] * size["head_dim"]
@@ -387,6 +420,7 @@ def of_model(
         head_dim=size["head_dim"],
         layout=Layout(page_size, context // page_size),
         dtype=dtype,
+        kv_dtypes=kv_dtypes,
     )
     match op:
         case "qkv":

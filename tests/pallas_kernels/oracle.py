@@ -12,6 +12,11 @@ def _float64(array):
     return None if array is None else np.asarray(array).astype(np.float64)
 
 
+def _stands_for(stored, scale):
+    """Keys or values [P, K, Z, H], float64."""
+    return _float64(stored) * (1 if scale is None else _float64(scale)[:, None, None])
+
+
 def rms_norm(x, weight, eps, offset):
     return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * (weight + offset)
 
@@ -75,7 +80,7 @@ def qkv(
     *, x, norm, weight, cache, positions, sequence=None, page_table=None, rope=None, q_norm=None, k_norm=None,
     eps=1e-5, norm_offset=0.0,
 ):  # fmt: skip
-    """(q, cache k, cache v), the caches float64."""
+    """(q, cache k, cache v), the caches float64, without scales and not rounded."""
     positions, sequence, page_table = (None if a is None else np.asarray(a) for a in (positions, sequence, page_table))
     sequence = np.arange(len(positions)) if sequence is None else sequence
     _, kv_heads, _, head_dim = cache.k.shape
@@ -91,7 +96,7 @@ def qkv(
     if rope is not None:
         cos, sin = (_float64(table)[np.clip(positions, 0, len(table) - 1)] for table in rope)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-    new_k, new_v = _float64(cache.k).copy(), _float64(cache.v).copy()
+    new_k, new_v = _stands_for(cache.k, cache.k_scale), _stands_for(cache.v, cache.v_scale)
     for row, position in enumerate(positions):
         at = _slot(cache.k, sequence[row], position, page_table)
         if at is not None:
@@ -105,7 +110,7 @@ def attention(
     del counters
     lengths, sequence, page_table = (None if a is None else np.asarray(a) for a in (lengths, sequence, page_table))
     sequence = np.arange(len(lengths)) if sequence is None else sequence
-    q, k, v = _float64(q), _float64(cache.k), _float64(cache.v)
+    q, k, v = _float64(q), _stands_for(cache.k, cache.k_scale), _stands_for(cache.v, cache.v_scale)
     if q.ndim == 4:  # each token is a row of its sequence
         rows = q.reshape(-1, *q.shape[2:])
         out = attention(

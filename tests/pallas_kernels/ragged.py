@@ -19,6 +19,8 @@ MOST_OF_ONE = 16
 """Rows that a sequence of the smallest cache takes."""
 HEADS = ((3, 3), (6, 2), (5, 1))
 """(heads, kv_heads): multi-head, grouped, multi-query."""
+KV_DTYPES = (None, ("int8", "int8"), ("float8_e4m3fn", "float8_e4m3fn"), (None, "float8_e4m3fn"), ("int8", None))
+"""Of keys and values in a cache; None is the queries' dtype."""
 
 
 def stream_tiles(case: dict[str, Any], block_n: int = 1) -> tuple[Tiles, dict[str, Any]]:

@@ -37,15 +37,20 @@ CALLS = [
     ("llama-3.1-8b", "attention", 8, "bfloat16", 4),
     ("llama-3.1-8b", "attention", 1, "bfloat16", 128),
     ("llama-3.2-1b", "attention", 2, "float32", 5),
+    ("llama-3.2-1b", "attention", 8, "bfloat16", None, (None, "float8_e4m3fn")),
+    ("llama-3.1-8b", "attention", 8, "bfloat16", None, ("int8", "int8")),
+    ("llama-3.1-8b", "attention", 1, "bfloat16", 16, ("int8", None)),
 ]
-"""Model, op, rows, dtype, and where there are several, tokens of each row."""
+"""Model, op, rows, dtype, and where there are several, tokens of each row, and dtypes of keys and values."""
 EVERY = dict(h200=1, a100=3, b200=3, h100=6)
 """Of so many calls one is compiled for a device: an H100 takes the tiles of an H200."""
 
 
 @functools.cache
-def call_of(model, op, rows, dtype, tokens=None):
-    return inputs.of_model(inputs.Shapes(), model, op, rows=rows, dtype=dtype, tokens=tokens)
+def call_of(model, op, rows, dtype, tokens=None, kv_dtypes=None):
+    return inputs.of_model(
+        inputs.Shapes(), model, op, rows=rows, dtype=dtype, tokens=tokens, kv_dtypes=kv_dtypes
+    )  # fmt: skip
 
 
 def tiles_of(op):
@@ -92,7 +97,8 @@ def test_feasible_agrees_with_the_compiler(key):
     device = DEVICES[key]
     cases = [(c, why, tile) for c in CALLS[:: EVERY[key]] for why, tile in chosen(c[1], call_of(*c).shape, device)]
     request = [
-        dict(zip(("model", "op", "rows", "dtype", "tokens"), c), tiles=dataclasses.asdict(tile)) for c, _, tile in cases
+        dict(zip(("model", "op", "rows", "dtype", "tokens", "kv_dtypes"), c), tiles=dataclasses.asdict(tile))
+        for c, _, tile in cases
     ]
     run = subprocess.run(
         [sys.executable, "-m", "tests.pallas_kernels.aot", key],

@@ -102,8 +102,9 @@ UNPACKED = [
     ("weight", field("bias", integer), "weight.bias"),
 ]
 CACHE = [
-    ("cache", field("k", lambda k: k.astype(jnp.int8)), "cache.k: expected dtype"),
-    ("cache", lambda c: pk.KVCache(k=c.k.astype(jnp.int8), v=c.v.astype(jnp.int8)), "cache.k: expected dtype"),
+    ("cache", field("k", lambda k: k.astype(jnp.int8)), "cache.k_scale: expected float32"),
+    ("cache", lambda c: pk.KVCache(k=c.k.astype(jnp.int16), v=c.v.astype(jnp.int16)), "cache.k: expected dtype"),
+    ("cache", field("v_scale", lambda _: jnp.ones(2)), "cache.v_scale: expected None"),
     ("cache", lambda c: (c.k, c.v), "cache: expected a KVCache"),
     ("page_table", to([[0]]), "page_table: expected an array"),
     ("page_table", lambda x: x[:, :0], "page_table: expected shape"),

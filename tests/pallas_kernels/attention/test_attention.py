@@ -9,7 +9,7 @@ from pallas_kernels import DTYPES, AttentionTiles
 from tests.pallas_kernels import covering, inputs
 from tests.pallas_kernels.compare import assert_right, assert_same_bits
 from tests.pallas_kernels.inputs import Layout
-from tests.pallas_kernels.ragged import HEADS, sequences_of
+from tests.pallas_kernels.ragged import HEADS, KV_DTYPES, sequences_of
 
 LAYOUTS = [
     Layout(53),  # contiguous
@@ -30,6 +30,7 @@ CASES = covering.all_pairs(
     soft_cap=(None, 2.0),
     window=(None, 1, 20),
     counters=(False, True),
+    kv_dtypes=KV_DTYPES,
     block_s=(16, 32),
     splits=(1, 4),
 )

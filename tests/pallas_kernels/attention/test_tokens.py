@@ -14,6 +14,7 @@ from pallas_kernels.common.devices import DEVICES
 from tests.pallas_kernels import inputs
 from tests.pallas_kernels.compare import assert_right, assert_same_bits
 from tests.pallas_kernels.inputs import Layout
+from tests.pallas_kernels.ragged import KV_DTYPES
 
 GROUPS = ((3, 3), (6, 2), (4, 1), (8, 1))
 """(heads, kv_heads): 1, 3, 4 and 8 query heads a kv head."""
@@ -48,6 +49,7 @@ def cases(draw):
         soft_cap=draw(st.sampled_from((None, 2.0))),
         counters=draw(st.booleans()),
         dtype=draw(st.sampled_from(("float32", "bfloat16"))),
+        kv_dtypes=draw(st.sampled_from(KV_DTYPES)),
         lengths=in_any_order(seed, rows, tokens, layout) if draw(st.booleans()) else None,
     )  # fmt: skip
     block_s, splits, block_t = (draw(st.sampled_from(x)) for x in ((16, 32), (1, 2, 8), (1, 2, 4, 16)))

@@ -195,6 +195,15 @@ def test_the_nearest_capacity_wins_and_an_infeasible_one_is_passed_over(tuned_fi
     assert resolve(shape=attends(1152)) == keys(32)  # 1120 is nearer, but does not run; 1024 is farther than 1280
 
 
+@pytest.mark.parametrize("changes", [dict(k_dtype="int8"), dict(v_dtype="float8_e4m3fn")], ids=str)
+def test_tiles_of_a_cache_serve_no_cache_of_another_dtype(tuned_file, changes):
+    plain, own = attends(1024), attends(1024, **changes)
+    tuned_file(entries((plain, keys(16))))
+    assert resolve(shape=own) == ATTENTION.default(own, devices.DEVICES["h200"])
+    tuned_file(entries((plain, keys(16)), (own, keys(32))))
+    assert [resolve(shape=shape) for shape in (plain, own, attends(1152, **changes))] == [keys(16), keys(32), keys(32)]
+
+
 def test_paged_and_contiguous_caches_are_told_apart(tuned_file):
     tuned_file(entries((attends(1024), keys(16)), (attends(1024, 64), keys(32))))
     for shape, tiles in {attends(1152): keys(16), attends(1152, 64): keys(32)}.items():

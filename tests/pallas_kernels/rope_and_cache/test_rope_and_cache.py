@@ -14,7 +14,7 @@ from tests.pallas_kernels.compare import assert_same_bits
 from tests.pallas_kernels.inputs import Layout
 from tests.pallas_kernels.lowering import for_gpu
 from tests.pallas_kernels.marks import slow
-from tests.pallas_kernels.ragged import HEADS, sequences_of
+from tests.pallas_kernels.ragged import HEADS, KV_DTYPES, sequences_of
 
 CASES = covering.all_pairs(
     rows=(5, 40, 300),
@@ -26,6 +26,7 @@ CASES = covering.all_pairs(
     padding=(False, True),
     rotary=(0.0, 0.5, 1.0),
     qk_norm=(False, True),
+    kv_dtypes=KV_DTYPES,
 )
 
 
