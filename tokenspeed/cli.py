@@ -16,7 +16,7 @@ from tokenspeed import convert_command, inspection, serve_command
 from tokenspeed.exit_status import INTERRUPTED, UNREAD
 from tokenspeed.figures import figures, said
 from tokenspeed.messages import one_line, shown
-from tokenspeed.models import hf_config, memory
+from tokenspeed.models import hf_config, kv_dtypes, memory
 from tokenspeed.models.config import ConfigError, ModelConfig
 from tokenspeed.sampling.params import SamplingParams
 from tokenspeed.text.tokenizer import Tokenizer
@@ -71,6 +71,10 @@ def parser() -> argparse.ArgumentParser:
     common.add_argument(
         "--max-context", type=int, metavar="N", help="positions of a sequence (default: the model's limit)"
     )
+    common.add_argument(
+        "--kv-cache-dtype", default=kv_dtypes.AUTO, metavar="K[,V]",
+        help=f"of keys and values: {kv_dtypes.FORM} (default: auto, that of the weights)",
+    )  # fmt: skip
     common.add_argument("--json", action="store_true", help="print one JSON object instead of text")
 
     generate = commands.add_parser("generate", parents=[common], help="generate text", description="Generate text.")
@@ -226,7 +230,10 @@ def _generate(arguments) -> None:
     from tokenspeed.llm import LLM
     from tokenspeed.measure.read_ceiling import read_ceiling_gbps
 
-    options = dict(dtype=arguments.dtype, max_context=arguments.max_context, implementation=arguments.implementation)
+    options = dict(
+        dtype=arguments.dtype, max_context=arguments.max_context, implementation=arguments.implementation,
+        kv_dtype=kv_dtypes.check("--kv-cache-dtype", arguments.kv_cache_dtype),
+    )  # fmt: skip
     if folder is None:
         llm = LLM.random(config, **options)
     else:
@@ -248,7 +255,7 @@ def _generate(arguments) -> None:
     sys.stdout.flush()
     assert whole is not None
     found = figures(
-        whole, config=config, dtype=str(llm.model.dtype), implementation=llm.implementation,
+        whole, config=config, dtype=str(llm.model.dtype), kv=llm.kv, implementation=llm.implementation,
         batch=llm.options.max_batch, compile_s=compile_s, ceiling_gbps=read_ceiling_gbps,
     )  # fmt: skip
     if arguments.json:
@@ -274,9 +281,11 @@ def _inspect(arguments) -> None:
         revision = revision_of(folder)
         print(json.dumps(dict(revision=revision)) if arguments.json else revision)
         return
+    dtype = arguments.dtype or config.dtype
     found = inspection.report(
         config,
-        dtype=arguments.dtype or config.dtype,
+        dtype=dtype,
+        kv=kv_dtypes.parse("--kv-cache-dtype", arguments.kv_cache_dtype, dtype),
         context=config.max_positions if arguments.max_context is None else arguments.max_context,
         batch=arguments.batch,
         device=arguments.device,

@@ -6,6 +6,7 @@ from typing import Any
 from tokenspeed.completion import Completion
 from tokenspeed.models import memory
 from tokenspeed.models.config import ModelConfig
+from tokenspeed.models.kv_dtypes import KVDtypes
 
 
 def figures(
@@ -13,6 +14,7 @@ def figures(
     *,
     config: ModelConfig,
     dtype: str,
+    kv: KVDtypes,
     implementation: str,
     batch: int,
     compile_s: float,
@@ -21,7 +23,8 @@ def figures(
     """Times and rates of a completion with its samples; None for those that nothing was measured for.
 
     Args:
-        config: of the model. dtype: of its weights. implementation: of the kernels; an interpreter has no rates.
+        config: of the model. dtype: of its weights. kv: what keys and values are stored in.
+        implementation: of the kernels; an interpreter has no rates.
         batch: samples that ran together, at most; the figures of decode are of the first so many.
         compile_s: seconds that compiling took before the call.
         ceiling_gbps: measures the read ceiling; called only where there is a rate to hold against it.
@@ -51,7 +54,7 @@ def figures(
             (len(one.prompt_token_ids) + len(one.token_ids) / 2) * min(1, len(one.token_ids) / timings.decode_steps)
             for one in together
         ]
-        step_bytes = memory.decode_bytes(config, dtype=dtype, context=sum(seen) / len(seen), batch=len(seen))
+        step_bytes = memory.decode_bytes(config, dtype=dtype, context=sum(seen) / len(seen), batch=len(seen), kv=kv)
         gbps, ceiling = step_bytes * rate / 1e9, ceiling_gbps()
         found |= dict(
             bytes_per_step=round(step_bytes),

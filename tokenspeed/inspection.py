@@ -4,23 +4,24 @@ import dataclasses
 from collections import Counter
 from typing import Any
 
-import jax.numpy as jnp
-
 from tokenspeed.models import memory
 from tokenspeed.models.config import ModelConfig
+from tokenspeed.models.kv_dtypes import KVDtypes
 
 
-def report(config: ModelConfig, *, dtype: str, context: int, batch: int, device: str | None) -> dict[str, Any]:
+def report(
+    config: ModelConfig, *, dtype: str, context: int, batch: int, device: str | None, kv: KVDtypes
+) -> dict[str, Any]:
     """What `inspect --json` prints; the arguments and errors are those of `memory.plan`."""
-    plan = memory.plan(config, dtype=dtype, context=context, batch=batch, device=device)
-    itemsize = jnp.dtype(dtype).itemsize
+    plan = memory.plan(config, dtype=dtype, context=context, batch=batch, device=device, kv=kv)
     return dict(
         architecture=dataclasses.asdict(config),
         parameters=config.num_parameters,
         dtype=dtype,
         weights_bytes=plan.weights_bytes,
-        kv_bytes_per_token=config.kv_bytes_per_token(itemsize),
-        decode_bytes_per_token=round(memory.decode_bytes(config, dtype=dtype, context=context)),
+        kv_dtypes=dataclasses.asdict(kv),
+        kv_bytes_per_token=config.kv_bytes_per_token(*kv.itemsizes),
+        decode_bytes_per_token=round(memory.decode_bytes(config, dtype=dtype, context=context, kv=kv)),
         context=context,
         batch=batch,
         device=device,

@@ -21,9 +21,10 @@ from tokenspeed.engine.input_processor import InputProcessor, Prompt
 from tokenspeed.engine.row import Row
 from tokenspeed.engine.sizes import check_kv_bytes
 from tokenspeed.messages import shown
-from tokenspeed.models import hf_config
+from tokenspeed.models import hf_config, kv_dtypes
 from tokenspeed.models.config import ModelConfig
 from tokenspeed.models.decoder import Llama
+from tokenspeed.models.kv_dtypes import KVDtypes
 from tokenspeed.models.prefill_attention import resolve_prefill_backend
 from tokenspeed.sampling.params import SamplingParams
 from tokenspeed.text.tokenizer import Tokenizer
@@ -45,6 +46,9 @@ class LLM:
         max_batch: sequences that run at a time; more take turns.
         kv_bytes: of the pool of keys and values; None: as many as `max_batch` sequences of `max_context` take, as far
             as there is memory, on a CPU at most a GiB.
+        kv_dtype: what keys and values are stored in: 'auto' (the model's dtype), 'fp8' or 'int8', or two of these, of
+            keys and of values, such as 'auto,fp8'. In 8 bits they take half the memory, and are rounded by a scale for
+            each layer and kv head: the checkpoint's, else one found when the engine is made (`models.kv_scales`).
         prefix_caching: prompts that begin alike share the pages of what they have in common.
         batch_invariant: a prompt's tokens and log-probabilities are the same bits whoever else is there, whether its
             pages were found, and whether it was preempted; every step then takes as long as that of a full batch.
@@ -63,6 +67,7 @@ class LLM:
         max_context: int | None = None,
         max_batch: int = MAX_BATCH,
         kv_bytes: int | None = None,
+        kv_dtype: str = kv_dtypes.AUTO,
         prefix_caching: bool = True,
         batch_invariant: bool = False,
         implementation: str | None = None,
@@ -70,8 +75,8 @@ class LLM:
     ):
         options = _options(
             model.config, model.dtype, max_context=max_context, max_batch=max_batch, kv_bytes=kv_bytes,
-            prefix_caching=prefix_caching, batch_invariant=batch_invariant, implementation=implementation,
-            prefill_backend=prefill_backend,
+            kv_dtype=kv_dtype, prefix_caching=prefix_caching, batch_invariant=batch_invariant,
+            implementation=implementation, prefill_backend=prefill_backend,
         )  # fmt: skip
         if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
             raise ValueError(
@@ -85,6 +90,11 @@ class LLM:
     @property
     def max_context(self) -> int:
         return self.options.max_context
+
+    @property
+    def kv(self) -> KVDtypes:
+        """What keys and values are stored in."""
+        return kv_dtypes.parse("kv_dtype", self.options.kv_dtype, self.model.dtype)
 
     @property
     def implementation(self) -> str:
@@ -317,6 +327,7 @@ def _options(
     max_context: int | None = None,
     max_batch: int = MAX_BATCH,
     kv_bytes: int | None = None,
+    kv_dtype: str = kv_dtypes.AUTO,
     prefix_caching: bool = True,
     batch_invariant: bool = False,
     implementation: str | None = None,
@@ -331,11 +342,13 @@ def _options(
         prefill_backend, implementation=implementation, dtype=dtype, head_dim=config.head_dim
     )
     integer("max_batch", max_batch, 1, MOST_BATCH)
+    kv = kv_dtypes.parse("kv_dtype", kv_dtype, dtype)
     if kv_bytes is not None:
-        check_kv_bytes(config, kv_bytes, dtype=dtype, max_context=max_context or limit)
+        check_kv_bytes(config, kv_bytes, kv=kv, max_context=max_context or limit)
     boolean("prefix_caching", prefix_caching)
     boolean("batch_invariant", batch_invariant)
     return dict(
-        max_context=max_context or limit, max_batch=max_batch, kv_bytes=kv_bytes, prefix_caching=prefix_caching,
-        batch_invariant=batch_invariant, implementation=implementation, prefill_backend=backend,
+        max_context=max_context or limit, max_batch=max_batch, kv_bytes=kv_bytes, kv_dtype=kv_dtype,
+        prefix_caching=prefix_caching, batch_invariant=batch_invariant, implementation=implementation,
+        prefill_backend=backend,
     )  # fmt: skip

@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
 
         return LLM.from_pretrained(
             folder, dtype=o.dtype, max_context=o.max_model_len, max_batch=o.max_num_seqs, kv_bytes=o.kv_bytes,
-            implementation=o.implementation, batch_invariant=o.batch_invariant,
+            kv_dtype=o.kv_cache_dtype, implementation=o.implementation, batch_invariant=o.batch_invariant,
         )  # fmt: skip
 
     bounds = Bounds(

@@ -173,7 +173,7 @@ def attention_of_blocks(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax
 @functools.partial(alone, static_argnames=("window", "capacity"))
 def gathered(cache: KVCache, start: jax.Array, page_table: jax.Array, *, window: int | None, capacity: int) -> Pair:
     """What a layer's chunk finds before it, for flash attention."""
-    return before_chunk(cache, start, window=window, capacity=capacity, page_table=page_table)
+    return before_chunk(cache, start, cache.k.dtype, window=window, capacity=capacity, page_table=page_table)
 
 
 @functools.partial(alone, static_argnames=("windows", "capacity"))
@@ -183,7 +183,7 @@ def gathers(
     """The gathers of all layers for flash attention; a number on which every result depends."""
     total = jnp.float32(0)
     for cache, window in zip(caches, windows, strict=True):
-        for found in before_chunk(cache, start, window=window, capacity=capacity, page_table=page_table):
+        for found in before_chunk(cache, start, cache.k.dtype, window=window, capacity=capacity, page_table=page_table):
             total += _one_of(found)
     return total
 
@@ -191,8 +191,7 @@ def gathers(
 @functools.partial(alone, static_argnames="capacity")
 def sequences(cache: KVCache, page_table: jax.Array, *, capacity: int) -> Pair:
     """What XLA's attention looks at in a layer: all slots of each sequence, those of the chunk among them."""
-    k, v = (of_sequences(x, len(page_table), page_table, capacity) for x in (cache.k, cache.v))
-    return k, v
+    return of_sequences(cache, len(page_table), page_table, capacity, cache.k.dtype)
 
 
 @functools.partial(alone, static_argnames="capacity")
@@ -200,8 +199,8 @@ def gathers_of_sequences(caches: list[KVCache], page_table: jax.Array, *, capaci
     """The gathers of all layers for XLA's attention; a number on which every result depends."""
     total = jnp.float32(0)
     for cache in caches:
-        for pages in (cache.k, cache.v):
-            total += _one_of(of_sequences(pages, len(page_table), page_table, capacity))
+        for found in of_sequences(cache, len(page_table), page_table, capacity, cache.k.dtype):
+            total += _one_of(found)
     return total
 
 

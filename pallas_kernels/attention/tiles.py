@@ -137,12 +137,12 @@ def shared_memory_bytes(tiles: AttentionTiles, shape: AttentionShape, device: De
 def registers_per_thread(tiles: AttentionTiles, shape: AttentionShape) -> float:
     """Registers that a program needs at least, per thread; there are 255, and beyond them it spills to memory.
 
-    Of the loop over keys: the weighted values, the scores and the weights, and a block of keys. Of the combining
-    program: the partials that it reads in one go, and their sum.
+    Of the loop over keys: the weighted values, the scores and the weights, and a block of keys as it is stored. Of the
+    combining program: the partials that it reads in one go, and their sum.
     """
     threads = 32 * tiles.num_warps
     width, rows = shape.padded_head_dim, shape.group_rows(tiles.block_t)
-    keys = tiles.block_s * width * shape.itemsize / (4 if tiles.num_stages == 1 else 8)
+    keys = tiles.block_s * width * shape.kv_itemsizes[0] / (4 if tiles.num_stages == 1 else 8)
     loop = rows * width + 2 * rows * tiles.block_s + keys
     at_once = combined_at_once(tiles, shape) if tiles.splits > 1 else 0
     combine = (at_once + 1) * shape.kept_rows(tiles.block_t) * width

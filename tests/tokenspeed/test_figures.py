@@ -8,9 +8,13 @@ from tests.tokenspeed.models.test_hf_config import QWEN
 from tokenspeed.completion import Completion, Timings
 from tokenspeed.figures import figures, said
 from tokenspeed.models import hf_config, memory
+from tokenspeed.models.kv_dtypes import KVDtypes
 
 CONFIG = hf_config.from_dict(QWEN)
-HOW = dict(config=CONFIG, dtype="bfloat16", implementation="xla", batch=16, compile_s=1.0, ceiling_gbps=lambda: 50.0)
+HOW = dict(
+    config=CONFIG, dtype="bfloat16", kv=KVDtypes.of("bfloat16"), implementation="xla", batch=16, compile_s=1.0,
+    ceiling_gbps=lambda: 50.0,
+)  # fmt: skip
 
 
 def completed(tokens=33, steps=32, seconds=0.5, samples=1):
@@ -36,6 +40,11 @@ def test_weights_are_read_once_for_the_samples_that_run_together():
     found = figures(completed(samples=128), **HOW)
     assert found["samples"] == 128 and found["samples_at_a_time"] == 16
     assert found["bytes_per_step"] == round(memory.decode_bytes(CONFIG, dtype="bfloat16", context=26.5, batch=16))
+
+
+def test_a_cache_in_8_bits_has_fewer_bytes():
+    whole, less = (figures(completed(), **HOW | dict(kv=KVDtypes.of(dtype))) for dtype in ("bfloat16", "int8"))
+    assert whole["bytes_per_step"] - less["bytes_per_step"] == round(26.5 * CONFIG.kv_bytes_per_token(1))
 
 
 def test_what_ended_early_is_not_read_on():

@@ -16,6 +16,8 @@ from pallas_kernels import KVCache, attention_counters, resolve_implementation
 from tokenspeed.engine import decode, generation
 from tokenspeed.engine.generation import Drawn, Generation, Weights
 from tokenspeed.models.config import ModelConfig
+from tokenspeed.models.kv_dtypes import KVDtypes
+from tokenspeed.models.kv_scales import KVScales
 from tokenspeed.sampling.params import MAX_LOGPROBS
 from tokenspeed.sampling.sample import Logprobs, logprobs_of
 from tokenspeed.sampling.state import SamplingPlan, SamplingRows, SamplingState
@@ -53,12 +55,13 @@ class Batch:
 
 
 def empty(
-    config: ModelConfig, dtype: Any, *, pages: int, page_size: int, slots: int, pages_each: int, plan: SamplingPlan
-) -> Batch:
+    config: ModelConfig, kv: KVDtypes, scales: KVScales, *, pages: int, page_size: int, slots: int, pages_each: int,
+    plan: SamplingPlan,
+) -> Batch:  # fmt: skip
     """A batch of which nothing is in use; to be compiled.
 
     Args:
-        config: of the model. dtype: of the pool.
+        config: of the model. kv, scales: of the pool.
         pages, page_size: of the pool. slots: S. pages_each: of the longest sequence.
         plan: that covers the plans of all calls.
     """
@@ -69,8 +72,9 @@ def empty(
         counts=integers((slots, vocabulary)) if plan.penalties else None,
         prompted=jnp.zeros((slots, vocabulary), bool) if plan.penalties else None,
     )
+    size = pages, c.num_kv_heads, page_size, c.head_dim
     return Batch(
-        caches=[KVCache.zeros(pages, c.num_kv_heads, page_size, c.head_dim, dtype) for _ in range(c.num_layers)],
+        caches=[KVCache.zeros(*size, kv.k, v_dtype=kv.v, **scales.of_layer(i)) for i in range(c.num_layers)],
         page_table=jnp.full((slots, pages_each), -1, jnp.int32),
         token=integers((slots,)),
         hidden=floats((slots, c.d_model)),
@@ -172,6 +176,10 @@ def prefill(
             page_table=table, prefill_backend=prefill_backend, implementation=implementation,
         )  # fmt: skip
     last = jnp.take_along_axis(x, jnp.maximum(tokens_of - 1, 0)[:, None, None], axis=1)[:, 0].astype(jnp.float32)
+    if batch.caches[0].k_scale is not None or batch.caches[0].v_scale is not None:
+        # Keys and values in 8 bits hold no NaN by which the last token would see that another one is not finite.
+        finite = (jnp.isfinite(x).all(axis=2) | (positions < 0)).all(axis=1)
+        last = jnp.where(finite[:, None], last, jnp.nan)
     after = dataclasses.replace(
         batch,
         caches=caches,

@@ -11,6 +11,7 @@ from tokenspeed.engine.limits import Limits
 from tokenspeed.engine.runner import Runner
 from tokenspeed.engine.shapes import PASS_TOKENS, any_size, invariant, served
 from tokenspeed.engine.sizes import sizes
+from tokenspeed.models import kv_dtypes
 from tokenspeed.models.config import ModelConfig
 from tokenspeed.models.decoder import Llama
 from tokenspeed.models.memory import PREFILL_TOKENS
@@ -52,6 +53,7 @@ class EngineOptions:
     batch_invariant: bool
     implementation: str
     prefill_backend: str
+    kv_dtype: str = kv_dtypes.AUTO
 
 
 def offline(model: Llama, options: EngineOptions) -> Engine:
@@ -78,9 +80,10 @@ def _built(model: Llama, options: EngineOptions, *, tokens: int, steps: int, ser
     o = options
     if o.batch_invariant:
         tokens, steps = INVARIANT_TOKENS, 1
+    kv = kv_dtypes.parse("kv_dtype", o.kv_dtype, model.dtype)
     found = sizes(
-        model.config, dtype=str(model.dtype), max_batch=o.max_batch, max_context=o.max_context, prefill_tokens=tokens,
-        kv_bytes=o.kv_bytes,
+        model.config, dtype=str(model.dtype), kv=kv, max_batch=o.max_batch, max_context=o.max_context,
+        prefill_tokens=tokens, kv_bytes=o.kv_bytes,
     )  # fmt: skip
     chunk = -(-min(tokens, o.max_context) // found.page_size) * found.page_size
     # A batch-invariant chunk has one length; offline nobody looks at the time between two tokens.
@@ -99,7 +102,7 @@ def _built(model: Llama, options: EngineOptions, *, tokens: int, steps: int, ser
         long_budget=min(LONG_TOKENS, chunk) if mixed else 0,
         attention_tokens=_attention_tokens(model.config), pass_tokens=PASS_TOKENS,
     )  # fmt: skip
-    runner = Runner(model, found, shapes, implementation=o.implementation, prefill_backend=o.prefill_backend)
+    runner = Runner(model, found, shapes, kv=kv, implementation=o.implementation, prefill_backend=o.prefill_backend)
     return Engine(runner, limits, steps=steps, reuse=o.prefix_caching, by_kind=o.batch_invariant)
 
 

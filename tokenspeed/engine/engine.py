@@ -98,7 +98,7 @@ class Engine:
         self.pool = PagePool(sizes.pages, sizes.page_size, reuse=reuse, together=together)
         self.scheduler = Scheduler(self.pool, limits)
         self.metrics, self._pace = Metrics(), Pace()
-        self._reading = Reading(self.metrics, runner.config, str(runner.batch.caches[0].k.dtype))
+        self._reading = Reading(self.metrics, runner.config, runner.dtype, runner.kv)
         self._states: dict[Hashable, _RequestState] = {}
         self._free = list(reversed(range(sizes.slots)))
         self._in_flight: deque[list[_Call]] = deque()

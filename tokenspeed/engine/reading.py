@@ -7,6 +7,7 @@ from tokenspeed.engine.metrics import Metrics
 from tokenspeed.engine.sequence import Plan
 from tokenspeed.models import memory
 from tokenspeed.models.config import ModelConfig
+from tokenspeed.models.kv_dtypes import KVDtypes
 
 
 class _Step(NamedTuple):
@@ -21,11 +22,11 @@ class Reading:
     """Times the steps that are decode alone. Times are in seconds, of any one clock.
 
     Args:
-        metrics: takes what is found. config: of the model. dtype: of weights and cache.
+        metrics: takes what is found. config, dtype: of the model. kv: what keys and values are stored in.
     """
 
-    def __init__(self, metrics: Metrics, config: ModelConfig, dtype: str):
-        self._metrics, self._config, self._dtype = metrics, config, dtype
+    def __init__(self, metrics: Metrics, config: ModelConfig, dtype: str, kv: KVDtypes):
+        self._metrics, self._config, self._dtype, self._kv = metrics, config, dtype, kv
         self._under_way: deque[_Step] = deque()
         self._ended: float | None = None
 
@@ -51,4 +52,4 @@ class Reading:
             return None
         count = len(plan.decodes)
         keys = sum(sequence.computed for sequence in plan.decodes) / count + (plan.steps + 1) / 2
-        return plan.steps * memory.decode_bytes(self._config, dtype=self._dtype, context=keys, batch=count)
+        return plan.steps * memory.decode_bytes(self._config, dtype=self._dtype, context=keys, batch=count, kv=self._kv)

@@ -20,6 +20,8 @@ from tokenspeed.engine.generation import Drawn, Weights
 from tokenspeed.engine.kinds import FULL, KINDS, Kind
 from tokenspeed.engine.shapes import Shapes
 from tokenspeed.models.decoder import Llama
+from tokenspeed.models.kv_dtypes import KVDtypes
+from tokenspeed.models.kv_scales import scales_for
 from tokenspeed.sampling.sample import Logprobs
 from tokenspeed.sampling.state import SamplingRows, words_of
 
@@ -95,26 +97,31 @@ class Runner:
 
     Args:
         model: the decoder. sizes: of the batch. shapes: of the programs.
+        kv: what keys and values are stored in; None for the model's dtype.
         implementation, prefill_backend: of the kernels and of prefill's attention, by name.
 
     Attributes:
+        config, dtype: of the model. kv: what keys and values are stored in.
         compile_s: seconds in which programs were compiled. closed: whether none may be compiled any more.
     """
 
-    def __init__(self, model: Llama, sizes: Sizes, shapes: Shapes, *, implementation: str, prefill_backend: str):
+    def __init__(
+        self, model: Llama, sizes: Sizes, shapes: Shapes, *, kv: KVDtypes | None = None, implementation: str,
+        prefill_backend: str,
+    ):  # fmt: skip
         self.sizes, self.shapes = sizes, shapes
         self.compile_s, self.closed = 0.0, False
-        self.config = model.config
+        self.config, self.dtype, self.kv = model.config, str(model.dtype), kv or KVDtypes.of(model.dtype)
         self._weights, self._rope = Weights.of(model), model.rope_tables(sizes.max_context)
         self._kernels = dict(implementation=implementation)
         self._prefill = dict(implementation=implementation, prefill_backend=prefill_backend)
         self._compiled: dict[Program, Any] = {}
         make = functools.partial(
-            batches.empty, model.config, model.dtype, pages=sizes.pages, page_size=sizes.page_size, slots=sizes.slots,
+            batches.empty, model.config, self.kv, pages=sizes.pages, page_size=sizes.page_size, slots=sizes.slots,
             pages_each=sizes.pages_each, plan=FULL.plan,
         )  # fmt: skip
         begun = time.perf_counter()
-        self.batch = jax.jit(make)()
+        self.batch = jax.jit(make)(scales_for(model, self.kv))
         self.compile_s += time.perf_counter() - begun
         self._shape = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.batch)
 

@@ -1,15 +1,13 @@
 """How many pages a pool has: by the memory that is there, or by what is asked for."""
 
-from typing import Any
-
 import jax
-import jax.numpy as jnp
 
 from tokenspeed.arguments import integer
 from tokenspeed.engine.runner import Sizes
 from tokenspeed.measure.available_memory import NotEnoughMemory, available_bytes
 from tokenspeed.models import memory
 from tokenspeed.models.config import ModelConfig
+from tokenspeed.models.kv_dtypes import KVDtypes
 
 PAGE_SIZE = 64
 """Positions of a page: attention reads blocks of as many keys, and shorter ones cost it more."""
@@ -24,6 +22,7 @@ def sizes(
     config: ModelConfig,
     *,
     dtype: str,
+    kv: KVDtypes,
     max_batch: int,
     max_context: int,
     prefill_tokens: int,
@@ -33,8 +32,8 @@ def sizes(
     """What a runner keeps on the default device, where the model's weights are already.
 
     Args:
-        config, dtype: of the model. max_batch: sequences that run at a time. max_context: positions of a sequence.
-        prefill_tokens: of a step. page_size: of the pool.
+        config, dtype: of the model. kv, page_size: of the pool. max_batch: sequences that run at a time.
+        max_context: positions of a sequence. prefill_tokens: of a step.
         kv_bytes: of all keys and values; None: what `max_batch` sequences of `max_context` take, as far as memory
             goes, on a CPU up to CPU_BYTES.
 
@@ -42,10 +41,10 @@ def sizes(
         ValueError, TypeError: `kv_bytes` is no integer, or not enough for one sequence of `max_context`.
         NotEnoughMemory: there is not enough for one page.
     """
-    page_bytes = page_size * config.kv_bytes_per_token(jnp.dtype(dtype).itemsize)
+    page_bytes = page_size * config.kv_bytes_per_token(*kv.itemsizes)
     pages_each = -(-max_context // page_size)
     if kv_bytes is not None:
-        check_kv_bytes(config, kv_bytes, dtype=dtype, max_context=max_context, page_size=page_size)
+        check_kv_bytes(config, kv_bytes, kv=kv, max_context=max_context, page_size=page_size)
         pages = kv_bytes // page_bytes
     else:
         plan = memory.plan(config, dtype=dtype, context=min(prefill_tokens, max_context), batch=max_batch)
@@ -60,8 +59,8 @@ def sizes(
 
 
 def check_kv_bytes(
-    config: ModelConfig, kv_bytes: int, *, dtype: Any, max_context: int, page_size: int = PAGE_SIZE
+    config: ModelConfig, kv_bytes: int, *, kv: KVDtypes, max_context: int, page_size: int = PAGE_SIZE
 ) -> None:
     """Raises ValueError or TypeError where so many bytes are not enough for one sequence of `max_context`."""
-    least = -(-max_context // page_size) * page_size * config.kv_bytes_per_token(jnp.dtype(dtype).itemsize)
+    least = -(-max_context // page_size) * page_size * config.kv_bytes_per_token(*kv.itemsizes)
     integer("kv_bytes", kv_bytes, least, MAX_BYTES, of=f", enough for a sequence of max_context {max_context}")

@@ -130,6 +130,8 @@ class ModelConfig:
         numbers, stored = self.quantised
         return (self.num_parameters - numbers) * itemsize + stored
 
-    def kv_bytes_per_token(self, itemsize: int) -> int:
-        """Bytes that one position adds to the KV cache of all layers, `itemsize` bytes a number."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * itemsize
+    def kv_bytes_per_token(self, itemsize: int, v_itemsize: int | None = None) -> int:
+        """Bytes that one position adds to the KV cache of all layers, `itemsize` bytes a number, or `v_itemsize` of
+        values where that is given."""
+        both = itemsize + (itemsize if v_itemsize is None else v_itemsize)
+        return self.num_layers * self.num_kv_heads * self.head_dim * both

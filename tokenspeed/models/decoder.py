@@ -4,6 +4,8 @@ Dimensions: B batch, T tokens, S slots of the cache, D model, F feed-forward, N 
 dimension, V vocabulary.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -90,6 +92,7 @@ class Llama(nnx.Module):
         self.norm = nnx.Param(jnp.ones((config.d_model,), dtype))
         head = None if config.tied else Linear((config.vocab_size, config.d_model), False, dtype, rngs)
         self.head: Linear | QuantisedLinear | None = nnx.data(head)
+        self.kv_scales: Any = nnx.data(None)  # `kv_scales.KVScales` of a checkpoint that has some
 
     @property
     def dtype(self):
@@ -104,7 +107,7 @@ class Llama(nnx.Module):
         batch, length = tokens.shape
         positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length))
         x = self.embedding[...][tokens]
-        cos, sin = _rotation(self.rope_tables(length), positions)
+        cos, sin = rotation(self.rope_tables(length), positions)
         for block, layer in zip(self.blocks, self.config.layers, strict=True):
             q, k, v = self.qkv(block, x, cos, sin)
             k, v = jnp.moveaxis(k, 1, 2), jnp.moveaxis(v, 1, 2)
@@ -125,6 +128,9 @@ class Llama(nnx.Module):
         implementation: str | None = "xla",
     ) -> tuple[jax.Array, list[KVCache]]:
         """Runs any number of tokens of each sequence and writes their keys and values into the caches.
+
+        Tokens attend to keys and values as the cache holds them, those of their own chunk too: rounded alike, however a
+        prompt is cut and whether its beginning was found.
 
         Args:
             caches: of each layer; sequence i has page i, or the pages of `page_table[i]`.
@@ -149,16 +155,16 @@ class Llama(nnx.Module):
             pairs = block.qkv(self.normed(x, block.attention_norm))
             *heads, cache = rope_and_cache(
                 pairs.reshape(batch * length, *pairs.shape[2:]), cache, positions=positions.reshape(-1), rope=rope,
-                sequence=sequence, page_table=page_table, implementation=implementation,
+                sequence=sequence, page_table=page_table, out_dtype=x.dtype, implementation=implementation,
             )  # fmt: skip
-            q, k, v = (x.reshape(batch, length, *x.shape[1:]) for x in heads)
+            q, k, v = (one.reshape(batch, length, *one.shape[1:]) for one in heads)
             new.append(cache)
             if prefill_backend == "cudnn":
                 mixed = attend_chunk(
                     q, k, v, cache, start, window=layer.window, capacity=capacity, page_table=page_table
                 )
             else:
-                k, v = (of_sequences(x, batch, page_table, capacity) for x in (cache.k, cache.v))
+                k, v = of_sequences(cache, batch, page_table, capacity, x.dtype)
                 mixed = attend(q, k, v, positions, window=layer.window)
             x = self.rest(block, x, mixed)
         return x, new
@@ -203,7 +209,7 @@ class Llama(nnx.Module):
         return project(self.normed(x, self.norm), self.head_weight)
 
 
-def _rotation(rope, positions):
-    """(cos, sin) at positions [B, T]: float32 [B, T, 1, H / 2] each."""
+def rotation(rope: tuple[jax.Array, jax.Array], positions: jax.Array) -> tuple[jax.Array, ...]:
+    """(cos, sin) of `Llama.rope_tables` at positions [B, T]: float32 [B, T, 1, H / 2] each."""
     at = jnp.clip(positions, 0, rope[0].shape[0] - 1)
     return tuple(table[at][:, :, None] for table in rope)

@@ -1,7 +1,8 @@
 """Reads quantization_config, a field of a checkpoint's config.json.
 
-What it says of activations and of the KV cache is left out: both stay in 16 bits or more, which is closer to the model
-that was quantised. What changes weights in a way that is not known here is refused by name.
+What it says of activations is left out: they stay in 16 bits or more, which is closer to the model that was quantised.
+So does the KV cache unless 8 bits are asked for, by the checkpoint's scales where they are of that format. What changes
+weights in a way that is not known here is refused by name.
 """
 
 import re
@@ -79,9 +80,10 @@ def _compressed(inner: Fields) -> Quantisation:
             continue
         if value:
             raise inner.error(name, f"{shown(value)} is not supported")
-    layout = inner.choice("format", (PACKED, INTEGERS, FLOATS, "naive-quantized", "mixed-precision"))
-    groups = inner.inner("config_groups")
-    if not groups.raw:
+    layouts = (PACKED, INTEGERS, FLOATS, "naive-quantized", "mixed-precision")
+    groups, kv = inner.inner("config_groups"), _kv_format(inner.inner("kv_cache_scheme"))
+    layout = inner.choice("format", layouts if groups.raw else (*layouts, "dense"))
+    if not groups.raw and kv is None:
         raise inner.error("config_groups", "expected at least one")
     schemes = []
     for name in groups.raw:
@@ -96,7 +98,22 @@ def _compressed(inner: Fields) -> Quantisation:
         if not weights.raw:
             raise group.error("weights", "missing")
         schemes.append((targets, _compressed_scheme(weights, own)))
-    return Quantisation(schemes=tuple(schemes), ignored=_targets(inner, "ignore"), head=True)
+    return Quantisation(schemes=tuple(schemes), ignored=_targets(inner, "ignore"), head=True, kv=kv)
+
+
+def _kv_format(scheme: Fields) -> str | None:
+    """What the checkpoint's scales of keys and values are for, 'fp8' or 'int8'; None where it has none."""
+    if not scheme.raw:
+        return None
+    kind, bits = scheme.choice("type", ("int", "float"), "int"), scheme.integer("num_bits")
+    if bits != 8:
+        raise scheme.error("num_bits", f"expected 8, got {bits}")
+    scheme.choice("strategy", ("tensor", "attn_head"), "tensor")
+    if not scheme.flag("symmetric", True):
+        raise scheme.error("symmetric", "false is not supported")
+    if scheme.get("dynamic", False) is not False:
+        raise scheme.error("dynamic", f"{shown(scheme.get('dynamic'))} is not supported")
+    return "fp8" if kind == "float" else "int8"
 
 
 def _compressed_scheme(weights: Fields, layout: str) -> Scheme:

@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from tokenspeed.models.config import ModelConfig
+from tokenspeed.models.kv_dtypes import KVDtypes
 
 DEVICE_GB = {"a100": 80, "h100": 80, "h200": 141, "b200": 180}
 """Of the usual variants."""
@@ -38,12 +39,15 @@ class MemoryPlan:
         return None if self.available_bytes is None else self.total_bytes <= self.available_bytes
 
 
-def plan(config: ModelConfig, *, dtype: str, context: int, batch: int, device: str | None = None) -> MemoryPlan:
+def plan(
+    config: ModelConfig, *, dtype: str, context: int, batch: int, device: str | None = None, kv: KVDtypes | None = None
+) -> MemoryPlan:
     """What serving a model takes of a device's memory.
 
     Args:
-        dtype: of weights, activations and cache. context: positions of a sequence. batch: sequences at a time.
+        dtype: of weights and activations. context: positions of a sequence. batch: sequences at a time.
         device: a key of DEVICE_GB, or None where it does not matter what there is.
+        kv: what keys and values are stored in; None for `dtype`.
 
     Raises:
         ValueError: the device is unknown, or context or batch is out of range.
@@ -62,23 +66,26 @@ def plan(config: ModelConfig, *, dtype: str, context: int, batch: int, device: s
         workspace += batch * context * 2 * config.num_kv_heads * config.head_dim * itemsize
     return MemoryPlan(
         weights_bytes=config.weights_bytes(itemsize),
-        kv_bytes=batch * context * config.kv_bytes_per_token(itemsize),
+        kv_bytes=batch * context * config.kv_bytes_per_token(*(kv or KVDtypes.of(dtype)).itemsizes),
         workspace_bytes=workspace,
         available_bytes=None if device is None else int(DEVICE_GB[device] * 1e9 * (1 - RESERVED)),
     )
 
 
-def decode_bytes(config: ModelConfig, *, dtype: str, context: float, batch: int = 1) -> float:
+def decode_bytes(
+    config: ModelConfig, *, dtype: str, context: float, batch: int = 1, kv: KVDtypes | None = None
+) -> float:
     """Bytes that a decode step of `batch` sequences must read: every weight once, and the keys and values so far.
 
     Args:
-        dtype: of weights and cache. context: positions of each sequence that a step sees.
+        dtype: of weights. context: positions of each sequence that a step sees.
+        kv: what keys and values are stored in; None for `dtype`.
 
     Of an embedding table that is not also the head, a step reads one row a sequence. With a sliding window only the
     window counts.
     """
     itemsize = jnp.dtype(dtype).itemsize
     table = (config.vocab_size - batch) * config.d_model if config.has_own_head else 0
-    position = 2 * config.num_kv_heads * config.head_dim * itemsize
+    position = config.num_kv_heads * config.head_dim * sum((kv or KVDtypes.of(dtype)).itemsizes)
     seen = sum(min(context, layer.window or context) for layer in config.layers)
     return config.weights_bytes(itemsize) - table * itemsize + batch * seen * position

@@ -4,6 +4,7 @@ cuDNN's flash attention where it can run; blocks of XLA's products elsewhere.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +56,7 @@ def attend_chunk(
     """Causal attention of a chunk of each sequence, wherever it begins, by the library's flash attention.
 
     Args:
-        q: [B, T, N, H], rotated. k, v: [B, T, K, H], those of the chunk.
+        q: [B, T, N, H], rotated. k, v: [B, T, K, H], those of the chunk, as they are in the cache.
         cache: with what came before the chunk; what else it holds is not looked at.
         start: int32 [B], the position of the chunk's first token in each sequence, which may be 0; None: 0 in all.
         window: each token sees itself and the `window` - 1 before it, or all before it if None.
@@ -65,10 +66,11 @@ def attend_chunk(
     Returns:
         [B, T, N, H] of q's dtype.
     """
+    k, v = floats(cache, k, v, q.dtype, heads_axis=2)
     if start is None:
         return flash_attention(q, k, v, window=window, implementation=implementation)
     window = window_that_counts(window, capacity)
-    before = before_chunk(cache, start, window=window, capacity=capacity, page_table=page_table)
+    before = before_chunk(cache, start, q.dtype, window=window, capacity=capacity, page_table=page_table)
     return attend_behind(q, k, v, before, start, window=window, implementation=implementation)
 
 
@@ -80,6 +82,7 @@ def window_that_counts(window: int | None, capacity: int) -> int | None:
 def before_chunk(
     cache: KVCache,
     start: jax.Array,
+    dtype: Any,
     *,
     window: int | None,
     capacity: int,
@@ -87,13 +90,16 @@ def before_chunk(
 ) -> tuple[jax.Array, jax.Array]:
     """The keys and values that a chunk finds before it, gathered from the cache; zeros from the position `start` on.
 
+    Args:
+        dtype: of what is returned; the cache's where that is not in 8 bits.
+
     Returns:
         Without a window [B, K, S, H] each, slot s of position s, S at least the capacity or all that there is. With
         one [B, `window` - 1, K, H], from position max(0, start - (window - 1)) on.
     """
     batch = start.shape[0]
     if window is None:
-        k, v = (of_sequences(x, batch, page_table, capacity) for x in (cache.k, cache.v))
+        k, v = of_sequences(cache, batch, page_table, capacity, dtype)
         seen = (jnp.arange(k.shape[2]) < start[:, None])[:, None, :, None]
     else:
         at = jnp.maximum(start - (window - 1), 0)[:, None] + jnp.arange(window - 1)  # [B, W - 1]
@@ -102,18 +108,38 @@ def before_chunk(
         if page_table is not None:
             page = jnp.maximum(jnp.take_along_axis(page_table, slot // cache.page_size, axis=1), 0)
         k, v = (x[page, :, slot % cache.page_size] for x in (cache.k, cache.v))
+        k, v = floats(cache, k, v, dtype, heads_axis=2)
         seen = (at < start[:, None])[:, :, None, None]
     k, v = (jnp.where(seen, x, 0) for x in (k, v))  # cuDNN multiplies what it masks by 0, and NaN times 0 is NaN
     return k, v
 
 
-def of_sequences(pages: jax.Array, batch: int, page_table: jax.Array | None, capacity: int) -> jax.Array:
-    """The slots of each sequence, [B, K, S, H] with S at most the capacity in whole pages."""
-    if page_table is None:
-        return lax.slice_in_dim(pages[:batch], 0, min(capacity, pages.shape[2]), axis=2)
-    count = -(-capacity // pages.shape[2])
-    found = pages[jnp.maximum(page_table[:, :count], 0)]  # [B, pages, K, Z, H]
-    return jnp.moveaxis(found, 2, 1).reshape(batch, pages.shape[1], -1, pages.shape[3])
+def of_sequences(
+    cache: KVCache, batch: int, page_table: jax.Array | None, capacity: int, dtype: Any
+) -> tuple[jax.Array, jax.Array]:
+    """The keys and values of each sequence, as `floats`: [B, K, S, H] with S at most the capacity in whole pages."""
+
+    def of(pages):
+        if page_table is None:
+            return lax.slice_in_dim(pages[:batch], 0, min(capacity, pages.shape[2]), axis=2)
+        count = -(-capacity // pages.shape[2])
+        found = pages[jnp.maximum(page_table[:, :count], 0)]  # [B, pages, K, Z, H]
+        return jnp.moveaxis(found, 2, 1).reshape(batch, pages.shape[1], -1, pages.shape[3])
+
+    return floats(cache, of(cache.k), of(cache.v), dtype, heads_axis=1)
+
+
+def floats(cache: KVCache, k: jax.Array, v: jax.Array, dtype: Any, *, heads_axis: int) -> tuple[jax.Array, jax.Array]:
+    """Keys and values as they are stored, of any shape with kv heads along an axis, as the numbers that they stand for:
+    those of 8 bits times their scale, rounded to `dtype`; others as they are."""
+
+    def of(stored, scale):
+        if scale is None:
+            return stored
+        by_head = scale.reshape(-1, *[1] * (stored.ndim - 1 - heads_axis))
+        return (stored.astype(jnp.float32) * by_head).astype(dtype)
+
+    return of(k, cache.k_scale), of(v, cache.v_scale)
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array, *, window: int | None = None) -> jax.Array:

@@ -55,6 +55,7 @@ class Quantisation:
         schemes: (targets, scheme). A target is a module's name, 're:' and a regular expression that matches from its
             beginning, or 'Linear', which is all; names come before expressions, and these before 'Linear'.
         ignored: targets of modules that are not quantised. parts: whether any part of a name may be one of them.
+        kv: 'fp8' or 'int8' where the checkpoint has scales for keys and values in that format, else None.
         head: whether 'Linear' holds for the head too. tied_head: whether the head of a tied model is a quantised copy
             of the table, by the scheme of its name.
     """
@@ -63,6 +64,7 @@ class Quantisation:
     ignored: tuple[str, ...] = ()
     parts: bool = False
     head: bool = False
+    kv: str | None = None
     tied_head: bool = False
 
     def scheme_of(self, module: str) -> Scheme | None:

@@ -7,6 +7,7 @@ from typing import Any
 from pallas_kernels import DTYPES, IMPLEMENTATIONS
 from tokenspeed.arguments import MAX_INT, boolean, integer, number, one_of
 from tokenspeed.messages import shown
+from tokenspeed.models.kv_dtypes import AUTO, CHOICES, FORM
 from tokenspeed.server.defaults import BODY_BYTES, DRAIN_S, METRICS_PREFIX
 
 
@@ -76,6 +77,10 @@ OPTIONS = (
     Option("max-model-len", int, "positions of a sequence (default: the model's)", metavar="N"),
     Option("max-num-seqs", int, "at a time", 64, "N"),
     Option("kv-bytes", int, "of keys and values (default: what memory there is)", metavar="N", high=1 << 50),
+    Option(
+        "kv-cache-dtype", str, f"of keys and values: {FORM}", AUTO, "K[,V]",
+        form=(FORM, "({0})(,({0}))?".format("|".join(CHOICES))),
+    ),
     Option("implementation", str, "of the kernels (default: by device)", choices=IMPLEMENTATIONS),
     Option("batch-invariant", bool, "the same bits, whoever else is there; slower", False),
     Option("max-concurrent", int, "requests under way (default: any number)", metavar="N"),

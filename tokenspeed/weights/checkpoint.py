@@ -21,6 +21,7 @@ from tokenspeed.messages import listed
 from tokenspeed.models import hf_config
 from tokenspeed.models.config import ModelConfig
 from tokenspeed.models.decoder import Llama, QuantisedLinear
+from tokenspeed.weights import kv_scales
 from tokenspeed.weights.entries import entries, same
 from tokenspeed.weights.quantised import UNREAD
 from tokenspeed.weights.quantised_entries import Quantised, read, stored, tied_head
@@ -36,12 +37,13 @@ def check(config: ModelConfig, tensors: dict[str, Stored]) -> None:
         f"{name}.{end}" for e in found_entries if isinstance(e, Quantised) for name, *_ in e.modules for end in UNREAD
     } - wanted.keys()  # fmt: skip
     tied = {"lm_head.weight"} if config.tied else set()  # a tied head may be written out; the table counts
+    others = tied | unread | set(kv_scales.names(config))
     found = {name: tensors[name] for name in wanted if name in tensors}
     shapes = {name: tensor.shape for name, tensor in found.items()}
     dtypes = {name: tensor.dtype for name, tensor in found.items()}
     problems = {
         "missing": [name for name in wanted if name not in tensors],
-        "unexpected": [n for n in tensors if n not in wanted and n not in tied | unread and not n.endswith(STALE)],
+        "unexpected": [n for n in tensors if n not in wanted and n not in others and not n.endswith(STALE)],
         "of another shape": [
             f"{n} {list(shape)} instead of {list(wanted[n])}"
             for n, shape in shapes.items()
@@ -89,6 +91,7 @@ def load(
                 place(model, entry.path, _joined(parts, dtype, entry.join))
             if (head := tied_head(config, model.embedding[...])) is not None:
                 model.head = QuantisedLinear(head)
+            model.kv_scales = nnx.data(kv_scales.read(config, tensors))
     return model
 
 

@@ -8,6 +8,7 @@ from tests.tokenspeed.engine.test_engine import PROMPTS, llm
 from tokenspeed.engine.build import EngineOptions, offline
 from tokenspeed.engine.engine import Engine
 from tokenspeed.engine.input_processor import InputProcessor
+from tokenspeed.models.kv_dtypes import parse
 from tokenspeed.sampling.params import SamplingParams
 
 pytestmark = pytest.mark.slow
@@ -23,13 +24,13 @@ REQUESTS = (
 )
 
 
-def engine_of(*, invariant: bool = True) -> Engine:
+def engine_of(*, invariant: bool = True, kv_dtype: str = "auto") -> Engine:
     """With a pool of 8 pages, of which the longest request takes 7."""
     config = llm().model.config
-    kv_bytes = 8 * 64 * config.kv_bytes_per_token(4)
+    kv_bytes = 8 * 64 * config.kv_bytes_per_token(*parse("kv_dtype", kv_dtype, llm().model.dtype).itemsizes)
     options = EngineOptions(
         max_context=CONTEXT, max_batch=4, kv_bytes=kv_bytes, prefix_caching=True, batch_invariant=invariant,
-        implementation="xla", prefill_backend="xla",
+        implementation="xla", prefill_backend="xla", kv_dtype=kv_dtype,
     )  # fmt: skip
     return offline(llm().model, options)
 
@@ -49,22 +50,23 @@ def run(engine: Engine, requests, behind: int = 3) -> list:
 
 
 @functools.cache
-def alone(number: int):
-    return run(shared(), [REQUESTS[number]])[0]
+def alone(number: int, kv_dtype: str = "auto"):
+    return run(shared(kv_dtype), [REQUESTS[number]])[0]
 
 
 @functools.cache
-def shared() -> Engine:
+def shared(kv_dtype: str = "auto") -> Engine:
     """One for all, whose pool holds what was known before."""
-    return engine_of()
+    return engine_of(kv_dtype=kv_dtype)
 
 
-def test_alone_together_found_and_preempted_are_the_same_bits():
-    engine, numbers = engine_of(), [0, 1, 2, 3, 4, 3, 2, 1, 0, 2]
+@pytest.mark.parametrize("kv_dtype", ["auto", "int8", "fp8,int8"])
+def test_alone_together_found_and_preempted_are_the_same_bits(kv_dtype):
+    engine, numbers = engine_of(kv_dtype=kv_dtype), [0, 1, 2, 3, 4, 3, 2, 1, 0, 2]
     found = run(engine, [REQUESTS[number] for number in numbers])
     assert engine.scheduler.preemptions > 0 and engine.pool.stats.hit_tokens > 0
     for number, one in zip(numbers, found, strict=True):
-        assert one == alone(number)
+        assert one == alone(number, kv_dtype)
     assert engine.pool.used == 0
 
 

@@ -7,6 +7,7 @@ from tokenspeed.engine.metrics import RECENT, Metrics
 from tokenspeed.engine.reading import Reading
 from tokenspeed.engine.sequence import Chunk, Plan, Sequence
 from tokenspeed.models import hf_config, memory
+from tokenspeed.models.kv_dtypes import KVDtypes
 
 CONFIG = hf_config.from_dict(LLAMA)
 
@@ -36,7 +37,7 @@ def metrics():
 
 @pytest.fixture
 def reading(metrics):
-    return Reading(metrics, CONFIG, "bfloat16")
+    return Reading(metrics, CONFIG, "bfloat16", KVDtypes.of("bfloat16"))
 
 
 def test_a_step_lasts_from_the_end_of_the_one_before(reading, metrics):

@@ -162,6 +162,42 @@ def test_the_model_in_chunks_of_ragged_sequences(window, paged, flash_by_xla):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("window, paged", [(None, True), (9, False)])
+def test_a_chunk_sees_its_own_keys_as_they_are_stored(window, paged, flash_by_xla):
+    """In 8 bits: cut anywhere, at either backend, the result is that of a whole prompt, and not that of float32."""
+    c = dataclasses.replace(hf_config.from_folder(TINY), max_positions=CAPACITY)
+    c = dataclasses.replace(c, layers=tuple(LayerConfig(window=window) for _ in c.layers[:2]))
+    model = Llama(c, rngs=nnx.Rngs(0))
+    tokens = np.random.default_rng(0).integers(0, c.vocab_size, (2, 48))
+    pages, page = (2 * CAPACITY // PAGE, PAGE) if paged else (2, CAPACITY)
+    table = jnp.asarray(np.random.default_rng(1).permutation(pages).reshape(2, -1), jnp.int32) if paged else None
+
+    def prefill(backend, cuts, dtypes, **scales):
+        caches = [KVCache.zeros(pages, c.num_kv_heads, page, c.head_dim, dtypes[0], v_dtype=dtypes[1], **scales)] * 2
+        found = []
+        for begin, end in itertools.pairwise(cuts):
+            how = dict(capacity=CAPACITY, prefill_backend=backend, implementation="xla")
+            x, caches = jax.jit(functools.partial(model.prefill, **how))(
+                caches, tokens[:, begin:end], jnp.tile(jnp.arange(begin, end), (2, 1)), model.rope_tables(CAPACITY),
+                start=jnp.full(2, begin) if begin else None, page_table=table,
+            )  # fmt: skip
+            found.append(x)
+        return np.concatenate(found, axis=1)
+
+    def rms(x):
+        return np.sqrt(np.mean(np.square(x)))
+
+    scale = jnp.linspace(0.02, 0.03, c.num_kv_heads)
+    stored = dict(dtypes=("int8", "float8_e4m3fn"), k_scale=scale, v_scale=scale)
+    whole, plain = prefill("xla", (0, 48), **stored), prefill("xla", (0, 48), ("float32", "float32"))
+    lost = rms(whole - plain)
+    with jax.default_matmul_precision("highest"):
+        for backend, cuts in (("cudnn", (0, 48)), ("cudnn", (0, 16, 17, 48)), ("xla", (0, 16, 17, 48))):
+            # Float32 roundings, by which a number here and there is rounded to the other side.
+            assert rms(prefill(backend, cuts, **stored) - whole) < 0.1 * lost, (backend, cuts)
+
+
+@pytest.mark.slow
 def test_long_prompts_of_an_llm_run_on_the_chosen_backend(flash_by_xla, monkeypatch):
     """All chunks of them: prompts of one batch that end in the first step of prefill, in the second and in the third.
 

@@ -1,0 +1,115 @@
+"""An engine whose keys and values are in 8 bits: the tokens are those of a plain loop over such a cache."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pallas_kernels import KVCache
+from tokenspeed import LLM, SamplingParams
+from tokenspeed.engine.build import offline
+from tokenspeed.models import memory
+from tokenspeed.models.kv_dtypes import KVDtypes, parse
+from tokenspeed.models.kv_scales import scales_for
+
+PROMPTS = ("Once upon a time there was a little dog who", "The cat", "One day, a girl named Lily went to the park.")
+GREEDY = SamplingParams(temperature=0.0, max_tokens=24, ignore_eos=True, logprobs=0)
+CAPACITY = 64
+CLOSE = 1e-3
+"""Of log-probabilities: sums in another order are nearer by far, but may round a number the other way."""
+
+
+@functools.cache
+def model():
+    return LLM.from_pretrained("tiny", implementation="xla", max_context=CAPACITY).model
+
+
+@functools.cache
+def llm(kv_dtype):
+    plain = LLM.from_pretrained("tiny", implementation="xla", max_context=CAPACITY)
+    return LLM(model(), plain.tokenizer, implementation="xla", max_context=CAPACITY, kv_dtype=kv_dtype)
+
+
+@functools.partial(jax.jit, static_argnames="length")
+def advance(model, caches, tokens, start, length):
+    """(the most likely next token and its log-probability, the caches) of tokens [1, length] from a position on."""
+    positions = start + jnp.arange(length, dtype=jnp.int32)[None]
+    x, caches = model.prefill(caches, tokens, positions, model.rope_tables(CAPACITY), capacity=CAPACITY)
+    likely = jax.nn.log_softmax(model.logits(x[:, -1:]))
+    return (jnp.argmax(likely, axis=-1).astype(jnp.int32), likely.max()), caches
+
+
+@functools.cache
+def plain_loop(kv_dtype, prompt):
+    """Tokens, and their log-probabilities."""
+    c, kv = model().config, parse("kv_dtype", kv_dtype, model().dtype)
+    scales = scales_for(model(), kv)
+    caches = [
+        KVCache.zeros(1, c.num_kv_heads, CAPACITY, c.head_dim, kv.k, v_dtype=kv.v, **scales.of_layer(i))
+        for i in range(c.num_layers)
+    ]
+    ids = llm(kv_dtype).encode(prompt)
+    drawn, caches = advance(model(), caches, jnp.asarray([ids]), 0, len(ids))
+    found = [drawn]
+    while len(found) < GREEDY.max_tokens:
+        drawn, caches = advance(model(), caches, drawn[0], len(ids) + len(found) - 1, 1)
+        found.append(drawn)
+    return [int(token[0, 0]) for token, _ in found], [float(likely) for _, likely in found]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kv_dtype", ["int8", "fp8", "auto,int8", "fp8,auto"])
+def test_tokens_are_those_of_a_plain_loop(kv_dtype):
+    completions = llm(kv_dtype).generate(list(PROMPTS), GREEDY)
+    for prompt, found in zip(PROMPTS, completions, strict=True):
+        tokens, likely = plain_loop(kv_dtype, prompt)
+        assert found.token_ids == tokens
+        np.testing.assert_allclose([one.logprob for one in found.logprobs], likely, rtol=0, atol=CLOSE)
+
+
+@pytest.mark.slow
+def test_the_loop_can_tell_caches_apart():
+    likely = [plain_loop(kv_dtype, PROMPTS[0])[1] for kv_dtype in ("auto", "int8", "fp8")]
+    for i, one in enumerate(likely):
+        for other in likely[:i]:
+            assert np.abs(np.subtract(one, other)).max() > 3 * CLOSE
+
+
+@pytest.mark.slow
+def test_a_found_prefix_gives_the_same_tokens():
+    """Its pages were filled by another chunk than the one that would have computed it."""
+    prompt = PROMPTS[0] + " lived in a house with a very big garden, where he liked to play every day with a red ball. "
+    long = LLM(model(), llm("auto").tokenizer, implementation="xla", max_context=256, kv_dtype="int8")
+    ids = (long.encode(prompt) * 5)[:150]
+    (first,) = long.generate([ids], GREEDY)
+    (again,) = long.generate([ids], GREEDY)
+    assert first.token_ids == again.token_ids
+    assert again.cached_tokens > first.cached_tokens == 0
+
+
+def test_a_pool_counts_the_bytes_that_are_stored():
+    config, pages = model().config, {}
+    for kv_dtype in ("auto", "int8", "auto,fp8"):
+        options = LLM(model(), max_context=CAPACITY, kv_bytes=1 << 20, implementation="xla", kv_dtype=kv_dtype).options
+        engine = offline(model(), options)
+        cache = engine.runner.batch.caches[0]
+        pages[kv_dtype] = engine.pool.pages
+        assert len(engine.runner.batch.caches) * (cache.k.nbytes + cache.v.nbytes) <= 1 << 20
+    assert pages["int8"] == 4 * pages["auto"]  # of float32
+    assert pages["auto,fp8"] == int(pages["auto"] * 8 / 5)
+    whole, eighth = (
+        memory.decode_bytes(config, dtype="float32", context=100, batch=2, kv=kv)
+        for kv in (None, parse("kv_dtype", "int8", "float32"))
+    )
+    assert whole - eighth == 200 * config.kv_bytes_per_token(3)
+    assert memory.plan(config, dtype="float32", context=10, batch=2, kv=KVDtypes.of("int8")).kv_bytes == (
+        20 * config.kv_bytes_per_token(1)
+    )
+
+
+@pytest.mark.parametrize("kv_dtype", ["fp16", "int8,", "auto,auto,auto", None])
+def test_what_is_not_supported_is_refused(kv_dtype):
+    with pytest.raises(ValueError, match="kv_dtype: expected auto, fp8 or int8, or two of them for keys,values"):
+        LLM(model(), implementation="xla", kv_dtype=kv_dtype)
