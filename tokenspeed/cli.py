@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
         "--max-context", type=int, metavar="N", help="positions of a sequence (default: the model's limit)"
     )
     common.add_argument(
-        "--kv-cache-dtype", default=kv_dtypes.AUTO, metavar="K[,V]",
+        "--kv-cache-dtype", default=kv_dtypes.AUTO, metavar="K[/V]",
         help=f"of keys and values: {kv_dtypes.FORM} (default: auto, that of the weights)",
     )  # fmt: skip
     common.add_argument("--json", action="store_true", help="print one JSON object instead of text")

@@ -55,7 +55,7 @@ def text(c: ModelConfig, found: dict[str, Any]) -> str:
 
 def _counted(config: ModelConfig) -> str:
     """How many projections are quantised, by how."""
-    if config.quantisation is None:
+    if config.quantisation is None or not config.quantisation.schemes:
         return ""
     schemes = [config.quantisation.scheme_of(name) for name, *_ in config.projections()]
     counts = Counter("none" if one is None else one.described for one in schemes)

@@ -47,7 +47,7 @@ class LLM:
         kv_bytes: of the pool of keys and values; None: as many as `max_batch` sequences of `max_context` take, as far
             as there is memory, on a CPU at most a GiB.
         kv_dtype: what keys and values are stored in: 'auto' (the model's dtype), 'fp8' or 'int8', or two of these, of
-            keys and of values, such as 'auto,fp8'. In 8 bits they take half the memory, and are rounded by a scale for
+            keys and of values, such as 'auto/fp8'. In 8 bits they take half the memory, and are rounded by a scale for
             each layer and kv head: the checkpoint's, else one found when the engine is made (`models.kv_scales`).
         prefix_caching: prompts that begin alike share the pages of what they have in common.
         batch_invariant: a prompt's tokens and log-probabilities are the same bits whoever else is there, whether its
@@ -343,6 +343,7 @@ def _options(
     )
     integer("max_batch", max_batch, 1, MOST_BATCH)
     kv = kv_dtypes.parse("kv_dtype", kv_dtype, dtype)
+    kv_dtypes.check_device("kv_dtype", kv, implementation)
     if kv_bytes is not None:
         check_kv_bytes(config, kv_bytes, kv=kv, max_context=max_context or limit)
     boolean("prefix_caching", prefix_caching)

@@ -80,6 +80,10 @@ def test_generate_json_with_random_weights_and_standard_input(capsys, quick, con
         (["generate", "--model", "tiny", "--prompt", "x", "--logit-bias", "1:2,1:3"], "expected every id once"),
         (["generate", "--model", "tiny", "--prompt", "x", "--max-context", "0"], "max_context: expected an integer"),
         (["generate", "--model", "tiny", "--prompt", "x", "--stop", ""], "stop: expected strings that are not empty"),
+        (
+            ["generate", "--model", "tiny", "--prompt", "x", "--kv-cache-dtype", "int4"],
+            "--kv-cache-dtype: expected auto",
+        ),
         (["inspect", "--random-weights", "nowhere.json"], "nowhere.json: No such file"),
     ],
 )
@@ -151,6 +155,13 @@ def test_inspect(capsys, tmp_path):
     found = json.loads(capsys.readouterr().out)
     assert found["memory"]["fits"] and found["memory"]["weights_bytes"] == 16_060_522_496
     assert found["memory"]["kv_bytes"] == 8192 * 131072
+    more = ["--random-weights", str(path), "--max-context", "8192", "--json"]
+    assert main(["inspect", *more, "--kv-cache-dtype", "auto/fp8"]) == 0
+    halved = json.loads(capsys.readouterr().out)
+    assert halved["memory"]["kv_bytes"] == 8192 * 131072 * 3 // 4
+    assert found["decode_bytes_per_token"] - halved["decode_bytes_per_token"] == 8192 * 131072 // 4
+    assert main(["inspect", *more, "--kv-cache-dtype", "fp16"]) == 2
+    assert "--kv-cache-dtype: expected auto, fp8 or int8, or two of them for keys/values" in capsys.readouterr().err
 
 
 def test_the_bytes_of_a_step():

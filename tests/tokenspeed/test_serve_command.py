@@ -52,7 +52,12 @@ def test_a_file_may_have_every_option(started, file, tmp_path):
     keys = tmp_path / "keys"
     keys.write_text("one\n")
     values = dict(model="tiny", revision=revision_of(TINY), dtype="float32", implementation="xla")
-    values |= {"api-key-file": keys, "cors-origin": "['*', 'http://a:1']", "kv-bytes": 1 << 40}
+    values |= {
+        "kv-cache-dtype": "auto/fp8",
+        "api-key-file": keys,
+        "cors-origin": "['*', 'http://a:1']",
+        "kv-bytes": 1 << 40,
+    }
     kinds = {bool: "true", int: "7", float: "7", str: "some"}
     lines = [f"{option.name}: {values.get(option.name, kinds.get(option.kind))}" for option in OPTIONS]
     assert main(["serve", "--config", file("\n".join(lines))]) == 0
@@ -75,6 +80,7 @@ def test_a_file_may_have_every_option(started, file, tmp_path):
         ("metrics-key: 1", "metrics-key: expected True or False, got 1"),
         ("served_model_name: 3", "served-model-name: expected a string, got 3"),
         ("dtype: int8", "dtype: expected one of bfloat16, float16, float32, got 'int8'"),
+        ("kv-cache-dtype: fp16", "kv-cache-dtype: expected auto, fp8 or int8, or two of them for keys/values, got"),
         ("cors-origin: one", "cors-origin: expected a list of strings, got 'one'"),
         ("cors-origin: [https://a/]", "cors-origin: expected '*' or http(s)://HOST[:PORT], got 'https://a/'"),
         ("revision: abc", "revision: expected 64 hex digits, got 'abc'"),
@@ -113,6 +119,10 @@ def test_a_file_that_cannot_be_read(file, started, tmp_path, capsys):
         (["--port", "x"], "argument --port: invalid int value: 'x'"),
         (["--model", "nowhere"], "--model: no folder nowhere"),
         (["--api-key-file", "nowhere"], "--api-key-file: "),
+        (
+            ["--kv-cache-dtype", "fp8,int8"],
+            "--kv-cache-dtype: expected auto, fp8 or int8, or two of them for keys/values",
+        ),
         (["--read-ceiling", "-1"], "--read-ceiling: expected a number from 0 to"),
     ],
 )

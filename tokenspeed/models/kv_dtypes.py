@@ -5,13 +5,15 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from pallas_kernels import FORMATS
+from pallas_kernels import FORMATS, current_device
 from tokenspeed.messages import shown
 
 AUTO, EIGHT_BITS = "auto", ("fp8", "int8")
 CHOICES = (AUTO, *EIGHT_BITS)
-FORM = "auto, fp8 or int8, or two of them for keys,values"
+FORM = "auto, fp8 or int8, or two of them for keys/values"
 """What an option may say, for messages and help."""
+LEAST_FOR_FP8 = (8, 9)
+"""Compute capability."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,18 +48,25 @@ class KVDtypes:
 
 
 def check(name: str, value: Any) -> str:
-    """An option that says what keys and values are stored in, such as 'fp8' or 'auto,int8'.
+    """An option that says what keys and values are stored in, such as 'fp8' or 'auto/int8'.
 
     Raises:
         ValueError: it says something else.
     """
-    if not isinstance(value, str) or len(parts := value.split(",")) > 2 or any(part not in CHOICES for part in parts):
+    if not isinstance(value, str) or len(parts := value.split("/")) > 2 or any(part not in CHOICES for part in parts):
         raise ValueError(f"{name}: expected {FORM}, got {shown(value)}")
     return value
 
 
+def check_device(name: str, dtypes: KVDtypes, implementation: str) -> None:
+    """Raises ValueError where kernels are to run on a GPU that has no 8-bit floats."""
+    device = current_device()
+    if implementation == "triton" and "fp8" in dtypes.formats and device.compute_capability < LEAST_FOR_FP8:
+        raise ValueError(f"{name}: expected auto or int8 on {device.name}, which has no fp8")
+
+
 def parse(name: str, value: str, dtype: Any) -> KVDtypes:
     """What an option says, for a model of that dtype; raises as `check`."""
-    parts = check(name, value).split(",")
+    parts = check(name, value).split("/")
     k, v = (jnp.dtype(dtype if part == AUTO else FORMATS[part]).name for part in (parts[0], parts[-1]))
     return KVDtypes(k=k, v=v)

@@ -78,8 +78,8 @@ OPTIONS = (
     Option("max-num-seqs", int, "at a time", 64, "N"),
     Option("kv-bytes", int, "of keys and values (default: what memory there is)", metavar="N", high=1 << 50),
     Option(
-        "kv-cache-dtype", str, f"of keys and values: {FORM}", AUTO, "K[,V]",
-        form=(FORM, "({0})(,({0}))?".format("|".join(CHOICES))),
+        "kv-cache-dtype", str, f"of keys and values: {FORM}", AUTO, "K[/V]",
+        form=(FORM, "({0})(/({0}))?".format("|".join(CHOICES))),
     ),
     Option("implementation", str, "of the kernels (default: by device)", choices=IMPLEMENTATIONS),
     Option("batch-invariant", bool, "the same bits, whoever else is there; slower", False),

@@ -17,8 +17,8 @@ from tokenspeed.engine.build import STEPS
 from tokenspeed.engine.generation import Drawn, Generation, Weights
 from tokenspeed.engine.kinds import GREEDY as GREEDY_KIND
 from tokenspeed.engine.runner import PROGRAMS, Runner
-from tokenspeed.models.kv_dtypes import KVDtypes
-from tokenspeed.models.kv_scales import KVScales
+from tokenspeed.models.kv_dtypes import parse
+from tokenspeed.models.kv_scales import scales_for
 from tokenspeed.sampling.sample import LENGTH, RUNNING
 from tokenspeed.sampling.state import make_state
 from tokenspeed.text.stream import TextStream
@@ -238,19 +238,13 @@ def test_weights_are_the_model():
 
 
 @pytest.mark.slow
-def test_a_step_on_a_gpu_has_no_launch_for_a_bound_or_a_reduction():
+@pytest.mark.parametrize("kv_dtype", ["auto", "int8/fp8"])
+def test_a_step_on_a_gpu_has_no_launch_for_a_bound_or_a_reduction(kv_dtype):
     """Of greedy decode: what XLA would make a kernel, or more than one, of its own at every step."""
     model, plan = tiny().model, GREEDY_KIND.plan
+    kv = parse("kv_dtype", kv_dtype, model.dtype)
     make = functools.partial(
-        batch.empty,
-        model.config,
-        KVDtypes.of(model.dtype),
-        KVScales(),
-        pages=4,
-        page_size=64,
-        slots=2,
-        pages_each=2,
-        plan=plan,
+        batch.empty, model.config, kv, scales_for(model, kv), pages=4, page_size=64, slots=2, pages_each=2, plan=plan
     )
     rows, rope = jax.ShapeDtypeStruct((1, len(batch.DECODE_COLUMNS)), np.int32), model.rope_tables(CAPACITY)
     with lowering.for_gpu("h200"):

@@ -60,7 +60,7 @@ def plain_loop(kv_dtype, prompt):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kv_dtype", ["int8", "fp8", "auto,int8", "fp8,auto"])
+@pytest.mark.parametrize("kv_dtype", ["int8", "fp8", "auto/int8", "fp8/auto"])
 def test_tokens_are_those_of_a_plain_loop(kv_dtype):
     completions = llm(kv_dtype).generate(list(PROMPTS), GREEDY)
     for prompt, found in zip(PROMPTS, completions, strict=True):
@@ -91,14 +91,14 @@ def test_a_found_prefix_gives_the_same_tokens():
 
 def test_a_pool_counts_the_bytes_that_are_stored():
     config, pages = model().config, {}
-    for kv_dtype in ("auto", "int8", "auto,fp8"):
+    for kv_dtype in ("auto", "int8", "auto/fp8"):
         options = LLM(model(), max_context=CAPACITY, kv_bytes=1 << 20, implementation="xla", kv_dtype=kv_dtype).options
         engine = offline(model(), options)
         cache = engine.runner.batch.caches[0]
         pages[kv_dtype] = engine.pool.pages
         assert len(engine.runner.batch.caches) * (cache.k.nbytes + cache.v.nbytes) <= 1 << 20
     assert pages["int8"] == 4 * pages["auto"]  # of float32
-    assert pages["auto,fp8"] == int(pages["auto"] * 8 / 5)
+    assert pages["auto/fp8"] == int(pages["auto"] * 8 / 5)
     whole, eighth = (
         memory.decode_bytes(config, dtype="float32", context=100, batch=2, kv=kv)
         for kv in (None, parse("kv_dtype", "int8", "float32"))
@@ -109,7 +109,7 @@ def test_a_pool_counts_the_bytes_that_are_stored():
     )
 
 
-@pytest.mark.parametrize("kv_dtype", ["fp16", "int8,", "auto,auto,auto", None])
+@pytest.mark.parametrize("kv_dtype", ["fp16", "int8/", "auto/auto/auto", None])
 def test_what_is_not_supported_is_refused(kv_dtype):
-    with pytest.raises(ValueError, match="kv_dtype: expected auto, fp8 or int8, or two of them for keys,values"):
+    with pytest.raises(ValueError, match="kv_dtype: expected auto, fp8 or int8, or two of them for keys/values"):
         LLM(model(), implementation="xla", kv_dtype=kv_dtype)

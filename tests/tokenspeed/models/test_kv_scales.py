@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pallas_kernels import KVCache
+from tests.pallas_kernels.lowering import for_gpu
 from tokenspeed import LLM
 from tokenspeed.models import kv_dtypes
 from tokenspeed.models.kv_dtypes import KVDtypes, parse
@@ -22,8 +23,8 @@ TEXT = "Once upon a time, there was a young boy named Leo. He lived in a white h
         ("auto", "bfloat16", "bfloat16"),
         ("fp8", "float8_e4m3fn", "float8_e4m3fn"),
         ("int8", "int8", "int8"),
-        ("auto,fp8", "bfloat16", "float8_e4m3fn"),
-        ("int8,auto", "int8", "bfloat16"),
+        ("auto/fp8", "bfloat16", "float8_e4m3fn"),
+        ("int8/auto", "int8", "bfloat16"),
     ],
 )
 def test_what_an_option_says(said, k, v):
@@ -32,10 +33,20 @@ def test_what_an_option_says(said, k, v):
     assert found.itemsizes == tuple(2 if name == "bfloat16" else 1 for name in (k, v))
 
 
-@pytest.mark.parametrize("said", ["", "fp16", "int4", "auto,", "int8,int8,int8", "auto, fp8", None, 8])
+@pytest.mark.parametrize("said", ["", "fp16", "int4", "auto/", "int8/int8/int8", "auto, fp8", "auto,fp8", None, 8])
 def test_what_it_may_not_say(said):
-    with pytest.raises(ValueError, match="kv_dtype: expected auto, fp8 or int8, or two of them for keys,values, got"):
+    with pytest.raises(ValueError, match="kv_dtype: expected auto, fp8 or int8, or two of them for keys/values, got"):
         kv_dtypes.check("kv_dtype", said)
+
+
+def test_a_gpu_without_8_bit_floats_is_refused():
+    fp8, int8 = (parse("kv_dtype", f"auto/{name}", "bfloat16") for name in ("fp8", "int8"))
+    with for_gpu("a100"):
+        kv_dtypes.check_device("kv_dtype", int8, "triton")
+        with pytest.raises(ValueError, match="kv_dtype: expected auto or int8 on NVIDIA A100, which has no fp8"):
+            kv_dtypes.check_device("kv_dtype", fp8, "triton")
+    with for_gpu("h100"):
+        kv_dtypes.check_device("kv_dtype", fp8, "triton")
 
 
 @functools.cache
@@ -71,7 +82,7 @@ def exact():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("said, most", [("int8", 1e-3), ("fp8", 1e-2), ("auto,int8", 1e-3), ("fp8,auto", 1e-2)])
+@pytest.mark.parametrize("said, most", [("int8", 1e-3), ("fp8", 1e-2), ("auto/int8", 1e-3), ("fp8/auto", 1e-2)])
 def test_what_a_cache_in_8_bits_loses(said, most):
     """The KL divergence of the next token's distribution, on average; ten times that of longer texts."""
     model = tiny().model
@@ -89,7 +100,7 @@ def test_what_a_cache_in_8_bits_loses(said, most):
 
 def test_scales_of_int8_are_found_by_head_and_the_same_each_time():
     model = tiny().model
-    kv = parse("kv_dtype", "int8,fp8", model.dtype)
+    kv = parse("kv_dtype", "int8/fp8", model.dtype)
     first, second = scales_for(model, kv), scales_for(model, kv)
     largest = largest_of(model)
     np.testing.assert_array_equal(first.k, second.k)
