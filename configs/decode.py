@@ -14,6 +14,7 @@ Any field is overridden on the command line, tuples with commas:
     python -m experiments.decode --config=decode.py --models=llama-3.2-1b --contexts=128,1024,8192,32768
     python -m experiments.decode --config=decode.py --models=DIR/config.json --batches=1,8
     python -m experiments.decode --config=decode.py --page_sizes=0,16,64,256
+    python -m experiments.decode --config=decode.py --kv_dtypes=auto,fp8,int8,auto/fp8 --contexts=8192
 
 Many sequences need memory for their caches, of which those of one batch are there at a time: of the larger model 19 GB
 for 128 sequences at this context and 38 GB for 256, beside 16 GB of weights.
@@ -32,6 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.batches = (1,)  # sequences at a time
     config.contexts = (1024,)  # positions in the cache before the first step
     config.page_sizes = (0,)  # positions of a page of the cache, whose pages lie in no order; 0: it is contiguous
+    config.kv_dtypes = ("auto",)  # what keys and values are stored in: auto, fp8 or int8, or two of them as keys/values
 
     # A sample is one call of `steps` steps.
     config.steps = 127

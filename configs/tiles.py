@@ -13,6 +13,7 @@ Any field is overridden on the command line, tuples with commas:
 
     python -m experiments.sweep --config=tiles.py --ops=qkv,out --rows=1,8 --max_tiles=40
     python -m experiments.sweep --config=tiles.py --ops=attention --page_sizes=0,16,64,256
+    python -m experiments.sweep --config=tiles.py --ops=attention --kv_dtypes=fp8,int8
     python -m experiments.sweep --config=tiles.py --rows=32,64,128,256
 
 For more than 16 rows a weight's kernels can be cut in many more ways, since a program may take fewer rows than there
@@ -27,14 +28,15 @@ import ml_collections
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
 
-    # The cases: every combination, as a decode step of so many sequences calls them. Contexts and page sizes are
-    # attention's alone.
+    # The cases: every combination, as a decode step of so many sequences calls them. Contexts, page sizes and
+    # what caches are stored in are attention's alone.
     config.ops = ("qkv", "attention", "out", "gate_up", "down", "head")
     config.models = ("llama-3.1-8b", "llama-3.2-1b")
     config.rows = (1,)
     config.dtypes = ("bf16",)
     config.contexts = (1024, 8192)
     config.page_sizes = (0,)  # positions of a page of the KV cache, whose pages lie in no order; 0: it is contiguous
+    config.kv_dtypes = ("auto",)  # what keys and values are stored in: auto, fp8 or int8, or two of them as keys/values
 
     # The tiles: values that each field may have; () leaves it as the op's search space has it.
     config.block_m = ()

@@ -102,7 +102,9 @@ def promote(records: Sequence[Record], device: Device, root: Path = TUNED) -> in
         else:
             winner, why = decide(case, members, entries[at] if at < len(entries) else None, device)
         where = f"{case.op} {case.model} rows={case.rows}"
-        where += f" context={tables.in_pages(case.context, case.page_size)}" if case.record_context else ""
+        where += (
+            f" context={tables.in_pages(case.context, case.page_size, case.kv_dtype)}" if case.record_context else ""
+        )
         print(f"{'promoted' if winner else 'kept    '}  {where}: {why}")
         if winner is not None:
             evidence = {

@@ -12,6 +12,7 @@ from experiments.bench import operands, recorded
 from experiments.bench.models import DTYPES
 from experiments.bench.recorded import BY_THE_KERNELS, OPS, Recorded
 from pallas_kernels import Device
+from tokenspeed.models.kv_dtypes import AUTO
 
 Tree = Any
 
@@ -22,7 +23,7 @@ class Case:
 
     Attributes:
         op: one of `recorded.OPS`. model, rows, context, dtype: as records have them.
-        page_size: of the KV cache; 0 where it is contiguous.
+        page_size: of the KV cache; 0 where it is contiguous. kv_dtype: what it is stored in, see `kinds.KV_DTYPE`.
         call: as the step by the kernels makes it. xla: as XLA's step makes it.
     """
 
@@ -31,6 +32,7 @@ class Case:
     rows: int
     context: int
     page_size: int
+    kv_dtype: str
     dtype: str
     call: Recorded
     xla: Recorded
@@ -59,6 +61,11 @@ class Case:
         """The page size as records have it: null where it has no part in the case."""
         return self.page_size if self.op == "attention" else None
 
+    @property
+    def record_kv_dtype(self) -> str | None:
+        """What the cache is stored in as records have it: null where it has no part in the case."""
+        return self.kv_dtype if self.op == "attention" else None
+
     def incumbents(self, device: Device) -> list[Any]:
         """The tiles that a call runs with today, and the heuristic's."""
         return list(
@@ -76,18 +83,21 @@ class Case:
         """The case as records have it."""
         return dict(
             op=self.op, model=self.model, rows=self.rows, context=self.record_context,
-            page_size=self.record_page_size, dtype=self.dtype,
+            page_size=self.record_page_size, kv_dtype=self.record_kv_dtype, dtype=self.dtype,
         )  # fmt: skip
 
 
-def make(op: str, model: str, *, rows: int = 1, context: int = 1024, dtype: str = "bf16", page_size: int = 0) -> Case:
+def make(
+    op: str, model: str, *, rows: int = 1, context: int = 1024, dtype: str = "bf16", page_size: int = 0,
+    kv_dtype: str = AUTO,
+) -> Case:  # fmt: skip
     """The case of an op in a decode step of a model, a row each of `rows` sequences; dtype as records have it.
 
     With a page size the caches are pools of pages of so many positions, in no order; with 0 they are contiguous.
     """
-    size = dict(batch=rows, context=context, dtype=DTYPES[dtype], page_size=page_size)
+    size = dict(batch=rows, context=context, dtype=DTYPES[dtype], page_size=page_size, kv_dtype=kv_dtype)
     return Case(
-        op=op, model=model, rows=rows, context=context, page_size=page_size, dtype=dtype,
+        op=op, model=model, rows=rows, context=context, page_size=page_size, kv_dtype=kv_dtype, dtype=dtype,
         call=recorded.call_of(op, model, **size, implementation=BY_THE_KERNELS),
         xla=recorded.call_of(op, model, **size, implementation="xla"),
     )  # fmt: skip
@@ -97,7 +107,7 @@ def of_record(found: dict[str, Any]) -> Case:
     """The case of a record of a tile."""
     return make(
         found["op"], found["model"], rows=found["rows"], context=found["context"] or 1024, dtype=found["dtype"],
-        page_size=found["page_size"] or 0,
+        page_size=found["page_size"] or 0, kv_dtype=found["kv_dtype"] or AUTO,
     )  # fmt: skip
 
 

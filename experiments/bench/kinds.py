@@ -35,12 +35,18 @@ ORIGIN = dict(
     date=(TEXT, "when the record was made, UTC"),
 )
 PAGE_SIZE = COUNT, "positions of a page of the KV cache, 0 where that is contiguous; null where it has no part"
+KV_DTYPE = (
+    TEXT,
+    "what keys and values are stored in: auto (as dtype says), fp8 or int8, or two of them as keys/values; null where "
+    "the cache has no part",
+)
 CASE = dict(
     op=(TEXT, "the function of pallas_kernels"),
     model=(TEXT, "a name of configs/models"),
     rows=(SIZE, "activation rows of a call"),
     context=(SIZE, "positions of the KV cache; null where it has no part in the case"),
     page_size=PAGE_SIZE,
+    kv_dtype=KV_DTYPE,
     dtype=(DTYPE, "bf16, f16 or f32, of weights, activations and cache"),
     tiles=(TILES, "as the op's dataclass of tiles"),
 )
@@ -222,6 +228,7 @@ KINDS = {
         STEP | STATUS | STEP_MS | RATE
         | dict(
             page_size=PAGE_SIZE,
+            kv_dtype=KV_DTYPE,
             xla_ms_per_token=(POSITIVE, "XLA's, of the same run, where that counts"),
             tokens_per_s=(AMOUNT, "of all sequences together"),
             percent_of_datasheet=(AMOUNT, "achieved_gbps of the datasheet's bandwidth"),
@@ -230,8 +237,8 @@ KINDS = {
             ms_by_compilation=(a_list(POSITIVE), "the median of each"),
             tokens_agree_with_xla=(COUNT, "of tokens_checked, those that XLA draws too"),
         ),
-        (*_STEP_KEY, "page_size", "implementation"),
-        needed=(*_STEP_NEEDS, "page_size", "bytes", "ceiling_gbps", "floor_ms"),
+        (*_STEP_KEY, "page_size", "kv_dtype", "implementation"),
+        needed=(*_STEP_NEEDS, "page_size", "kv_dtype", "bytes", "ceiling_gbps", "floor_ms"),
         figures=("ms_per_token", "ms_p5", "ms_p95", "tokens_per_s", "percent_of_ceiling", "steps"),
     ),
     "generate": Kind(

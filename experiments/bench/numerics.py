@@ -33,17 +33,25 @@ class Verdict:
 
 
 def widen(tree: Tree) -> Tree:
-    """With every floating-point leaf as float32, and quantised weights for such activations."""
+    """With every floating-point leaf as float32, quantised weights for such activations, and caches of what they stand
+    for."""
 
     def is_quantised(x):
-        return isinstance(x, pk.QuantisedWeight)
+        return isinstance(x, pk.QuantisedWeight | pk.KVCache)
 
     def leaf(x):
-        if is_quantised(x):
+        if isinstance(x, pk.QuantisedWeight):
             return dataclasses.replace(x, dtype=jnp.dtype(jnp.float32))
+        if isinstance(x, pk.KVCache):
+            return pk.KVCache(k=_stands_for(x.k, x.k_scale), v=_stands_for(x.v, x.v_scale))
         return x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
     return jax.tree.map(leaf, tree, is_leaf=is_quantised)
+
+
+def _stands_for(stored: jax.Array, scale: jax.Array | None) -> jax.Array:
+    """Keys or values [P, K, Z, H] in float32."""
+    return stored.astype(jnp.float32) * (1.0 if scale is None else scale[:, None, None])
 
 
 def judged(call: Recorded, result: Tree) -> Tree:

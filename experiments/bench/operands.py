@@ -4,6 +4,7 @@ A chain of calls rotates over several of what is streamed (a weight, or for atte
 in the L2 cache, and each call waits for the one before it.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -15,6 +16,8 @@ from experiments.bench.pages import shuffled_table
 from experiments.bench.recorded import Recorded
 
 Tree = Any
+STANDARD_DEVIATIONS = 5
+"""Of random numbers, that int8 holds: few are larger."""
 NORMS = ("norm", "q_norm", "k_norm")
 
 
@@ -73,6 +76,8 @@ def _drawn(name: str, described: Any, key: jax.Array) -> Any:
         )
     if isinstance(described, pk.QuantisedWeight):
         return _quantised(described, key)
+    if isinstance(described, pk.KVCache):
+        return random_cache(described, key)
     if isinstance(described, pk.DeferredNorm):
         return _deferred(described, key)
     if name in NORMS:
@@ -94,6 +99,21 @@ def _quantised(described: pk.QuantisedWeight, key: jax.Array) -> pk.QuantisedWei
         values, described.format, group=described.group, symmetric=described.zeros is None,
         scale_dtype=described.scales.dtype, dtype=described.dtype, rotary_dim=described.rotary_dim,
     )  # fmt: skip
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def random_cache(described: pk.KVCache, key: jax.Array) -> pk.KVCache:
+    """Keys and values of unit numbers; in int8 as many standard deviations as there are in a sequence are stored."""
+    found = {}
+    for name, one in zip("kv", jax.random.split(key), strict=True):
+        stored, scale = getattr(described, name), getattr(described, f"{name}_scale")
+        found[name] = jax.random.normal(one, stored.shape, jnp.float32)
+        unit = STANDARD_DEVIATIONS / 127 if stored.dtype == jnp.int8 else 1.0
+        found[f"{name}_scale"] = None if scale is None else jnp.full(scale.shape, unit, jnp.float32)
+    like = dataclasses.replace(described, k_scale=found["k_scale"], v_scale=found["v_scale"])
+    k, v = (jnp.moveaxis(found[name], 1, 2) for name in "kv")  # [P, Z, K, H]
+    k, v = (jnp.moveaxis(x, 2, 1) for x in like.rounded(k, v))
+    return dataclasses.replace(like, k=k, v=v)
 
 
 def _deferred(described: pk.DeferredNorm, key: jax.Array) -> pk.DeferredNorm:

@@ -24,6 +24,7 @@ from ml_collections.config_flags import config_flags
 
 from experiments.bench.ending import ended
 from experiments.bench.errors import ResultsError, UsageError
+from tokenspeed.models import kv_dtypes
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FILES = "files"
@@ -149,6 +150,15 @@ def check_least(options: Any, **least: int) -> None:
         for item in value if isinstance(value, tuple) else (value,):
             if item < lowest:
                 raise UsageError(f"{field}: expected {lowest} or more, got {item}")
+
+
+def check_kv_dtypes(field: str, values: Iterable[str]) -> None:
+    """Raises unless each says what keys and values are stored in."""
+    for value in values:
+        try:
+            kv_dtypes.check(field, value)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
 
 
 def check_some(options: Any, *fields: str) -> None:

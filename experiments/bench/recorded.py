@@ -19,6 +19,7 @@ from experiments.bench.models import config_of
 from experiments.bench.pages import pages_of
 from pallas_kernels import KVCache, attention_counters
 from tokenspeed.engine import decode
+from tokenspeed.models.kv_dtypes import AUTO, parse
 from tokenspeed.weights.random import described_model
 
 OPS = ("qkv", "attention", "out", "gate_up", "down", "head")
@@ -87,7 +88,7 @@ def _described(leaf: Any) -> Any:
 
 @functools.cache
 def calls_of_step(
-    model: str, *, batch: int, context: int, dtype: str, implementation: str, page_size: int = 0
+    model: str, *, batch: int, context: int, dtype: str, implementation: str, page_size: int = 0, kv_dtype: str = AUTO
 ) -> tuple[Recorded, ...]:
     """All calls of a greedy decode step of a few layers of a model, in order.
 
@@ -95,17 +96,18 @@ def calls_of_step(
         model: a name of `models.MODELS`. dtype: as jax has it.
         context: positions that the caches hold of each sequence. implementation: that the step is made for.
         page_size: positions of a page of the caches, of which a page table says whose it is; 0 for contiguous caches.
+        kv_dtype: what the caches are stored in, see `kinds.KV_DTYPE`.
     """
     config = config_of(model)
     config = dataclasses.replace(config, layers=config.layers[:LAYERS])
     decoder = described_model(config, dtype)
     recorder = Recorder(context)
-    pages = pages_of(context, page_size)
+    pages, kv = pages_of(context, page_size), parse("kv_dtype", kv_dtype, dtype)
 
     def step(decoder, tokens, positions, counters, rope, page_table):
         sizes = batch * pages, config.num_kv_heads, page_size or context, config.head_dim
         x, _, _ = decode.decode_step(
-            decoder, [KVCache.zeros(*sizes, dtype) for _ in config.layers], tokens, positions, rope,
+            decoder, [KVCache.zeros(*sizes, kv.k, v_dtype=kv.v) for _ in config.layers], tokens, positions, rope,
             page_table=page_table, counters=counters, implementation=implementation, kernels=recorder,
         )  # fmt: skip
         return decode.greedy(decoder, x, implementation, recorder)
@@ -119,12 +121,14 @@ def calls_of_step(
 
 
 def call_of(
-    op: str, model: str, *, batch: int, context: int, dtype: str, implementation: str, page_size: int = 0
-) -> Recorded:
+    op: str, model: str, *, batch: int, context: int, dtype: str, implementation: str, page_size: int = 0,
+    kv_dtype: str = AUTO,
+) -> Recorded:  # fmt: skip
     """The call of an op that a step makes most often; of equals the last. Arguments as in `calls_of_step`."""
     calls = calls_of_step(
-        model, batch=batch, context=context, dtype=dtype, implementation=implementation, page_size=page_size
-    )
+        model, batch=batch, context=context, dtype=dtype, implementation=implementation, page_size=page_size,
+        kv_dtype=kv_dtype,
+    )  # fmt: skip
     mine = [call for call in calls if call.op == op]
     counts = collections.Counter(map(repr, mine))
     return max(reversed(mine), key=lambda call: counts[repr(call)])

@@ -8,7 +8,7 @@ from experiments.bench.record import Record
 from experiments.bench.recorded import OPS
 from pallas_kernels import Device
 
-CASE = ("op", "model", "rows", "context", "page_size", "dtype")
+CASE = ("op", "model", "rows", "context", "page_size", "kv_dtype", "dtype")
 SOFTWARE = ("device", "jax", "sources")
 """What records must share to be compared: the device, the jax, and the sources of what was timed."""
 

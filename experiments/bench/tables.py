@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pallas_kernels as pk
+from tokenspeed.models.kv_dtypes import AUTO
 
 BY_DEFAULT = ("block_m", "block_t", "splits")
 """Fields of tiles that are told only where they differ from their default: what few rows do not use."""
@@ -53,9 +54,10 @@ def spread(middle: float | None, low: float | None, high: float | None, form: st
     return f"{middle:{form}}" if low is None or high is None else f"{middle:{form}} ({low:{form}} to {high:{form}})"
 
 
-def in_pages(context: Any, page_size: int | None) -> Any:
-    """A context as it is shown, for a paged cache '8192 pages of 64'."""
-    return f"{context!s} pages of {page_size}" if page_size else context
+def in_pages(context: Any, page_size: int | None, kv_dtype: str | None = None) -> Any:
+    """A context as it is shown, for a paged cache in 8 bits '8192 pages of 64, int8'."""
+    paged = f"{context!s} pages of {page_size}" if page_size else context
+    return paged if kv_dtype in (None, AUTO) else f"{paged!s}, {kv_dtype}"
 
 
 def tiles_text(tiles: dict[str, Any] | None) -> str:

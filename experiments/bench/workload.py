@@ -4,6 +4,7 @@ A step is all that a token depends on: the embedding of the last token, every la
 position. Steps follow each other in one program of a static trip count, so the host starts one call for all of them.
 """
 
+import dataclasses
 import functools
 import statistics
 from collections.abc import Callable, Sequence
@@ -14,11 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.bench.compiling import compile_all
+from experiments.bench.operands import random_cache
 from experiments.bench.pages import pages_of, shuffled_table
 from pallas_kernels import KVCache, attention_counters
 from tokenspeed.engine import generation
 from tokenspeed.engine.generation import Generation, Weights
 from tokenspeed.models.config import ModelConfig
+from tokenspeed.models.kv_dtypes import AUTO, KVDtypes, parse
 from tokenspeed.models.memory import decode_bytes
 from tokenspeed.sampling.params import SamplingParams
 from tokenspeed.sampling.state import make_state
@@ -29,10 +32,10 @@ SLOTS = 128
 GREEDY = SamplingParams(temperature=0.0, ignore_eos=True)
 
 
-def mean_bytes(config: ModelConfig, dtype: Any, *, batch: int, context: int, steps: int) -> float:
+def mean_bytes(config: ModelConfig, dtype: Any, *, batch: int, context: int, steps: int, kv_dtype: str = AUTO) -> float:
     """What a step must read, on average over `steps` of them behind `context` positions."""
-    seen = range(context + 1, context + steps + 1)
-    return statistics.fmean(decode_bytes(config, dtype=dtype, context=keys, batch=batch) for keys in seen)
+    seen, kv = range(context + 1, context + steps + 1), parse("kv_dtype", kv_dtype, dtype)
+    return statistics.fmean(decode_bytes(config, dtype=dtype, context=keys, batch=batch, kv=kv) for keys in seen)
 
 
 class Decoder:
@@ -47,12 +50,15 @@ class Workload:
     """Batches of sequences of a decoder that all start at the same position, and the programs that decode them.
 
     Attributes:
-        capacity: positions that the cache holds of a sequence.
+        capacity: positions that the cache holds of a sequence. kv: what it is stored in.
         page_table: int32 [B, pages of a sequence], whose pages lie in no order; None for contiguous caches.
     """
 
-    def __init__(self, decoder: Decoder, *, batch: int, context: int, steps: int, page_size: int = 0):
+    def __init__(
+        self, decoder: Decoder, *, batch: int, context: int, steps: int, page_size: int = 0, kv_dtype: str = AUTO
+    ):
         self.decoder, self.batch, self.context, self.steps = decoder, batch, context, steps
+        self.kv = parse("kv_dtype", kv_dtype, decoder.dtype)
         self._slots = -(-(context + steps) // SLOTS) * SLOTS
         pages = pages_of(self._slots, page_size)
         self.capacity = pages * (page_size or self._slots)
@@ -70,10 +76,10 @@ class Workload:
         """
         c, context = self.decoder.config, np.int32(self.context)
         key = functools.partial(_key, np.uint32(self.decoder.seed), np.uint32(sequence))
-        shape, dtype = (self.batch, c.num_kv_heads, self._slots, c.head_dim), self.decoder.dtype
+        shape = self.batch, c.num_kv_heads, self._slots, c.head_dim
         return Generation(
             caches=[
-                _random_cache(key(layer), context, self.page_table, shape, self.capacity, dtype)
+                _random_cache(key(layer), context, self.page_table, shape, self.capacity, self.kv)
                 for layer in range(c.num_layers)
             ],
             hidden=jnp.zeros((self.batch, c.d_model), jnp.float32),
@@ -118,24 +124,30 @@ def _key(seed, sequence, number) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5))
-def _random_cache(key, context, page_table, shape: tuple[int, ...], capacity: int, dtype: Any) -> KVCache:
+def _random_cache(key, context, page_table, shape: tuple[int, ...], capacity: int, kv: KVDtypes) -> KVCache:
     """Normal keys and values of unit scale, as RMSNorm and random weights give them: [B, K, S, H], or cut into pages.
 
     Of as many positions as a contiguous cache has, so that they are the same in pages of any size.
     """
     filled = jnp.arange(shape[2])[:, None] < context
+    whole = random_cache(jax.eval_shape(lambda: KVCache.zeros(*shape, kv.k, v_dtype=kv.v)), key)
     # What no step may see is NaN: it would end in the logits, and those that are not finite are told.
-    k, v = (jnp.where(filled, jax.random.normal(one, shape, dtype), jnp.nan) for one in jax.random.split(key))
+    k, v = (jnp.where(filled, x, _unseen(x.dtype)) for x in (whole.k, whole.v))
     if page_table is not None:
-        k, v = (_in_pages(whole, page_table, capacity) for whole in (k, v))
-    return KVCache(k=k, v=v)
+        k, v = (_in_pages(x, page_table, capacity) for x in (k, v))
+    return dataclasses.replace(whole, k=k, v=v)
+
+
+def _unseen(dtype) -> jax.Array:
+    """NaN, and of int8, which has none, the largest number."""
+    return jnp.asarray(127 if dtype == jnp.int8 else jnp.nan, dtype)
 
 
 def _in_pages(whole: jax.Array, page_table: jax.Array, capacity: int) -> jax.Array:
     """[B, K, S, H] as a pool [P, K, Z, H] of pages that lie where the table, which has every page, says."""
     batch, kv_heads, slots, head_dim = whole.shape
     pages = page_table.shape[1]
-    whole = jnp.pad(whole, ((0, 0), (0, 0), (0, capacity - slots), (0, 0)), constant_values=jnp.nan)
+    whole = jnp.pad(whole, ((0, 0), (0, 0), (0, capacity - slots), (0, 0)), constant_values=_unseen(whole.dtype))
     cut = jnp.moveaxis(whole.reshape(batch, kv_heads, pages, capacity // pages, head_dim), 2, 1)
     return cut.reshape(-1, *cut.shape[2:])[jnp.argsort(page_table.reshape(-1))]
 

@@ -38,6 +38,7 @@ from experiments.decode.options import Options
 from experiments.decode.table import decode_table
 from tokenspeed.measure.read_ceiling import read_ceiling_gbps
 from tokenspeed.models.config import ModelConfig
+from tokenspeed.models.kv_dtypes import AUTO
 
 MEASURING = ("experiments.bench.workload", "experiments.decode.case")
 
@@ -74,15 +75,15 @@ def measured(
     options: Options, models: dict[str, ModelConfig], implementations: Sequence[str], ceiling_gbps: float
 ) -> Iterator[Record]:
     """The fields of each case and implementation, as they come; a model at a time is on the device."""
-    cases = list(itertools.product(options.batches, options.contexts, options.page_sizes))
+    cases = list(itertools.product(options.batches, options.contexts, options.page_sizes, options.kv_dtypes))
     for model, config in models.items():
         for dtype in decode_options.dtypes(options):
             try:
                 decoder = Decoder(config, DTYPES[dtype], options.seed)
             except Exception as error:
                 decoder, failure = None, f"making the model failed: {reason_of(error)}"
-            for batch, context, page_size in cases:
-                size = dict(batch=batch, context=context, page_size=page_size)
+            for batch, context, page_size, kv_dtype in cases:
+                size = dict(batch=batch, context=context, page_size=page_size, kv_dtype=kv_dtype)
                 lead = blank(options, config, ceiling_gbps, model=model, dtype=dtype, **size)
                 if decoder is None:
                     yield from (lead | dict(implementation=name, status=failure) for name in implementations)
@@ -96,6 +97,7 @@ def measured(
                     probe_device()
                 if options.profile:
                     pages = f"-pages{page_size}" if page_size else ""
+                    pages += "" if kv_dtype == AUTO else f"-{kv_dtype.replace('/', '-')}"
                     trace(case, Path(options.profile) / f"{model}-{dtype}-batch{batch}-context{context}{pages}")
                 del case, workload
                 gc.collect()  # a cycle would keep a cache, or the model, while the next is made
@@ -122,15 +124,17 @@ def blank(
     batch: int,
     context: int,
     page_size: int,
+    kv_dtype: str,
 ) -> Record:
     """The fields of a case with nothing found yet."""
-    moved = mean_bytes(config, DTYPES[dtype], batch=batch, context=context, steps=options.steps)
+    moved = mean_bytes(config, DTYPES[dtype], batch=batch, context=context, steps=options.steps, kv_dtype=kv_dtype)
     return dict(
         model=model,
         dtype=dtype,
         batch=batch,
         context=context,
         page_size=page_size,
+        kv_dtype=kv_dtype,
         bytes=round(moved),
         ceiling_gbps=round(ceiling_gbps, 3),
         floor_ms=round(moved / ceiling_gbps / 1e6, 6),
@@ -168,7 +172,7 @@ def figures(lead: Record, implementation: str, found: dict[str, Found]) -> Recor
 
 def said(found: Record) -> str:
     """A line about a record."""
-    context = tables.in_pages(found["context"], found["page_size"])
+    context = tables.in_pages(found["context"], found["page_size"], found["kv_dtype"])
     case = f"{found['model']} {found['dtype']}, batch {found['batch']}, context {context}, {found['implementation']}"
     if found["ms_per_token"] is None:
         return f"{case}: {found['status']}"

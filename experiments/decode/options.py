@@ -7,7 +7,7 @@ import jax
 import pallas_kernels as pk
 from experiments.bench.errors import UsageError
 from experiments.bench.models import DTYPES, config_at
-from experiments.bench.options import check_least, check_name, check_some
+from experiments.bench.options import check_kv_dtypes, check_least, check_name, check_some
 from tokenspeed.models.config import ModelConfig
 
 TIMED = tuple(name for name in pk.IMPLEMENTATIONS if name != "interpret")
@@ -29,6 +29,7 @@ class Options:
     batches: tuple[int, ...]
     contexts: tuple[int, ...]
     page_sizes: tuple[int, ...]
+    kv_dtypes: tuple[str, ...]
     implementations: tuple[str, ...]
     steps: int
     sequences: int
@@ -40,7 +41,8 @@ class Options:
     profile: str
 
     def __post_init__(self):
-        check_some(self, "batches", "contexts", "page_sizes")
+        check_some(self, "batches", "contexts", "page_sizes", "kv_dtypes")
+        check_kv_dtypes("kv_dtypes", self.kv_dtypes)
         for field, names in (("dtypes", DTYPES), ("implementations", TIMED)):
             for name in getattr(self, field):
                 check_name(field, name, names)

@@ -8,6 +8,7 @@ from experiments.bench import tables
 from experiments.bench.pictures import save
 from experiments.bench.record import Record
 
+BAR = ("implementation", "batch", "page_size", "kv_dtype")
 PEER_MARKS = {"vllm": ("D", "tab:orange", "vLLM"), "torch": ("^", "tab:purple", "torch.compile")}
 """Marker, colour and name of each other engine."""
 
@@ -38,10 +39,10 @@ def peer_shares(found: Record, peers: Sequence[Record]) -> dict[str, list[float]
 
 
 def _bars(plt: Any, records: Sequence[Record], peers: Sequence[Record]) -> Any:
-    """A panel a model, in it a group of bars a context, a bar a batch and page size; others' shares are marks on it."""
+    """A panel a model, in it a group of bars a context, a bar a batch and kind of cache; others' shares are marks."""
     panels = list(dict.fromkeys((one["model"], one["dtype"]) for one in records))
     fused = [one for one in records if one["implementation"] != "xla"]
-    bars = sorted({(one["implementation"], one["batch"], one["page_size"]) for one in fused or records})
+    bars = sorted({tuple(one[field] for field in BAR) for one in fused or records})
     contexts = sorted({one["context"] for one in records})
     figure, axes = plt.subplots(
         len(panels), 1, figsize=(max(6.0, 0.42 * len(contexts) * len(bars) + 2), 3.3 * len(panels)), squeeze=False,
@@ -59,19 +60,16 @@ def _bars(plt: Any, records: Sequence[Record], peers: Sequence[Record]) -> Any:
 
     for axis, (model, dtype) in zip(axes[:, 0], panels):
         here = [one for one in records if (one["model"], one["dtype"]) == (model, dtype)]
-        for i, (name, batch, page_size) in enumerate(bars):
+        for i, (name, batch, page_size, kv_dtype) in enumerate(bars):
 
-            def by(implementation, batch=batch, page_size=page_size):
-                return [
-                    one for one in here
-                    if (one["implementation"], one["batch"], one["page_size"]) == (implementation, batch, page_size)
-                ]  # fmt: skip
+            def by(implementation, rest=(batch, page_size, kv_dtype)):
+                return [one for one in here if tuple(one[field] for field in BAR) == (implementation, *rest)]
 
             own = by(name)
             at = [place(one, bars[i]) for one in own]
             drawn = axis.bar(
                 at, [one["percent_of_ceiling"] for one in own], width, color=plt.cm.viridis(i / len(bars)),
-                label=label(tables.in_pages(f"{name}, batch {batch}", page_size)),
+                label=label(tables.in_pages(f"{name}, batch {batch}", page_size, kv_dtype)),
             )  # fmt: skip
             axis.bar_label(
                 drawn, [f"{one['ms_per_token']:.3g} ms" for one in own], fontsize=6.5, rotation=90, padding=3,

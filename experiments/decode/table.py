@@ -6,8 +6,9 @@ from typing import Any
 from experiments.bench import record, tables
 from experiments.bench.record import Record
 from experiments.bench.tables import Table, number
+from tokenspeed.models.kv_dtypes import AUTO
 
-CASE = ("device", "model", "dtype", "batch", "context", "page_size")
+CASE = ("device", "model", "dtype", "batch", "context", "page_size", "kv_dtype")
 HEADER = (
     "model", "dtype", "batch", "context", "floor ms", "ms/token (p5 to p95)", "tokens/s", "% of ceiling", "XLA ms",
     "times XLA",
@@ -57,10 +58,12 @@ def _line(found: Record, records: Sequence[Record]) -> list[Any]:
 
 
 def with_pages(header: Sequence[str], lines: list[list[Any]], records: Sequence[Record]) -> Table:
-    """The table, with a column of page sizes where a cache is paged."""
-    if not any(one["page_size"] for one in records):
-        return header, lines
-    return (*header, "page size"), [[*line, one["page_size"] or "-"] for line, one in zip(lines, records)]
+    """The table, with columns of page sizes where a cache is paged, and of what one is stored in where that differs."""
+    if any(one["page_size"] for one in records):
+        header, lines = (*header, "page size"), [[*line, one["page_size"] or "-"] for line, one in zip(lines, records)]
+    if any(one.get("kv_dtype", AUTO) != AUTO for one in records):
+        header, lines = (*header, "KV"), [[*line, one["kv_dtype"]] for line, one in zip(lines, records)]
+    return header, lines
 
 
 def with_extras(header: Sequence[str], lines: list[list[Any]], records: Sequence[Record]) -> Table:

@@ -10,6 +10,7 @@ from experiments.bench.tables import Table, number
 from experiments.decode.table import newest, xla_beside
 from experiments.report.origin import origin
 from experiments.report.sections import WIDTH
+from tokenspeed.models.kv_dtypes import AUTO
 
 CONTEXT, BATCHES = 1024, (1, 8)
 """One sequence, and a few."""
@@ -34,6 +35,7 @@ def claim(records: Sequence[Record], device: str) -> str:
         for found in newest(mine)
         if found["batch"] in BATCHES and found["context"] == CONTEXT and found["dtype"] == "bf16"
         and found["status"] == "ok" and found["implementation"] != "xla" and not found["page_size"]
+        and found["kv_dtype"] == AUTO
     ]  # fmt: skip
     if not steps:
         return ""

@@ -169,7 +169,8 @@ def tiles_section(records: Sequence[Record]) -> Section:
     header = ("op", "model", "rows", "context", "us (p10 to p90)", "% of ceiling", "XLA us", "error (XLA's)", "tile")
     body = [
         [
-            one["op"], one["model"], one["rows"], tables.in_pages(one["context"] or "", one["page_size"]),
+            one["op"], one["model"], one["rows"],
+            tables.in_pages(one["context"] or "", one["page_size"], one["kv_dtype"]),
             tables.spread(one["median_us"], one["p10_us"], one["p90_us"]), number(one["percent_of_ceiling"], ".1f"),
             number(one["xla_us"]), f"{one['error']:.1e} ({one['error_xla']:.1e})", tables.tiles_text(one["tiles"]),
         ]

@@ -127,7 +127,8 @@ def lower(case: Case, tiles: Any, device: Device) -> str:
 def _interpret_jobs(options: Options, _: list[Case], origin: Record) -> list[Job]:
     contexts = (options.interpret_context,)
     small = grid.all_cases(
-        options.ops, (options.interpret_model,), options.interpret_rows, options.dtypes, contexts, options.page_sizes
+        options.ops, (options.interpret_model,), options.interpret_rows, options.dtypes, contexts, options.page_sizes,
+        options.kv_dtypes,
     )  # fmt: skip
     target = pk.current_device()
     once = Plan(calls=1, copies=1, passes=1)

@@ -10,6 +10,7 @@ from experiments.bench.cases import Case
 from experiments.bench.errors import UsageError
 from experiments.sweep.options import Options
 from pallas_kernels import Device
+from tokenspeed.models.kv_dtypes import AUTO
 
 FEW_ROWS = 16
 """Of one tensor-core instruction; with more there are many more ways to cut a problem."""
@@ -22,27 +23,31 @@ def all_cases(
     dtypes: Sequence[str],
     contexts: Sequence[int],
     page_sizes: Sequence[int] = (0,),
+    kv_dtypes: Sequence[str] = (AUTO,),
 ) -> list[Case]:
-    """Every combination; only attention has one case per context and page size."""
+    """Every combination; only attention has one case per context, page size and dtype of the cache."""
     return [
-        cases.make(op, model, rows=row, context=context, dtype=dtype, page_size=page_size)
+        cases.make(op, model, rows=row, context=context, dtype=dtype, page_size=page_size, kv_dtype=kv_dtype)
         for dtype in dtypes
         for row in rows
         for model in models
         for op in ops
-        for context, page_size in caches_of(op, contexts, page_sizes)
+        for context, page_size, kv_dtype in caches_of(op, contexts, page_sizes, kv_dtypes)
     ]
 
 
-def caches_of(op: str, contexts: Sequence[int], page_sizes: Sequence[int]) -> list[tuple[int, int]]:
-    """(context, page size) of each of an op's cases."""
-    return list(itertools.product(contexts, page_sizes)) if op == "attention" else [(contexts[0], 0)]
+def caches_of(
+    op: str, contexts: Sequence[int], page_sizes: Sequence[int], kv_dtypes: Sequence[str]
+) -> list[tuple[int, int, str]]:
+    """(context, page size, what it is stored in) of each of an op's cases."""
+    return list(itertools.product(contexts, page_sizes, kv_dtypes)) if op == "attention" else [(contexts[0], 0, AUTO)]
 
 
 def of_options(options: Options) -> list[Case]:
     """The cases of a sweep."""
     return all_cases(
-        options.ops, options.models, options.rows, options.dtypes, options.contexts, options.page_sizes
+        options.ops, options.models, options.rows, options.dtypes, options.contexts, options.page_sizes,
+        options.kv_dtypes,
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import pallas_kernels as pk
 from experiments.bench.errors import UsageError
 from experiments.bench.models import DTYPES, MODELS
-from experiments.bench.options import check_least, check_name, check_some
+from experiments.bench.options import check_kv_dtypes, check_least, check_name, check_some
 from experiments.bench.pages import check_page_sizes
 from experiments.bench.recorded import OPS
 
@@ -33,6 +33,7 @@ class Options:
     dtypes: tuple[str, ...]
     contexts: tuple[int, ...]
     page_sizes: tuple[int, ...]
+    kv_dtypes: tuple[str, ...]
     block_m: tuple[int, ...]
     block_n: tuple[int, ...]
     block_k: tuple[int, ...]
@@ -69,7 +70,8 @@ class Options:
             for name in getattr(self, field):
                 check_name(field, name, names)
         check_name("interpret_model", self.interpret_model, MODELS)
-        check_some(self, "ops", "models", "rows", "dtypes", "contexts", "page_sizes", "devices")
+        check_some(self, "ops", "models", "rows", "dtypes", "contexts", "page_sizes", "kv_dtypes", "devices")
+        check_kv_dtypes("kv_dtypes", self.kv_dtypes)
         check_least(
             self, rows=1, contexts=1, page_sizes=0, interpret_rows=1, interpret_context=1, samples=1, quick_samples=1,
             max_tiles=0, max_tiles_many_rows=0, calls=0, passes=0, compile_workers=0, time_limit_s=0, lower_tiles=0,

@@ -75,7 +75,8 @@ def draw_cpu(records: Sequence[Record], folder: str | Path, options: Options, de
     lines = []
     for op in options.ops:
         shown = grid.all_cases(
-            (op,), options.models, options.rows[:1], options.dtypes[:1], options.contexts, options.page_sizes
+            (op,), options.models, options.rows[:1], options.dtypes[:1], options.contexts, options.page_sizes,
+            options.kv_dtypes,
         )  # fmt: skip
         panels = {_case_title(case.fields()): feasible_cells(case, options, device) for case in shown}
         title = f"{op}: % of the tiles that {device.name} can run, by the rules of feasible(); nothing was run"
@@ -91,7 +92,9 @@ def draw_cpu(records: Sequence[Record], folder: str | Path, options: Options, de
 
 
 def _case_title(one: Record) -> str:
-    context = f", context {tables.in_pages(one['context'], one['page_size'])}" if one["context"] else ""
+    context = (
+        f", context {tables.in_pages(one['context'], one['page_size'], one['kv_dtype'])}" if one["context"] else ""
+    )
     return f"{one['model']}, {one['rows']} row{'s' if one['rows'] > 1 else ''}{context}, {one['dtype']}"
 
 

@@ -18,10 +18,10 @@ def winners(records: Sequence[Record]) -> str:
     )  # fmt: skip
     body = []
     measured = select.by_case([found for found in records if found["kind"] == "tile"])
-    for (op, model, count, context, page_size, _), members in measured.items():
+    for (op, model, count, context, page_size, kv_dtype, _), members in measured.items():
         ok = select.timed(members)
         tried = len({str(found["tiles"]) for found in members})
-        lead = [op, model, Number(count, ".0f"), tables.in_pages(number(context, ".0f"), page_size)]
+        lead = [op, model, Number(count, ".0f"), tables.in_pages(number(context, ".0f"), page_size, kv_dtype)]
         if not ok:
             body.append([*lead, *["-"] * 10, Number(0, ".0f"), Number(tried, ".0f"), "none ran"])
             continue
@@ -60,7 +60,7 @@ def _of(records: Sequence[Record], kind: str) -> list[Record]:
 
 
 def _lead(found: Record) -> list[Any]:
-    context = tables.in_pages(number(found["context"], ".0f"), found["page_size"])
+    context = tables.in_pages(number(found["context"], ".0f"), found["page_size"], found["kv_dtype"])
     return [found["op"], found["model"], Number(found["rows"], ".0f"), context, found["dtype"]]
 
 

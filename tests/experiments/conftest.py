@@ -75,7 +75,8 @@ VALUES = dict(
     commit="c" * 40, dirty=False, command="python -m experiments.sweep", date="2026-01-02T03:04:05Z",
 )  # fmt: skip
 STEP = dict(
-    implementation="triton", context=1024, page_size=0, ms_per_token=2.0, ms_p5=1.9, ms_p95=2.1, ms_min=1.9, ms_max=2.1,
+    implementation="triton", context=1024, page_size=0, kv_dtype="auto", ms_per_token=2.0, ms_p5=1.9, ms_p95=2.1,
+    ms_min=1.9, ms_max=2.1,
     floor_ms=1.5, tokens_per_s=500.0, ttft_ms=10.0, steps=127, engine="torch", engine_version="2.0", how="compiled",
     ablation="", tried=False, kernel="out", read_bytes=100, written_bytes=10, step_bytes=100, step_read_bytes=110,
 )  # fmt: skip
@@ -146,7 +147,7 @@ def make_record():
         names = record.KINDS[kind].fields | record.ORIGIN
         known = VALUES | (STEP if "batch" in names else {}) | OF_KIND.get(kind, {})
         if fields.get("op") == "attention":
-            known |= dict(page_size=0)
+            known |= dict(page_size=0, kv_dtype="auto")
         return record.new(kind, **{name: value for name, value in known.items() if name in names} | fields)
 
     return make

@@ -48,6 +48,20 @@ def test_quantised_weights_are_judged_by_what_they_stand_for(op, model):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kv_dtype", ["int8", "fp8", "auto/int8"])
+def test_a_cache_in_8_bits_is_judged_by_what_it_stands_for(kv_dtype):
+    call = cases.make("attention", "ragged", rows=2, context=80, kv_dtype=kv_dtype).call
+    state, cache = operands.state(call, jax.random.key(1)), operands.streamed(call, jax.random.key(2))
+    assert np.std(np.asarray(cache.v, np.float32) * np.asarray(cache.v_scale)[:, None, None]) > 0.9
+    oracle, result = numerics.Oracle(call), cases.run(call, state, cache, None, "interpret")
+    verdict = oracle.judge(result, state, cache)
+    assert verdict.reason == "" and 0 < verdict.error < 1e-2
+    other = dataclasses.replace(cache, v_scale=1.1 * cache.v_scale)
+    wrong = oracle.judge(cases.run(call, state, other, None, "interpret"), state, cache)
+    assert wrong.reason.startswith("wrong: relative RMS error")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("op", [op for op in cases.OPS if op != "head"])
 @pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
 def test_one_wrong_row_is_wrong(op, value):

@@ -112,6 +112,18 @@ def test_a_record_from_before_there_were_pages_is_of_a_contiguous_cache(kind, fi
     assert record.key(found | dict(page_size=16)) != record.key(found)
 
 
+@pytest.mark.parametrize(
+    "kind, fields, kv_dtype",
+    [("tile", dict(op="attention", tiles=ATTENTION), "auto"), ("tile", dict(), None), ("decode", dict(), "auto")],
+)
+def test_a_record_from_before_there_were_8_bits_is_of_a_cache_without(kind, fields, kv_dtype, make_record):
+    found = make_record(kind, **fields)
+    old = {name: value for name, value in found.items() if name not in ("kv_dtype", "page_size")}
+    read = record.check(old, "here")
+    assert read == found and read["kv_dtype"] == kv_dtype
+    assert record.key(found | dict(kv_dtype="int8")) != record.key(found)
+
+
 def test_a_kind_that_always_had_pages_needs_them(make_record):
     found = make_record("cache_layout")
     del found["page_size"]

@@ -38,8 +38,8 @@ def test_cases_in_the_order_of_their_first_record(make_record):
     ]  # fmt: skip
     found = select.by_case(records)
     assert list(found) == [
-        ("out", "ragged", 2, None, None, "bf16"), ("out", "ragged", 1, None, None, "bf16"),
-        ("out", "ragged", 1, 80, None, "bf16"), ("out", "ragged", 1, None, None, "f16"),
+        ("out", "ragged", 2, None, None, None, "bf16"), ("out", "ragged", 1, None, None, None, "bf16"),
+        ("out", "ragged", 1, 80, None, None, "bf16"), ("out", "ragged", 1, None, None, None, "f16"),
     ]  # fmt: skip
     assert list(found.values()) == [[records[0], records[2]], [records[1], records[5]], [records[3]], [records[4]]]
 

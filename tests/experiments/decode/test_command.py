@@ -100,6 +100,20 @@ def test_pages_are_cases_whose_tokens_are_those_of_a_contiguous_cache(run, stead
 
 
 @pytest.mark.slow
+def test_caches_in_8_bits_are_cases_of_fewer_bytes(run, steady, capsys):
+    status, records = run(kv_dtypes="auto,int8,auto/fp8", page_sizes="16")
+    assert status == 0
+    assert [(one["kv_dtype"], one["status"]) for one in records] == [
+        ("auto", "ok"), ("int8", "ok"), ("auto/fp8", "ok"),
+    ]  # fmt: skip
+    whole, int8, values = (one["bytes"] for one in records)
+    assert whole - int8 == pytest.approx(2 * (whole - values), abs=2)
+    assert whole > values > int8 and records[0]["floor_ms"] > records[1]["floor_ms"]
+    out = capsys.readouterr().out
+    assert "batch 2, context 20 pages of 16, int8, xla" in out and "KV" in out
+
+
+@pytest.mark.slow
 def test_the_caches_of_one_batch_are_on_the_device_at_a_time(run, steady, monkeypatch):
     """With many sequences two of them would not fit."""
     fresh, live = Workload.fresh, []
@@ -241,6 +255,10 @@ def test_a_gpu_that_stops_answering_ends_the_run(run, steady, monkeypatch, capsy
         (dict(contexts=510), "contexts: 510 and 3 steps more are not in the 512 positions"),
         (dict(contexts=0), "contexts: expected 1 or more, got 0"),
         (dict(page_sizes=-16), "page_sizes: expected 0 or more, got -16"),
+        (
+            dict(kv_dtypes="fp8,fp16"),
+            "kv_dtypes: expected auto, fp8 or int8, or two of them for keys/values, got 'fp16'",
+        ),
         (dict(page_sizes=""), "page_sizes: expected at least one"),
         (dict(batches=0), "batches: expected 1 or more, got 0"),
         (dict(batches=""), "batches: expected at least one"),

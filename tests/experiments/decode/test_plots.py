@@ -124,12 +124,16 @@ def test_without_matplotlib(make_steps, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_pages_have_bars_of_their_own(drawn, make_steps):
-    figure = drawn([*make_steps(page_size=0), *make_steps(page_size=64)])
+@pytest.mark.parametrize(
+    "other, name",
+    [(dict(page_size=64), "triton, batch 1 pages of 64"), (dict(kv_dtype="int8"), "triton, batch 1, int8")],
+)
+def test_other_caches_have_bars_of_their_own(drawn, make_steps, other, name):
+    figure = drawn([*make_steps(), *make_steps(**other)])
     panel = figure.axes[0]
     middles = sorted(bar.get_x() + bar.get_width() / 2 for bar in panel.patches)
     assert len(middles) == 12 and all(b - a > 0.1 for a, b in itertools.pairwise(middles)), "no bar hides another"
     names = [text.get_text() for text in panel.get_legend().get_texts()]
-    assert "triton, batch 1" in names and "triton, batch 1 pages of 64" in names
+    assert "triton, batch 1" in names and name in names
     lines = [line for lines in panel.collections for line in lines.get_segments()]
     assert len(lines) == 12

@@ -26,6 +26,24 @@ def test_only_attention_has_page_sizes(make_options):
         make_options(contexts=(160, 80), page_sizes=(80,))
 
 
+def test_only_attention_has_dtypes_of_the_cache(make_options, device):
+    asked = make_options(ops=("qkv", "attention"), contexts=(80,), kv_dtypes=("auto", "int8", "auto/fp8"))
+    found = grid.of_options(asked)
+    assert [(case.op, case.record_kv_dtype) for case in found] == [
+        ("qkv", None), ("attention", "auto"), ("attention", "int8"), ("attention", "auto/fp8"),
+    ]  # fmt: skip
+    _, plain, int8, values = found
+    assert [(case.shape.k_dtype, case.shape.v_dtype) for case in (plain, int8, values)] == [
+        (None, None), ("int8", "int8"), (None, "float8_e4m3fn"),
+    ]  # fmt: skip
+    assert plain.cost.bytes > values.cost.bytes > int8.cost.bytes
+    for case in found:
+        again = cases.of_record(case.fields() | dict(context=case.record_context))
+        assert again.shape == case.shape
+    with pytest.raises(UsageError, match="kv_dtypes: expected auto, fp8 or int8, or two of them for keys/values"):
+        make_options(kv_dtypes=("fp16",))
+
+
 @pytest.mark.parametrize("op", cases.OPS)
 def test_incumbents_come_first_and_nothing_twice(op, make_options, device):
     case = cases.make(op, "llama-3.1-8b")
