@@ -1,5 +1,6 @@
 """An engine whose keys and values are in 8 bits: the tokens are those of a plain loop over such a cache."""
 
+import dataclasses
 import functools
 
 import jax
@@ -12,7 +13,8 @@ from tokenspeed import LLM, SamplingParams
 from tokenspeed.engine.build import offline
 from tokenspeed.models import memory
 from tokenspeed.models.kv_dtypes import KVDtypes, parse
-from tokenspeed.models.kv_scales import scales_for
+from tokenspeed.models.kv_scales import SEED, scales_for
+from tokenspeed.weights.random import random_model
 
 PROMPTS = ("Once upon a time there was a little dog who", "The cat", "One day, a girl named Lily went to the park.")
 GREEDY = SamplingParams(temperature=0.0, max_tokens=24, ignore_eos=True, logprobs=0)
@@ -87,6 +89,22 @@ def test_a_found_prefix_gives_the_same_tokens():
     (again,) = long.generate([ids], GREEDY)
     assert first.token_ids == again.token_ids
     assert again.cached_tokens > first.cached_tokens == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kv_dtype", ["int8", "fp8"])
+def test_a_prompt_that_is_not_finite_in_its_middle_is_told(kv_dtype):
+    """Though int8 holds no NaN by which later tokens would see it."""
+    config = dataclasses.replace(model().config, tied=False, max_positions=CAPACITY)
+    broken = random_model(config, "float32", 0)
+    sample = np.random.default_rng(SEED).integers(0, config.vocab_size, CAPACITY, np.int32)  # by which scales are found
+    bad = next(token for token in range(9, config.vocab_size) if token not in sample)
+    broken.embedding[...] = broken.embedding[...].at[bad].set(jnp.nan)
+    one = LLM(broken, implementation="xla", kv_dtype=kv_dtype)
+    params = dataclasses.replace(GREEDY, max_tokens=1)
+    assert one.generate([[3, 4, 5]], params)[0].token_ids
+    with pytest.raises(FloatingPointError, match="logits are not finite"):
+        one.generate([[3, bad, 4, 5]], params)
 
 
 def test_a_pool_counts_the_bytes_that_are_stored():
