@@ -24,9 +24,10 @@ from tokenspeed.sampling.state import SamplingPlan, SamplingRows, SamplingState
 
 NOBODY = -1
 """A slot's number where a row of a program is not in use; what such a row says is not looked at."""
-CHUNK_COLUMNS = "slot", "start", "tokens", "tables"
+CHUNK_COLUMNS = "slot", "start", "tokens", "tables", "follows"
 """Of a chunk's row, before the words of `SamplingRows`, the page table and the tokens themselves: the slot, where its
-tokens begin, how many they are, and whether the slot's tables (`Batch.sampling`) are this sequence's."""
+tokens begin, how many they are, whether the slot's tables (`Batch.sampling`) are this sequence's, and whether the slot
+had a chunk of this sequence before."""
 DECODE_COLUMNS = "slot", "position", "drawn", "max_tokens", "place", "page"
 """Of a row of decode: the slot; the position where its last token will stand; how many tokens it has drawn, and how
 many it may; a place of its page table and the page there, -1 where there is no new one."""
@@ -151,7 +152,7 @@ def prefill(
     columns, words, table, tokens = jnp.split(
         rows, [len(CHUNK_COLUMNS), rows.shape[1] - length - pages_each, rows.shape[1] - length], axis=1
     )
-    slot, start, tokens_of, tables = columns.T
+    slot, start, tokens_of, tables, follows = columns.T
     slot_or_none = _or_none(slot, batch)
     words = jax.lax.bitcast_convert_type(words, jnp.uint32)
     plain = dataclasses.replace(state.plan, bias=False, penalties=False)
@@ -179,6 +180,7 @@ def prefill(
     if batch.caches[0].k_scale is not None or batch.caches[0].v_scale is not None:
         # Keys and values in 8 bits hold no NaN by which the last token would see that another one is not finite.
         finite = (jnp.isfinite(x).all(axis=2) | (positions < 0)).all(axis=1)
+        finite &= (follows == 0) | jnp.isfinite(batch.hidden[jnp.maximum(slot, 0)]).all(axis=1)
         last = jnp.where(finite[:, None], last, jnp.nan)
     after = dataclasses.replace(
         batch,

@@ -264,19 +264,21 @@ class Engine:
         done = None
         for chunk in chunks:
             state, place = self._states[chunk.sequence.id], chunk.start
+            follows = state.slot is not None
             slot, tokens = self._slot(state, place), chunk.sequence.tokens
-            row = ChunkRow(slot, place, (), state.sequence.pages, state.words, state.tables)
+            row = ChunkRow(slot, place, (), state.sequence.pages, state.words, state.tables, follows)
             if state.row.prompt_logprobs is not None:
                 for start in range(place, place + chunk.length, shapes.scored):
                     some = tokens[start : min(start + shapes.scored, place + chunk.length)]
                     following = tokens[start + 1 : start + 1 + len(some)]
                     found = runner.score(row._replace(start=start, tokens=some), following)
+                    row = row._replace(follows=True)
                     scored.append(_Scored(found, state, start, len(some)))
                 continue
             for i, length in enumerate(shapes.split(chunk.length)):
                 parts += [[]] if i == len(parts) else []
                 parts[i].append(row._replace(start=place, tokens=tokens[place : place + length]))
-                place += length
+                row, place = row._replace(follows=True), place + length
         for together in parts:
             for shape, members in shapes.pack([len(part.tokens) for part in together]):
                 done = runner.chunk([together[i] for i in members], shape)

@@ -82,6 +82,7 @@ class ChunkRow(NamedTuple):
     Attributes:
         slot: of the batch. start: the position of the first token. tokens: one or more.
         pages: of the sequence, all of them. words: of `SamplingRows`. tables: whether the slot has tables of its own.
+        follows: whether the slot had tokens of the sequence before.
     """
 
     slot: int
@@ -90,6 +91,7 @@ class ChunkRow(NamedTuple):
     pages: Sequence[int]
     words: np.ndarray
     tables: bool
+    follows: bool = False
 
 
 class Runner:
@@ -298,7 +300,7 @@ class Runner:
     def _pack(self, row: np.ndarray, part: ChunkRow) -> None:
         ends = np.cumsum([len(CHUNK_COLUMNS), len(part.words), self.sizes.pages_each])
         columns, words, table, tokens = np.split(row, ends)
-        columns[:] = part.slot, part.start, len(part.tokens), part.tables
+        columns[:] = part.slot, part.start, len(part.tokens), part.tables, part.follows
         words[:] = part.words.view(np.int32)
         table[: len(part.pages)], table[len(part.pages) :] = part.pages, -1
         tokens[: len(part.tokens)] = part.tokens

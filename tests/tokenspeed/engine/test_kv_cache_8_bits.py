@@ -95,16 +95,18 @@ def test_a_found_prefix_gives_the_same_tokens():
 @pytest.mark.parametrize("kv_dtype", ["int8", "fp8"])
 def test_a_prompt_that_is_not_finite_in_its_middle_is_told(kv_dtype):
     """Though int8 holds no NaN by which later tokens would see it."""
-    config = dataclasses.replace(model().config, tied=False, max_positions=CAPACITY)
+    config = dataclasses.replace(model().config, tied=False, max_positions=max(CAPACITY, 300))
     broken = random_model(config, "float32", 0)
     sample = np.random.default_rng(SEED).integers(0, config.vocab_size, CAPACITY, np.int32)  # by which scales are found
     bad = next(token for token in range(9, config.vocab_size) if token not in sample)
     broken.embedding[...] = broken.embedding[...].at[bad].set(jnp.nan)
-    one = LLM(broken, implementation="xla", kv_dtype=kv_dtype)
+    one = LLM(broken, implementation="xla", kv_dtype=kv_dtype, batch_invariant=True)  # in chunks of 256
     params = dataclasses.replace(GREEDY, max_tokens=1)
     assert one.generate([[3, 4, 5]], params)[0].token_ids
-    with pytest.raises(FloatingPointError, match="logits are not finite"):
-        one.generate([[3, bad, 4, 5]], params)
+    for prompt in ([3, bad, 4, 5], [3, bad] + 290 * [4]):
+        with pytest.raises(FloatingPointError, match="logits are not finite"):
+            one.generate([prompt], params)
+        assert one.generate([290 * [5]], params)[0].token_ids, "of another sequence in its slot nothing is said"
 
 
 def test_a_pool_counts_the_bytes_that_are_stored():
