@@ -27,8 +27,6 @@ SERVED_TOKENS = 2048
 """Of a step of a served model at most, and of a chunk: longer prompts are long ones."""
 MIXED_TOKENS = 1024
 """Of prefill beside decodes: one pass over the weights for a prompt of common length."""
-MIXED_EACH = 32
-"""The same for each sequence in decode, where that is more: a step of many is worth more."""
 LONG_TOKENS = 500
 """The same while a long prompt is in prefill: on an H200 they take less than three times a step of decode, whatever the
 model, as both follow the weights."""
@@ -98,8 +96,7 @@ def _built(model: Llama, options: EngineOptions, *, tokens: int, steps: int, ser
         max_rows=o.max_batch, token_budget=max(tokens, chunk) + o.max_batch - 1, chunk=chunk, max_context=o.max_context,
         overtakes=OVERTAKES, replay=o.batch_invariant, align=align,
         lengths=tuple(length for length in shapes.lengths if length % (align or found.page_size) == 0),
-        mixed_budget=min(MIXED_TOKENS, chunk) if mixed else 0, mixed_each=MIXED_EACH if mixed else 0,
-        long_budget=min(LONG_TOKENS, chunk) if mixed else 0,
+        mixed_budget=min(MIXED_TOKENS, chunk) if mixed else 0, long_budget=min(LONG_TOKENS, chunk) if mixed else 0,
         attention_tokens=_attention_tokens(model.config), pass_tokens=PASS_TOKENS,
     )  # fmt: skip
     runner = Runner(model, found, shapes, kv=kv, implementation=o.implementation, prefill_backend=o.prefill_backend)

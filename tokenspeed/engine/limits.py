@@ -20,7 +20,6 @@ class Limits:
         lengths: of chunks that take less time by the token than those in between, multiples of `align`; may be empty.
         mixed_budget: tokens of prefill in a step with sequences in decode, which wait for it, at least twice the
             shortest chunk; 0: what `token_budget` leaves.
-        mixed_each: tokens of prefill for each sequence in decode, where that is more.
         long_budget: as `mixed_budget`, of steps with a long prompt, which are many; 0: `mixed_budget`.
         attention_tokens: attention to so many tokens takes as long as a token's products, so that `long_budget` has
             fewer tokens the farther a chunk begins; 0: attention takes nothing.
@@ -40,7 +39,6 @@ class Limits:
     align: int = 0
     lengths: tuple[int, ...] = ()
     mixed_budget: int = 0
-    mixed_each: int = 0
     long_budget: int = 0
     attention_tokens: int = 0
     pass_tokens: int = 0
@@ -49,7 +47,7 @@ class Limits:
     def __post_init__(self):
         for name in ("max_rows", "token_budget", "chunk", "max_context"):
             integer(name, getattr(self, name), 1, MAX_INT)
-        others = "overtakes", "align", "mixed_budget", "mixed_each", "long_budget", "attention_tokens", "pass_tokens"
+        others = "overtakes", "align", "mixed_budget", "long_budget", "attention_tokens", "pass_tokens"
         for name in others:
             integer(name, getattr(self, name), 0, MAX_INT)
 

@@ -4,9 +4,8 @@ Continuous batching. The order of sequences is (priority, arrival), and the poli
 
 - Every sequence in decode is in every step, with one token. What is left of the token budget goes to chunks of prefill:
   first of the running sequences, in order, then of waiting ones, which are admitted in order.
-- Beside decodes prefill has `Limits.mixed_budget`, or `Limits.mixed_each` for each of them where that is more, unless
-  more sequences wait for a row that is free than decode; while a long prompt is in it, it has `Limits.long_budget`, of
-  which the long one's chunk takes half while others wait.
+- Beside decodes prefill has `Limits.mixed_budget`, or `Limits.long_budget` while a long prompt is in it, whose chunk
+  takes half of that while others wait.
 - A chunk starts and ends at the edge of a page, or of several (`Limits.align`), except at the end of the tokens to
   prefill; that chunk gives a token. Of `Limits.lengths` it takes the longest that the budget allows, once or more.
 - Pages are taken as a sequence grows. Where a decode, or the first sequence in prefill, needs one and there is none,
@@ -328,16 +327,11 @@ class Scheduler:
         """
         limits = self.limits
         budget, self._most = limits.token_budget - decodes, limits.chunk
-        admissible = min(len(self.waiting), limits.max_rows - len(self.running))
         first = bool(self.waiting) and len(self.waiting[0].prompt) > limits.chunk
-        if long or first:
-            beside = limits.long_budget or limits.mixed_budget
-        else:
-            mixed = limits.mixed_budget and max(limits.mixed_budget, decodes * limits.mixed_each)
-            beside = mixed if admissible <= decodes else 0
+        beside = (limits.long_budget if long or first else 0) or limits.mixed_budget
         if decodes and beside:
             budget = min(budget, beside)
-            shared = long and admissible
+            shared = long and self.waiting and len(self.running) < limits.max_rows
             half = max(self._align, budget // 2 // self._align * self._align)
             self._most = min(limits.chunk, half if shared else budget)  # short ones fit beside a long one
         return budget

@@ -33,13 +33,12 @@ class Requests(RuleBasedStateMachine):
         align=st.sampled_from([0, 0, 1, 2]),
         replay=st.booleans(),
         mixed=st.sampled_from([0, 0, 2, 3, 7]),
-        each=st.sampled_from([0, 3]),
         long=st.sampled_from([0, 2, 3]),
         lengths=st.sampled_from([(), (1,), (2, 3)]),
         attention=st.sampled_from([0, 5, 20]),
     )
     def begin(
-        self, size, pages, rows, spare, chunk, overtakes, reuse, align, replay, mixed, each, long, lengths, attention
+        self, size, pages, rows, spare, chunk, overtakes, reuse, align, replay, mixed, long, lengths, attention
     ):  # fmt: skip
         # What is known differs from prompt to prompt, and is the same whenever it is asked.
         known = lambda tokens: sum(tokens[:3]) % 4 if reuse else 0
@@ -47,7 +46,7 @@ class Requests(RuleBasedStateMachine):
         self.limits = limits(
             max_rows=rows, token_budget=rows - 1 + (align or 1) * size + spare, chunk=chunk * (align or 1) * size,
             max_context=60, overtakes=overtakes, align=align * size, replay=replay,
-            mixed_budget=mixed * (align or 1) * size, mixed_each=each, long_budget=long * (align or 1) * size,
+            mixed_budget=mixed * (align or 1) * size, long_budget=long * (align or 1) * size,
             lengths=tuple(n * (align or 1) * size for n in lengths), attention_tokens=attention,
         )  # fmt: skip
         self.align = (align or 1) * size
@@ -103,7 +102,6 @@ class Requests(RuleBasedStateMachine):
         # The first of those that run, and how much it must compute.
         running = [s for s in self.scheduler.running if not s.exhausted]
         prefilling = {s: s.to_prefill for s in running if s.in_prefill}
-        rows = self.limits.max_rows - len(self.scheduler.running)
         waiting = list(self.scheduler.waiting)
         pages = self.pool.available
 
@@ -114,9 +112,8 @@ class Requests(RuleBasedStateMachine):
         assert len(set(planned)) == len(planned)
         assert not {*planned} & {*plan.preempted}
         assert plan.tokens <= self.limits.token_budget
-        if min(len(waiting), rows) <= len(plan.decodes) and plan.decodes and self.limits.mixed_budget:
-            each = len(plan.decodes) * self.limits.mixed_each
-            most = max(self.limits.mixed_budget, self.limits.long_budget, each)
+        if plan.decodes and self.limits.mixed_budget:
+            most = max(self.limits.mixed_budget, self.limits.long_budget)
             assert sum(length for *_, length in plan.chunks) <= most
         assert all(s.length - s.computed == 1 and not s.in_prefill for s in plan.decodes)
         assert {*plan.decodes} == {s for s in self.scheduler.running if not s.exhausted and not s.in_prefill}
