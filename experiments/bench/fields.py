@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from experiments.bench.models import DTYPES
+from tokenspeed.models import kv_dtypes
 
 MOST = 1e300
 """What JSON writes beyond this is infinity, or an integer that no float holds."""
@@ -64,6 +65,7 @@ AMOUNT = Type("a number of at least 0", lambda value: _number(value) and value >
 COUNT = Type("a whole number", _whole)
 SIZE = Type("a whole number of at least 1", lambda value: _whole(value) and value > 0)
 DTYPE = one_of(*DTYPES)
+STORED_KV = one_of(*kv_dtypes.CHOICES, *(f"{k}/{v}" for k in kv_dtypes.CHOICES for v in kv_dtypes.CHOICES))
 TILES = table(Type("whole numbers and flags", lambda value: isinstance(value, bool) or _whole(value)))
 CLOCKS = table(Type("whole numbers", lambda value: value is None or _whole(value)))
 TILE_COUNTS = table(Type("feasible, of and reasons", _tile_counts))

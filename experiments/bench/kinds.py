@@ -11,6 +11,7 @@ from experiments.bench.fields import (
     NUMBER,
     POSITIVE,
     SIZE,
+    STORED_KV,
     TEXT,
     TILE_COUNTS,
     TILES,
@@ -36,7 +37,7 @@ ORIGIN = dict(
 )
 PAGE_SIZE = COUNT, "positions of a page of the KV cache, 0 where that is contiguous; null where it has no part"
 KV_DTYPE = (
-    TEXT,
+    STORED_KV,
     "what keys and values are stored in: auto (as dtype says), fp8 or int8, or two of them as keys/values; null where "
     "the cache has no part",
 )

@@ -10,7 +10,7 @@ from experiments.bench import log as logs
 from experiments.bench import record
 from experiments.bench.errors import ResultsError
 
-OTHERS = ("another", "f32", "vllm", "xla", "long", "closed", 7, 7.5, True, dict(another=1), [1, 2])
+OTHERS = ("another", "f32", "auto/fp8", "vllm", "xla", "long", "closed", 7, 7.5, True, dict(another=1), [1, 2])
 KEYED = [pytest.param(kind, name, id=f"{kind}-{name}") for kind, what in record.KINDS.items() for name in what.key]
 
 ATTENTION = dataclasses.asdict(pk.AttentionTiles(block_s=16, splits=4))

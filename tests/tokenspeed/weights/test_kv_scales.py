@@ -31,7 +31,7 @@ def test_scales_of_a_layer_and_of_a_head(tmp_path, shape):
     found = scales_for(model, parse("", "fp8", "bfloat16"))
     np.testing.assert_array_equal(found.k, [[0.25, 0.25]])
     np.testing.assert_array_equal(found.v, [[0.125, 0.25 if v.size == 2 else 0.125]])
-    assert scales_for(model, parse("", "auto,fp8", "bfloat16")).k is None
+    assert scales_for(model, parse("", "auto/fp8", "bfloat16")).k is None
     other = scales_for(model, parse("", "int8", "bfloat16"))
     assert (other.k != 0.25).all(), "they are for fp8"
 
