@@ -258,6 +258,8 @@ def _load_words():
         space = dialect.PointerType(pointer.type).address_space
         pointer = dialect.bitcast(dialect.PointerType.get(integer, space), pointer)
         offsets = lowering._compute_offsets_from_indices(info, transforms[0])
+        if isinstance(offsets, tuple):  # as in `prefetch_l2`; of whole arrays there is no such mask
+            offsets = offsets[0]
         (found,) = ctx.avals_out
         places = lowering._add(lowering._bcast_to(pointer, found.shape), offsets)
         if mask is None:
