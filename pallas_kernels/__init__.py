@@ -3,7 +3,7 @@
 The ops, each one launch (two where tiles split the reduction axis), and what they take and return:
     qkv, attention, out, gate_up, down, head, head_logits, and rope_and_cache for a QKV product from elsewhere
     DenseWeight, pack_* and unpack_*, QuantisedWeight, quantise, dequantise, FORMATS, ROUNDED_ACTIVATIONS,
-    ACTIVATION_RUN, Weight, KVCache, DeferredNorm, attention_counters
+    ACTIVATION_RUN, Weight, KVCache, KV_FORMATS, DeferredNorm, attention_counters
 How an op runs:
     resolve_implementation, IMPLEMENTATIONS, DTYPES
 What is known of an op: its tiles, whether a device can run them, which are chosen, what a call costs at least:
@@ -24,6 +24,7 @@ from pallas_kernels.common.cost import Cost
 from pallas_kernels.common.deferred_norm import DeferredNorm, defer_norm, finish_norm
 from pallas_kernels.common.devices import DEVICES, Device
 from pallas_kernels.common.devices import find as find_device
+from pallas_kernels.common.eight_bits import KV_FORMATS
 from pallas_kernels.common.hooks import (
     HOOKS,
     launch_dependents,
@@ -74,6 +75,7 @@ __all__ = [
     "FORMATS",
     "HOOKS",
     "IMPLEMENTATIONS",
+    "KV_FORMATS",
     "OPS",
     "ROUNDED_ACTIVATIONS",
     "AttentionShape",

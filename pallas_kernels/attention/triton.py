@@ -21,7 +21,7 @@ from jax.experimental.pallas import triton as plt
 
 from pallas_kernels.attention.tiles import SUM_COLUMNS, combined_at_once
 from pallas_kernels.attention.token_rows import TokenRows
-from pallas_kernels.common.blocks import Span, gather, load, store
+from pallas_kernels.common.blocks import Span, gather, load, load_masked, store
 from pallas_kernels.common.eight_bits import format_of
 from pallas_kernels.common.launch import launch, launch_dependents
 from pallas_kernels.common.prefetch import flat_values
@@ -85,8 +85,7 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
             page = page if block_in_page or page_table is None else page[:, None]
             parts = page, kv_head, (slots % page_size)[:, None], dims[None, :]
             index = tuple(jnp.broadcast_to(part, full) for part in parts)
-        # A zero of the ref's dtype: integers are not cast to 8-bit floats.
-        return plt.load(ref.at[index], mask=mask, other=None if mask is None else jnp.zeros((), ref.dtype))
+        return load_masked(ref.at[index], mask)
 
     def floats(block):
         """Keys or values as products take them, without their scale."""

@@ -51,9 +51,13 @@ def view(ref, *index, interpret: bool) -> tuple[Any, jax.Array | None]:
 
 def load(ref, *index, interpret: bool) -> jax.Array:
     """Loads a block; what is outside reads as zero."""
-    at, mask = view(ref, *index, interpret=interpret)
+    return load_masked(*view(ref, *index, interpret=interpret))
+
+
+def load_masked(at, mask: jax.Array | None) -> jax.Array:
+    """Loads `ref.at[index]`; where the mask, if there is one, is False, zero."""
     # A zero of the ref's dtype: integers are not cast to 8-bit floats.
-    return plt.load(at, mask=mask, other=None if mask is None else jnp.zeros((), ref.dtype))
+    return plt.load(at, mask=mask, other=None if mask is None else jnp.zeros((), at.dtype))
 
 
 def store(ref, *index, value: jax.Array, interpret: bool) -> None:

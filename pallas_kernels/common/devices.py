@@ -25,6 +25,11 @@ class Device:
     datasheet_gbps: float
     compute_capability: tuple[int, int]
 
+    @property
+    def has_fp8(self) -> bool:
+        """Whether it converts 8-bit floats."""
+        return self.compute_capability >= (8, 9)
+
 
 _ALL = (
     Device(name="NVIDIA A100", key="a100", num_sms=108, shared_memory_bytes=166912, datasheet_gbps=2039,

@@ -12,8 +12,6 @@ from pallas_kernels.common.quantised import FORMATS, LARGEST
 
 KV_FORMATS = ("fp8", "int8")
 """Of `FORMATS`, those that a KV cache may be stored in."""
-LEAST_FOR_FP8 = (8, 9)
-"""Compute capability of the first GPUs that convert 8-bit floats."""
 
 
 def format_of(dtype: Any) -> str | None:
@@ -65,7 +63,7 @@ def check_scale(name: str, stored: jax.Array, scale: jax.Array | None) -> None:
 def check_device(implementation: str, *stored: jax.Array) -> None:
     """Raises where kernels are to be compiled for a GPU that cannot convert what is stored."""
     device = current_device()
-    if implementation == "triton" and device.compute_capability < LEAST_FOR_FP8:
+    if implementation == "triton" and not device.has_fp8:
         for name, array in zip("kv", stored, strict=True):
             if array.dtype == FORMATS["fp8"]:
                 raise ValueError(f"cache.{name}: expected int8 or the dtype of q on {device.name}, which has no fp8")

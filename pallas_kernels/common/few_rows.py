@@ -16,9 +16,9 @@ MANY_PROGRAMS = 256
 def search_space(shape: StreamShape) -> list[Tiles]:
     """The tiles worth trying for `shape` on any device, before `feasible`.
 
-    Vectors for few rows: with 16 to 64 weights a thread loaded in one go, or 16 to 32 in each block of a ring. Tensor
-    cores from 2 rows on, and some of them for one row (few with a norm, which they need a launch for); the widest where
-    enough programs are left.
+    Vectors for few rows (of integers: see `_integer_space`): with 16 to 64 weights a thread loaded in one go, or 16 to
+    32 in each block of a ring. Tensor cores from 2 rows on, and some of them for one row (few with a norm, which they
+    need a launch for); the widest where enough programs are left.
     """
     spaces, widest = [], pl.next_power_of_2(shape.inputs)
     if shape.in_integers:

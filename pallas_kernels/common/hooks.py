@@ -2,7 +2,8 @@
 
 Each hook is a Pallas primitive that adds something the Triton backend cannot say in public terms. Kernels stay right
 without any of them, only slower: interpret mode runs none, `without_hooks` leaves some out, so that what they give can
-be measured, and one that a new JAX breaks is left out with a warning that names it. So internals, and jax.extend, which
+be measured, and one that a new JAX breaks is left out with a warning that names it (`load_words`, where it breaks in
+lowering, is an error that says how to leave it out). So internals, and jax.extend, which
 promises no more, are imported where a hook is first used, never with this file. For a broken hook
 `tests/pallas_kernels/common/test_hooks.py` fails by name.
 """

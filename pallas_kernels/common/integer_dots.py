@@ -1,9 +1,10 @@
 """Products of integer weights with activations that are integers too: four multiply-adds an instruction (`dp4a`).
 
 Activations are rounded to 16-bit fixed point, a run of 16 neighbouring inputs (as many bytes of weights as a thread
-loads at a time) with a scale of its own: as exact as 16-bit floats or more, since the largest of a run has 15 bits and
-a sign. Each number is two bytes, `256 * high + low`, and a weight's byte is multiplied with both. Sums of a run are
-exact in 32 bits: 16 * 128 * 32767 < 2^31. With 8 bits a number is one byte, and half of the products are left.
+loads at a time) with a scale of its own: off by at most 2^-16 of the largest of its run, where bfloat16 rounds each by
+up to 2^-9 of itself and float16 by 2^-12. Each number is two bytes, `256 * high + low`, and a weight's byte is
+multiplied with both. Sums of a run are exact in 32 bits: 16 * 128 * 32767 < 2^31. With 8 bits a number is one byte, and
+half of the products are left.
 """
 
 from typing import Any, NamedTuple

@@ -5,15 +5,13 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from pallas_kernels import FORMATS, current_device
+from pallas_kernels import FORMATS, KV_FORMATS, current_device
 from tokenspeed.messages import shown
 
-AUTO, EIGHT_BITS = "auto", ("fp8", "int8")
-CHOICES = (AUTO, *EIGHT_BITS)
+AUTO = "auto"
+CHOICES = (AUTO, *KV_FORMATS)
 FORM = "auto, fp8 or int8, or two of them for keys/values"
 """What an option may say, for messages and help."""
-LEAST_FOR_FP8 = (8, 9)
-"""Compute capability."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +39,7 @@ class KVDtypes:
     def formats(self) -> tuple[str | None, str | None]:
         """Of keys and of values, 'fp8' or 'int8', or None where they are not quantised."""
         k, v = (
-            next((name for name in EIGHT_BITS if jnp.dtype(FORMATS[name]).name == dtype), None)
+            next((name for name in KV_FORMATS if jnp.dtype(FORMATS[name]).name == dtype), None)
             for dtype in (self.k, self.v)
         )
         return k, v
@@ -61,7 +59,7 @@ def check(name: str, value: Any) -> str:
 def check_device(name: str, dtypes: KVDtypes, implementation: str) -> None:
     """Raises ValueError where kernels are to run on a GPU that has no 8-bit floats."""
     device = current_device()
-    if implementation == "triton" and "fp8" in dtypes.formats and device.compute_capability < LEAST_FOR_FP8:
+    if implementation == "triton" and "fp8" in dtypes.formats and not device.has_fp8:
         raise ValueError(f"{name}: expected auto or int8 on {device.name}, which has no fp8")
 
 
