@@ -23,7 +23,7 @@ class Case:
 
     Attributes:
         op: one of `recorded.OPS`. model, rows, context, dtype: as records have them.
-        page_size: of the KV cache; 0 where it is contiguous. kv_dtype: what it is stored in, see `kinds.KV_DTYPE`.
+        page_size: of the KV cache; 0 where it is contiguous. kv_dtype: what it is stored in, see `kind.KV_DTYPE`.
         call: as the step by the kernels makes it. xla: as XLA's step makes it.
     """
 

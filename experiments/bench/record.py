@@ -12,7 +12,8 @@ from typing import Any
 
 import pallas_kernels as pk
 from experiments.bench.errors import ResultsError
-from experiments.bench.kinds import KINDS, KV_DTYPE, MADE_WITH, ORIGIN, ORIGIN_NEEDS, PAGE_SIZE, Fields
+from experiments.bench.kind import KV_DTYPE, MADE_WITH, ORIGIN, ORIGIN_NEEDS, PAGE_SIZE, Fields
+from experiments.bench.kinds import KINDS
 from tokenspeed.models.kv_dtypes import AUTO
 
 Record = dict[str, Any]

@@ -96,7 +96,7 @@ def calls_of_step(
         model: a name of `models.MODELS`. dtype: as jax has it.
         context: positions that the caches hold of each sequence. implementation: that the step is made for.
         page_size: positions of a page of the caches, of which a page table says whose it is; 0 for contiguous caches.
-        kv_dtype: what the caches are stored in, see `kinds.KV_DTYPE`.
+        kv_dtype: what the caches are stored in, see `kind.KV_DTYPE`.
     """
     config = config_of(model)
     config = dataclasses.replace(config, layers=config.layers[:LAYERS])

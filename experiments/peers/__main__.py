@@ -14,7 +14,7 @@ vllm: offline `LLM.generate`, greedy; `steps` + 1 tokens less 1 token from the s
     time, as in `experiments.throughput`, and tokens are timed where a coroutine gets them.
 torch: a plain LLaMA of our own under `torch.compile(mode="max-autotune")`, with CUDA graphs.
 
-A record (kind 'peer' or 'peer_load' of experiments/bench/kinds.py) is appended for each model and case. Figures move
+A record ('peer' or 'peer_load' of experiments/bench/served_kinds.py) is appended for each model and case. Figures move
 from day to day, so every record stays: tables show ranges.
 """
 

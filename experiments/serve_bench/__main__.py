@@ -9,7 +9,7 @@ the same for every endpoint and new in every case, and no two begin alike; with 
 tokens exactly, which the server's usage has to confirm. Of the mix 'both' the figures are those of its chats, and the
 same chats are run without long prompts too: the ratio is what these cost. A case counts what was due after the warm-up;
 with several endpoints each case is run on all of them, in turn, and every other time the other way round. Where the
-client itself was late a case does not count. Fields are those of kind 'serve' in experiments/bench/kinds.py.
+client itself was late a case does not count. Fields are those of kind 'serve' in experiments/bench/served_kinds.py.
 """
 
 import asyncio

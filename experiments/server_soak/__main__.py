@@ -6,7 +6,7 @@ A server of its own is started at 127.0.0.1, batch invariant, with an empty cach
 from it, and a share of them leaves; then more come than it takes, slow readers and half-open connections are there
 while others ask, many requests of one token follow, and it is killed and started again. Nothing may fail but what is
 told to come again (429), every stream that ended must be the text of the same request alone, all pages must be free
-afterwards and memory as it was. A record (kind 'server_soak' of experiments/bench/kinds.py) says what was found; the
+afterwards and memory as it was. A record ('server_soak' of experiments/bench/served_kinds.py) says what was found; the
 exit status is 1 where something is wrong.
 
 Half an hour on 2 cores; `--clients=200 --seconds=15 --one_token=1000 --half_open=200` takes some minutes.

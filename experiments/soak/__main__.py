@@ -6,7 +6,7 @@ Requests of the small trained model come, overlap, are cancelled, preempted (the
 `--batch_invariant` each one's tokens, text and log-probabilities are the bits of its lone run; without, where a token
 differs first, it and that of the lone run must be nearer than NEAR_TIE in the lone run's scores. All pages are free at
 the end, and `short` requests of one token each leave the process and the device with the memory that they had. A record
-(kind 'soak' of experiments/bench/kinds.py) says what was found; the exit status is 1 where something is wrong.
+(kind 'soak' of experiments/bench/served_kinds.py) says what was found; the exit status is 1 where something is wrong.
 
 An hour on 2 cores without a GPU, some minutes with one; `--requests=200 --short=1000` takes five minutes.
 """

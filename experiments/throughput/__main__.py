@@ -18,7 +18,7 @@ status says why, where anything was compiled once the engine was ready, where a 
 than was asked for, or where a case was not what it is about: a long prompt that was done before the short one came, a
 prefix that was not found. One request of each load is run again alone: `tokens_alike` says how many of its tokens are
 the same before the first that is not, since in bf16 a batch of another size may round a tie the other way. The fields
-are those of kinds 'throughput', 'long_prompt' and 'shared_prefix' in experiments/bench/kinds.py.
+are those of kinds 'throughput', 'long_prompt' and 'shared_prefix' in experiments/bench/served_kinds.py.
 """
 
 import contextlib
