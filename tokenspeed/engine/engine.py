@@ -227,15 +227,19 @@ class Engine:
         )
 
     def _dispatch(self, plan: Plan) -> list[_Call]:
-        in_flight, done = self._chunks(plan.chunks)
-        for states in self._groups([chunk.sequence for chunk in plan.chunks if chunk.final]):
+        decodes = {s.id: self._row(self._states[s.id], s.computed) for s in plan.decodes}
+        in_flight, done, mixed = self._chunks(plan.chunks, list(decodes.values()))
+        firsts = [chunk.sequence for chunk in plan.chunks if chunk.final]
+        for states in self._groups([*firsts, *plan.decodes] if mixed else firsts):
             while states:
                 _, count = self.runner.shapes.first_for(_widest(states), len(states))
                 some, states = states[:count], states[count:]
-                rows = [self._row(state, state.sequence.prefill_end - 1) for state in some]
+                rows = [
+                    decodes.get(state.sequence.id) or self._row(state, state.sequence.prefill_end - 1) for state in some
+                ]
                 in_flight.append(_InFlight(self.runner.first(rows, _widest(some)), some))
-        for states in self._groups(plan.decodes):
-            rows = [self._row(state, state.sequence.computed) for state in states]
+        for states in self._groups(() if mixed else plan.decodes):
+            rows = [decodes[state.sequence.id] for state in states]
             in_flight.append(_InFlight(self.runner.steps(rows, plan.steps, _widest(states)), states))
         if not in_flight:
             assert done is not None
@@ -252,16 +256,22 @@ class Engine:
             return [states] if states else []
         return [some for kind in KINDS if (some := [state for state in states if state.kind == kind])]
 
-    def _chunks(self, chunks: tuple[Chunk, ...]) -> tuple[list[_Call], jax.Array | None]:
+    def _chunks(
+        self, chunks: tuple[Chunk, ...], decodes: list[tuple[int, ...]]
+    ) -> tuple[list[_Call], jax.Array | None, bool]:
         """Starts prefill: the first parts of all chunks, then the second ones, as there are programs for them.
 
+        Args:
+            decodes: the rows of a step of decode, which goes along with a part that there is such a program for.
+
         Returns:
-            (the calls whose results are wanted, what is there when the last of the others has ended).
+            (the calls whose results are wanted, what is there when the last of the others has ended, whether the step
+            of decode went along).
         """
         runner, shapes = self.runner, self.runner.shapes
         parts: list[list[ChunkRow]] = []
         scored: list[_Call] = []
-        done = None
+        done, mixed = None, False
         for chunk in chunks:
             state, place = self._states[chunk.sequence.id], chunk.start
             follows = state.slot is not None
@@ -281,8 +291,12 @@ class Engine:
                 row, place = row._replace(follows=True), place + length
         for together in parts:
             for shape, members in shapes.pack([len(part.tokens) for part in together]):
-                done = runner.chunk([together[i] for i in members], shape)
-        return scored, done
+                some = [together[i] for i in members]
+                if decodes and not mixed and (both := shapes.mixed_for(shape, some[0].start, len(decodes))):
+                    done, mixed = runner.mixed(some[0], decodes, both), True
+                else:
+                    done = runner.chunk(some, shape)
+        return scored, done, mixed
 
     def _row(self, state: _RequestState, position: int) -> tuple[int, ...]:
         """By `batch.DECODE_COLUMNS`."""

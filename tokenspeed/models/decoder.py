@@ -4,13 +4,24 @@ Dimensions: B batch, T tokens, S slots of the cache, D model, F feed-forward, N 
 dimension, V vocabulary.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from pallas_kernels import DenseWeight, KVCache, QuantisedWeight, Weight, activate, project, rms_norm, rope_and_cache
+from pallas_kernels import (
+    DenseWeight,
+    KVCache,
+    QuantisedWeight,
+    Weight,
+    activate,
+    attention,
+    attention_counters,
+    project,
+    rms_norm,
+    rope_and_cache,
+)
 from tokenspeed.measure.available_memory import needing
 from tokenspeed.models.config import ModelConfig
 from tokenspeed.models.prefill_attention import attend, attend_chunk, of_sequences
@@ -18,6 +29,19 @@ from tokenspeed.models.quantisation import Quantisation
 from tokenspeed.models.rope import tables
 
 INIT_SCALE = 0.02
+
+
+class Beside(NamedTuple):
+    """One token of each of N other sequences, which share a prefill's pass over the weights.
+
+    Attributes:
+        tokens, positions: int32 [N]; position -1 for a row that is not in use, which writes nothing and sees nothing.
+        page_table: int32 [N, pages of a sequence].
+    """
+
+    tokens: jax.Array
+    positions: jax.Array
+    page_table: jax.Array
 
 
 class Linear(nnx.Module):
@@ -33,7 +57,7 @@ class Linear(nnx.Module):
         return DenseWeight(values=self.values[...], bias=None if self.bias is None else self.bias[...])
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x [B, T, I] to [B, T, O] or [B, T, O, 2] of x's dtype; sums are float32."""
+        """x [..., I] to [..., O] or [..., O, 2] of x's dtype; sums are float32."""
         return project(x, self.weight, out_dtype=x.dtype)
 
 
@@ -131,9 +155,10 @@ class Llama(nnx.Module):
         capacity: int,
         start: jax.Array | None = None,
         page_table: jax.Array | None = None,
+        beside: Beside | None = None,
         prefill_backend: str = "xla",
         implementation: str | None = "xla",
-    ) -> tuple[jax.Array, list[KVCache]]:
+    ) -> tuple[jax.Array, jax.Array, list[KVCache]]:
         """Runs any number of tokens of each sequence and writes their keys and values into the caches.
 
         Tokens attend to keys and values as the cache holds them, those of their own chunk too: rounded alike, however a
@@ -148,23 +173,32 @@ class Llama(nnx.Module):
             start: int32 [B], from where each sequence's positions count up; None where all begin at 0. It is 'cudnn'
                 that needs it.
             page_table: int32 [B, pages of a sequence], or None for contiguous caches.
+            beside: tokens of other sequences, or None; they need a page table, and attend as in a step of decode.
             prefill_backend: 'xla', or 'cudnn', for tokens whose positions count up without a gap, padding last.
-            implementation: of `rope_and_cache`, see `pallas_kernels.resolve_implementation`.
+            implementation: of `rope_and_cache`, and of attention beside; see `pallas_kernels.resolve_implementation`.
 
         Returns:
-            (the residual stream [B, T, D], the caches).
+            (the residual stream [B, T, D], that of the tokens beside [N, D], which may be none, the caches).
         """
         batch, length = tokens.shape
-        x = self.embedding[...][tokens]
+        count, others = tokens.size, 0
+        all_tokens, at, tables, counters = tokens.reshape(-1), positions.reshape(-1), page_table, None
         sequence = jnp.repeat(jnp.arange(batch, dtype=jnp.int32), length)
+        if beside is not None:
+            others = beside.tokens.shape[0]
+            all_tokens, at = jnp.concatenate([all_tokens, beside.tokens]), jnp.concatenate([at, beside.positions])
+            sequence = jnp.concatenate([sequence, batch + jnp.arange(others, dtype=jnp.int32)])
+            tables = jnp.concatenate([page_table, beside.page_table])
+            counters = attention_counters(others, self.config.num_kv_heads)
+        x = self.embedding[...][all_tokens]  # [B * T + N, D]
         new = []
         for block, cache, layer in zip(self.blocks, caches, self.config.layers, strict=True):
             pairs = block.qkv(self.normed(x, block.attention_norm))
             *heads, cache = rope_and_cache(
-                pairs.reshape(batch * length, *pairs.shape[2:]), cache, positions=positions.reshape(-1), rope=rope,
-                sequence=sequence, page_table=page_table, out_dtype=x.dtype, implementation=implementation,
+                pairs, cache, positions=at, rope=rope, sequence=sequence, page_table=tables, out_dtype=x.dtype,
+                implementation=implementation,
             )  # fmt: skip
-            q, k, v = (one.reshape(batch, length, *one.shape[1:]) for one in heads)
+            q, k, v = (one[:count].reshape(batch, length, *one.shape[1:]) for one in heads)
             new.append(cache)
             if prefill_backend == "cudnn":
                 mixed = attend_chunk(
@@ -173,8 +207,15 @@ class Llama(nnx.Module):
             else:
                 k, v = of_sequences(cache, batch, page_table, capacity, x.dtype)
                 mixed = attend(q, k, v, positions, window=layer.window)
+            mixed = mixed.reshape(count, *mixed.shape[2:])
+            if beside is not None:
+                one_each, counters = attention(
+                    heads[0][count:], cache, lengths=beside.positions + 1, page_table=beside.page_table,
+                    window=layer.window, counters=counters, implementation=implementation,
+                )  # fmt: skip
+                mixed = jnp.concatenate([mixed, one_each])
             x = self.rest(block, x, mixed)
-        return x, new
+        return x[:count].reshape(batch, length, -1), x[count:], new
 
     def rope_tables(self, positions: int) -> tuple[jax.Array, jax.Array]:
         """(cos, sin) of that many positions: float32 [positions, H / 2] each.
@@ -201,8 +242,8 @@ class Llama(nnx.Module):
         return tuple(jnp.split(heads, (c.num_heads, turned), axis=2))
 
     def rest(self, block: Block, x: jax.Array, mixed: jax.Array) -> jax.Array:
-        """What follows attention in a layer: both residual adds and the MLP; mixed [B, T, N, H]."""
-        x = x + block.out(mixed.reshape(*x.shape[:2], -1))
+        """What follows attention in a layer: both residual adds and the MLP; x [..., D], mixed [..., N, H]."""
+        x = x + block.out(mixed.reshape(*x.shape[:-1], -1))
         both = block.gate_up(self.normed(x, block.mlp_norm)).astype(jnp.float32)
         product = (activate(self.config.activation, both[..., 0]) * both[..., 1]).astype(x.dtype)
         return x + block.down(product)
