@@ -102,7 +102,7 @@ def layers(
         )  # fmt: skip
         x = x.reshape(batch, length, -1)
     else:
-        x, _, caches = model.prefill(
+        x, caches = model.prefill(
             caches, tokens, positions, rope, capacity=capacity, start=start, page_table=page_table,
             prefill_backend=prefill_backend, implementation=implementation,
         )  # fmt: skip

@@ -190,7 +190,7 @@ def prefill(
         rope: from `Llama.rope_tables`.
         length: static: T, of the longest of them.
         behind: static: a bound of where any of them begins, 0 where all begin at 0.
-        prefill_backend, implementation, beside: see `Llama.prefill`.
+        prefill_backend, implementation, beside: see `Llama.prefill_beside`.
     """
     model, state = weights.model, batch.sampling
     count, pages_each = len(rows), batch.page_table.shape[1]
@@ -217,7 +217,7 @@ def prefill(
         )  # fmt: skip
         x, others = x.reshape(count, length, -1), x[:0]
     else:
-        x, others, caches = model.prefill(
+        x, others, caches = model.prefill_beside(
             batch.caches, tokens, positions, rope, capacity=behind + length, start=start if behind else None,
             page_table=table, beside=beside, prefill_backend=prefill_backend, implementation=implementation,
         )  # fmt: skip

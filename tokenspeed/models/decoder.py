@@ -155,10 +155,9 @@ class Llama(nnx.Module):
         capacity: int,
         start: jax.Array | None = None,
         page_table: jax.Array | None = None,
-        beside: Beside | None = None,
         prefill_backend: str = "xla",
         implementation: str | None = "xla",
-    ) -> tuple[jax.Array, jax.Array, list[KVCache]]:
+    ) -> tuple[jax.Array, list[KVCache]]:
         """Runs any number of tokens of each sequence and writes their keys and values into the caches.
 
         Tokens attend to keys and values as the cache holds them, those of their own chunk too: rounded alike, however a
@@ -173,9 +172,36 @@ class Llama(nnx.Module):
             start: int32 [B], from where each sequence's positions count up; None where all begin at 0. It is 'cudnn'
                 that needs it.
             page_table: int32 [B, pages of a sequence], or None for contiguous caches.
-            beside: tokens of other sequences, or None; they need a page table, and attend as in a step of decode.
             prefill_backend: 'xla', or 'cudnn', for tokens whose positions count up without a gap, padding last.
-            implementation: of `rope_and_cache`, and of attention beside; see `pallas_kernels.resolve_implementation`.
+            implementation: of `rope_and_cache`, see `pallas_kernels.resolve_implementation`.
+
+        Returns:
+            (the residual stream [B, T, D], the caches).
+        """
+        x, _, caches = self.prefill_beside(
+            caches, tokens, positions, rope, beside=None, capacity=capacity, start=start, page_table=page_table,
+            prefill_backend=prefill_backend, implementation=implementation,
+        )  # fmt: skip
+        return x, caches
+
+    def prefill_beside(
+        self,
+        caches: list[KVCache],
+        tokens: jax.Array,
+        positions: jax.Array,
+        rope: tuple[jax.Array, jax.Array],
+        *,
+        beside: Beside | None,
+        capacity: int,
+        start: jax.Array | None,
+        page_table: jax.Array | None,
+        prefill_backend: str,
+        implementation: str | None,
+    ) -> tuple[jax.Array, jax.Array, list[KVCache]]:
+        """As `prefill`, and a step of decode of other sequences in the same pass over the weights.
+
+        Args:
+            beside: their tokens, or None; they need a page table, and attend as in `decode.decode_step`.
 
         Returns:
             (the residual stream [B, T, D], that of the tokens beside [N, D], which may be none, the caches).
@@ -185,6 +211,8 @@ class Llama(nnx.Module):
         all_tokens, at, tables, counters = tokens.reshape(-1), positions.reshape(-1), page_table, None
         sequence = jnp.repeat(jnp.arange(batch, dtype=jnp.int32), length)
         if beside is not None:
+            if page_table is None:
+                raise ValueError("beside: expected with a page table")
             others = beside.tokens.shape[0]
             all_tokens, at = jnp.concatenate([all_tokens, beside.tokens]), jnp.concatenate([at, beside.positions])
             sequence = jnp.concatenate([sequence, batch + jnp.arange(others, dtype=jnp.int32)])

@@ -38,7 +38,7 @@ def llm(kv_dtype):
 def advance(model, caches, tokens, start, length):
     """(the most likely next token and its log-probability, the caches) of tokens [1, length] from a position on."""
     positions = start + jnp.arange(length, dtype=jnp.int32)[None]
-    x, _, caches = model.prefill(caches, tokens, positions, model.rope_tables(CAPACITY), capacity=CAPACITY)
+    x, caches = model.prefill(caches, tokens, positions, model.rope_tables(CAPACITY), capacity=CAPACITY)
     likely = jax.nn.log_softmax(model.logits(x[:, -1:]))
     return (jnp.argmax(likely, axis=-1).astype(jnp.int32), likely.max()), caches
 

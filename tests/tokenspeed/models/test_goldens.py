@@ -41,7 +41,7 @@ def caches(model, batch, page_size=CAPACITY):
 
 @functools.partial(jax.jit, static_argnames="capacity")
 def prefill(model, caches, tokens, positions, rope, page_table=None, capacity=CAPACITY):
-    x, _, caches = model.prefill(caches, tokens, positions, rope, capacity=capacity, page_table=page_table)
+    x, caches = model.prefill(caches, tokens, positions, rope, capacity=capacity, page_table=page_table)
     return model.logits(x), caches
 
 
