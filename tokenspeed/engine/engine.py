@@ -1,71 +1,26 @@
 """Engine: requests in, tokens out, step by step; the host is one step ahead of the tokens that it looks at."""
 
-import dataclasses
 import time
 from collections import deque
-from collections.abc import Hashable, Iterable
-from typing import NamedTuple
+from collections.abc import Hashable
 
 import jax
-import numpy as np
 from jax.experimental.pallas import next_power_of_2
 
-from tokenspeed.engine.generation import BROKEN, Drawn
-from tokenspeed.engine.kinds import FULL, KINDS, Kind, kind_of
+from tokenspeed.engine.dispatch import Call, Dispatcher, InFlight, Scored
+from tokenspeed.engine.generation import BROKEN
+from tokenspeed.engine.kinds import kind_of
 from tokenspeed.engine.limits import Limits
 from tokenspeed.engine.metrics import Metrics
 from tokenspeed.engine.pace import Pace
 from tokenspeed.engine.page_pool import PagePool
 from tokenspeed.engine.reading import Reading
+from tokenspeed.engine.request_state import RequestState, sampling_rows, widest
 from tokenspeed.engine.row import Row
-from tokenspeed.engine.runner import ChunkRow, Program, Runner
+from tokenspeed.engine.runner import Program, Runner
 from tokenspeed.engine.scheduler import Scheduler
-from tokenspeed.engine.sequence import Chunk, Plan, Sequence
-from tokenspeed.sampling.sample import Logprobs
-from tokenspeed.sampling.state import SamplingRows, make_plan, make_rows
-
-
-@dataclasses.dataclass(eq=False)
-class _RequestState:
-    """A request's sequence with its row, and what the device has been told of it.
-
-    Attributes:
-        kind: of drawing, that the row needs. words: of `SamplingRows`. tables: whether the row needs any.
-        slot: of the batch, None while it waits. pages_told: how many of its pages the device knows.
-    """
-
-    sequence: Sequence
-    row: Row
-    kind: Kind
-    words: np.ndarray
-    tables: bool
-    slot: int | None = None
-    pages_told: int = 0
-
-
-class _InFlight(NamedTuple):
-    """A call under way, and whose tokens it draws."""
-
-    drawn: Drawn
-    states: list[_RequestState]
-
-
-class _Scored(NamedTuple):
-    """A call under way that says how likely the tokens behind `count` of a prompt's are, from `start` on."""
-
-    found: Logprobs
-    state: _RequestState
-    start: int
-    count: int
-
-
-class _Filled(NamedTuple):
-    """A call under way that puts tokens into the cache, of which nothing else tells that it has ended."""
-
-    done: jax.Array
-
-
-_Call = _InFlight | _Scored | _Filled
+from tokenspeed.engine.sequence import Sequence
+from tokenspeed.sampling.state import make_plan
 
 
 class Engine:
@@ -93,15 +48,15 @@ class Engine:
             raise ValueError(f"steps: expected 1 where what was preempted is drawn again, got {steps}")
         if not 1 <= steps <= sizes.page_size:
             raise ValueError(f"steps: expected 1 to {sizes.page_size}, the tokens of a page, got {steps}")
-        self.runner, self._steps, self._by_kind = runner, steps, by_kind
+        self.runner, self._steps = runner, steps
         together = max(1, limits.align // sizes.page_size)
         self.pool = PagePool(sizes.pages, sizes.page_size, reuse=reuse, together=together)
         self.scheduler = Scheduler(self.pool, limits)
         self.metrics, self._pace = Metrics(), Pace()
         self._reading = Reading(self.metrics, runner.config, runner.dtype, runner.kv)
-        self._states: dict[Hashable, _RequestState] = {}
-        self._free = list(reversed(range(sizes.slots)))
-        self._in_flight: deque[list[_Call]] = deque()
+        self._states: dict[Hashable, RequestState] = {}
+        self._dispatcher = Dispatcher(runner, self._states, by_kind=by_kind)
+        self._in_flight: deque[list[Call]] = deque()
         self._begun = time.perf_counter()
 
     @property
@@ -124,7 +79,7 @@ class Engine:
         """
         config, params = self.runner.config, row.params
         plan = make_plan([params], config.vocab_size, config.eos_ids)
-        kind, words = kind_of(plan, params.logprobs), self._sampling(row, tables=False).words[0]
+        kind, words = kind_of(plan, params.logprobs), sampling_rows(config, row, tables=False).words[0]
         other = None if leader is None else self._states.get(leader)
         if params.max_tokens is None:  # up to the end of the context, or of the pool
             row.max_tokens = max(1, min(row.max_tokens, self.pool.pages * self.pool.page_size + 1 - len(row.prompt)))
@@ -134,7 +89,7 @@ class Engine:
         )  # fmt: skip
         self.scheduler.add(sequence)
         row.begin(self.now(), self.runner.compile_s)
-        self._states[id] = _RequestState(sequence, row, kind, words, plan.bias or plan.penalties)
+        self._states[id] = RequestState(sequence, row, kind, words, plan.bias or plan.penalties)
 
     def cancel(self, id: Hashable) -> None:
         """Ends a sample, in any state; nothing happens where it has ended."""
@@ -155,11 +110,11 @@ class Engine:
     def _step(self) -> list[tuple[Hashable, Row]]:
         plan = self.scheduler.plan(self._steps_at_once())
         for sequence in plan.preempted:
-            self._free_slot(self._states[sequence.id])
+            self._dispatcher.free_slot(self._states[sequence.id])
         if plan.tokens:
             self._pace.starting(self.now())
             self._reading.begun(plan, self.now())
-            self._in_flight.append(self._dispatch(plan))
+            self._in_flight.append(self._dispatcher.start(plan, self.now()))
             tokens = sum(self.runner.shapes.padded(chunk.length) for chunk in plan.chunks)
             self._pace.begun((tokens, next_power_of_2(len(plan.decodes)), plan.steps), self.now())
             self.scheduler.advance(plan)
@@ -218,7 +173,7 @@ class Engine:
             return 1
         if max(state.sequence.may_draw for state in running) < self._steps:
             return 1
-        return self.runner.shapes.decode_for(_widest(running), len(running), self._steps)[2]
+        return self.runner.shapes.decode_for(widest(running), len(running), self._steps)[2]
 
     def _is_waited_for(self) -> bool:
         """Whether the first step under way has not ended, however long it was taken to last."""
@@ -226,97 +181,16 @@ class Engine:
             array.is_ready() for call in self._in_flight[0] for array in jax.tree.leaves(call[0])
         )
 
-    def _dispatch(self, plan: Plan) -> list[_Call]:
-        decodes = {s.id: self._row(self._states[s.id], s.computed) for s in plan.decodes}
-        in_flight, done, mixed = self._chunks(plan.chunks, list(decodes.values()))
-        firsts = [chunk.sequence for chunk in plan.chunks if chunk.final]
-        for states in self._groups([*firsts, *plan.decodes] if mixed else firsts):
-            while states:
-                _, count = self.runner.shapes.first_for(_widest(states), len(states))
-                some, states = states[:count], states[count:]
-                rows = [
-                    decodes.get(state.sequence.id) or self._row(state, state.sequence.prefill_end - 1) for state in some
-                ]
-                in_flight.append(_InFlight(self.runner.first(rows, _widest(some)), some))
-        for states in self._groups(() if mixed else plan.decodes):
-            rows = [decodes[state.sequence.id] for state in states]
-            in_flight.append(_InFlight(self.runner.steps(rows, plan.steps, _widest(states)), states))
-        if not in_flight:
-            assert done is not None
-            in_flight.append(_Filled(done))
-        for call in in_flight:
-            for array in jax.tree.leaves(call[0]):
-                array.copy_to_host_async()
-        return in_flight
-
-    def _groups(self, sequences: Iterable[Sequence]) -> list[list[_RequestState]]:
-        """The states of sequences, those that are drawn by one call together."""
-        states = [self._states[s.id] for s in sequences]
-        if not self._by_kind:
-            return [states] if states else []
-        return [some for kind in KINDS if (some := [state for state in states if state.kind == kind])]
-
-    def _chunks(
-        self, chunks: tuple[Chunk, ...], decodes: list[tuple[int, ...]]
-    ) -> tuple[list[_Call], jax.Array | None, bool]:
-        """Starts prefill: the first parts of all chunks, then the second ones, as there are programs for them.
-
-        Args:
-            decodes: the rows of a step of decode, which goes along with a part that there is such a program for.
-
-        Returns:
-            (the calls whose results are wanted, what is there when the last of the others has ended, whether the step
-            of decode went along).
-        """
-        runner, shapes = self.runner, self.runner.shapes
-        parts: list[list[ChunkRow]] = []
-        scored: list[_Call] = []
-        done, mixed = None, False
-        for chunk in chunks:
-            state, place = self._states[chunk.sequence.id], chunk.start
-            follows = state.slot is not None
-            slot, tokens = self._slot(state, place), chunk.sequence.tokens
-            row = ChunkRow(slot, place, (), state.sequence.pages, state.words, state.tables, follows)
-            if state.row.prompt_logprobs is not None:
-                for start in range(place, place + chunk.length, shapes.scored):
-                    some = tokens[start : min(start + shapes.scored, place + chunk.length)]
-                    following = tokens[start + 1 : start + 1 + len(some)]
-                    found = runner.score(row._replace(start=start, tokens=some), following)
-                    row = row._replace(follows=True)
-                    scored.append(_Scored(found, state, start, len(some)))
-                continue
-            for i, length in enumerate(shapes.split(chunk.length)):
-                parts += [[]] if i == len(parts) else []
-                parts[i].append(row._replace(start=place, tokens=tokens[place : place + length]))
-                row, place = row._replace(follows=True), place + length
-        for together in parts:
-            for shape, members in shapes.pack([len(part.tokens) for part in together]):
-                some = [together[i] for i in members]
-                if decodes and not mixed and (both := shapes.mixed_for(shape, some[0].start, len(decodes))):
-                    done, mixed = runner.mixed(some[0], decodes, both), True
-                else:
-                    done = runner.chunk(some, shape)
-        return scored, done, mixed
-
-    def _row(self, state: _RequestState, position: int) -> tuple[int, ...]:
-        """By `batch.DECODE_COLUMNS`."""
-        s, place, page = state.sequence, 0, -1
-        if len(s.pages) > state.pages_told:
-            (page,), place = s.pages[state.pages_told :], state.pages_told  # steps of a call are at most a page
-            state.pages_told += 1
-        assert state.slot is not None
-        return state.slot, position, s.drawn, s.max_tokens, place, page
-
-    def _take(self, in_flight: list[_Call]) -> list[tuple[Hashable, Row]]:
+    def _take(self, in_flight: list[Call]) -> list[tuple[Hashable, Row]]:
         taken = []
         for call in in_flight:
             begun = self.now()
             found = jax.device_get(call[0])
             now = self.now()
             self.metrics.wait_s += now - begun
-            if isinstance(call, _Scored):
+            if isinstance(call, Scored):
                 call.state.row.take_prompt(found, call.start, call.count)
-            if not isinstance(call, _InFlight):
+            if not isinstance(call, InFlight):
                 continue
             columns, reasons = found.tokens.T.tolist(), found.reason.tolist()
             for i, state in enumerate(call.states):
@@ -347,37 +221,6 @@ class Engine:
         self.pool.forget(list(dict.fromkeys([*pages, *sequence.pages])))
         self.pool.release(pages)
 
-    def _sampling(self, row: Row, *, tables: bool, outputs: list[int] | None = None) -> SamplingRows:
-        config, plan = self.runner.config, FULL.plan
-        if not tables and not row.params.needs_bias and not row.params.needs_penalties:
-            plan = dataclasses.replace(plan, bias=False, penalties=False)
-        return make_rows(
-            [row.params], [row.prompt], config.vocab_size, config.eos_ids, outputs=[outputs or []],
-            samples=[row.sample], default_seeds=[row.seed], plan=plan,
-        )  # fmt: skip
-
-    def _slot(self, state: _RequestState, start: int) -> int:
-        """Its slot of the batch, which it gets where it has none; its chunk begins at `start`."""
-        if state.slot is None:
-            state.slot = self._free.pop()
-            state.row.start(self.now(), start)
-            if state.tables:
-                outputs = state.sequence.output[: state.sequence.drawn]
-                rows = self._sampling(state.row, tables=True, outputs=outputs)
-                self.runner.write_tables(state.slot, rows)
-        state.pages_told = len(state.sequence.pages)
-        return state.slot
-
-    def _free_slot(self, state: _RequestState) -> None:
-        if state.slot is not None:
-            self._free.append(state.slot)
-            state.slot = None
-
-    def _leave(self, state: _RequestState) -> None:
+    def _leave(self, state: RequestState) -> None:
         self.scheduler.finished(state.sequence)
-        self._free_slot(state)
-
-
-def _widest(states: list[_RequestState]) -> Kind:
-    """The kind that does for all."""
-    return max((state.kind for state in states), key=KINDS.index)
+        self._dispatcher.free_slot(state)
