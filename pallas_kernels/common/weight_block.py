@@ -157,24 +157,27 @@ class WeightBlock:
             mask,
         )
 
-    def run_scales(self, k: Any, part: int) -> list[tuple[jax.Array | None, jax.Array | None]]:
+    def run_scales(self, k: Any, part: int, ragged: bool) -> list[tuple[jax.Array | None, jax.Array | None]]:
         """Scales and zero points, float32 [block_n, block_k / RUN] of each index of the packed axis, or None.
 
         Scales are None where a row has one (`row_scales`), zero points where there are none.
 
         Args:
-            k: as in `operands`. part: of the inputs that an element holds.
+            k, ragged: as in `operands`. part: of the inputs that an element holds.
         """
         shape = self.shape
         starts = part * shape.stored_inputs + k + RUN * jnp.arange(self.tiles.block_k // RUN, dtype=jnp.int32)
-        groups = jnp.zeros_like(starts) if shape.scale_group is None else starts // shape.scale_group
-        inside = starts < (part + 1) * shape.stored_inputs
+        groups = jnp.zeros_like(starts)
+        if shape.scale_group is not None:
+            groups = lax.div(starts, jnp.full_like(starts, shape.scale_group))
 
         def by_run(ref, outputs, *c):
             if ref is None:
                 return None
-            rows = outputs.indices()[:, None]
-            return gather(ref, rows, *c, groups[None, :], mask=(rows < shape.outputs) & inside[None, :])
+            rows, mask = outputs.indices()[:, None], None
+            if outputs.limit is not None or ragged:  # of what is all inside, it would take instructions
+                mask = (rows < shape.outputs) & (starts < (part + 1) * shape.stored_inputs)[None, :]
+            return gather(ref, rows, *c, groups[None, :], mask=mask)
 
         scales = None if shape.scale_group is None else self.weight.scales
         return [(by_run(scales, *place), by_run(self.weight.zeros, *place)) for place in self._places()]
