@@ -166,21 +166,33 @@ class WeightBlock:
             k, ragged: as in `operands`. part: of the inputs that an element holds.
         """
         shape = self.shape
-        starts = part * shape.stored_inputs + k + RUN * jnp.arange(self.tiles.block_k // RUN, dtype=jnp.int32)
-        groups = jnp.zeros_like(starts)
-        if shape.scale_group is not None:
-            groups = lax.div(starts, jnp.full_like(starts, shape.scale_group))
+        first, runs = part * shape.stored_inputs + k, RUN * jnp.arange(self.tiles.block_k // RUN, dtype=jnp.int32)
+        first_group, groups = self._groups(first, runs)
 
         def by_run(ref, outputs, *c):
             if ref is None:
                 return None
-            rows, mask = outputs.indices()[:, None], None
+            rows, mask = jnp.arange(outputs.size, dtype=jnp.int32)[:, None], None
             if outputs.limit is not None or ragged:  # of what is all inside, it would take instructions
-                mask = (rows < shape.outputs) & (starts < (part + 1) * shape.stored_inputs)[None, :]
-            return gather(ref, rows, *c, groups[None, :], mask=mask)
+                inside = first + runs < (part + 1) * shape.stored_inputs
+                mask = (outputs.start + rows < shape.outputs) & inside[None, :]
+            start, offsets = (outputs.start, *c, first_group), (rows, *[0] * len(c), groups[None, :])
+            if self.interpret:
+                return gather(ref, *(a + b for a, b in zip(start, offsets)), mask=mask)
+            return hooks.load_near(ref, start, offsets, mask).astype(jnp.float32)
 
         scales = None if shape.scale_group is None else self.weight.scales
         return [(by_run(scales, *place), by_run(self.weight.zeros, *place)) for place in self._places()]
+
+    def _groups(self, first: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
+        """Scale groups of the inputs that lie behind a step's first one: that of the first, and the ones behind it."""
+        size, block_k = self.shape.scale_group, self.tiles.block_k
+        if size is None:
+            return 0, jnp.zeros_like(inputs)
+        aligned = size % block_k == 0 or block_k % size == 0
+        if aligned and (self.shape.parts == 1 or self.shape.stored_inputs % min(size, block_k) == 0):
+            return lax.div(jnp.int32(first), jnp.int32(size)), lax.div(inputs, jnp.full_like(inputs, size))
+        return 0, lax.div(first + inputs, jnp.full_like(inputs, size))
 
     def row_scales(self) -> list[jax.Array] | None:
         """Scales of rows, float32 [block_n] for each of the outputs that are packed together; None where there are
