@@ -93,27 +93,27 @@ def bytes_of(words: jax.Array, format: str, part: int, *, interpret: bool) -> By
 
 def run_sums(weight: Bytes, x: FixedPoint, *, interpret: bool) -> jax.Array:
     """int32 [N, I / RUN], exact: the products of a weight's numbers, times their factor, with x's, summed up by run."""
-    words, (high, low) = _columns(weight.words), _planes(x, weight.words.shape)
-    zeros = jnp.zeros_like(words[0])
-    start = zeros
-    if weight.offset:
+    words, high, low = (
+        _columns(weight.words),
+        *(
+            None if one is None else _columns(jnp.broadcast_to(one[None, :], weight.words.shape))
+            for one in (x.high, x.low)
+        ),
+    )
+    start = jnp.zeros_like(words[0])
+    if weight.offset:  # a thread's outputs share the sum of x, which it takes from the bytes that it has anyway
         start = _totals(high, low, interpret) * (-weight.factor * weight.offset)
     return _sums(words, high, low, start, weight.signed, interpret)
 
 
-def totals(x: FixedPoint, outputs: int, *, interpret: bool) -> jax.Array:
-    """int32 [outputs, I / RUN], rows that are the same: the sums of x's numbers by run."""
-    return _totals(*_planes(x, (outputs, x.high.size)), interpret)
-
-
-def _planes(x: FixedPoint, shape: tuple[int, ...]) -> tuple[list[jax.Array], list[jax.Array] | None]:
-    """High bytes and low ones, each as `_columns` has them, for every output."""
-    high, low = (None if one is None else _columns(jnp.broadcast_to(one[None, :], shape)) for one in (x.high, x.low))
-    assert high is not None
-    return high, low
+def totals(x: FixedPoint, *, interpret: bool) -> jax.Array:
+    """int32 [I / RUN]: the sums of x's numbers by run."""
+    by_word = _totals([x.high], None if x.low is None else [x.low], interpret)
+    return jnp.sum(by_word.reshape(-1, RUN // WORD), axis=1)
 
 
 def _totals(high, low, interpret: bool) -> jax.Array:
+    """Of each run, whose words these are."""
     ones = jnp.full_like(high[0], 0x01010101)
     return _sums([ones] * len(high), high, low, jnp.zeros_like(ones), True, interpret)
 

@@ -118,8 +118,9 @@ class Integers(Vectors):
         found = integer_dots.run_sums(stored, x, interpret=self.stream.interpret).astype(jnp.float32)
         factor = jnp.broadcast_to((x.scales * (1 / stored.factor))[None, :], found.shape)
         if zeros is not None:
-            totals = integer_dots.totals(x, found.shape[0], interpret=self.stream.interpret).astype(jnp.float32)
-            found -= zeros * (totals * stored.factor)
+            less = -integer_dots.totals(x, interpret=self.stream.interpret).astype(jnp.float32) * x.scales
+            less = jnp.broadcast_to(less[None, :], found.shape)
+            sums = self._multiply_add(zeros if by_run is None else zeros * by_run, less, sums)
         if by_run is None:
             return self._multiply_add(found, factor, sums)
         return self._multiply_add(found * factor, by_run, sums)
