@@ -93,13 +93,8 @@ def bytes_of(words: jax.Array, format: str, part: int, *, interpret: bool) -> By
 
 def run_sums(weight: Bytes, x: FixedPoint, *, interpret: bool) -> jax.Array:
     """int32 [N, I / RUN], exact: the products of a weight's numbers, times their factor, with x's, summed up by run."""
-    words, high, low = (
-        _columns(weight.words),
-        *(
-            None if one is None else _columns(jnp.broadcast_to(one[None, :], weight.words.shape))
-            for one in (x.high, x.low)
-        ),
-    )
+    words, planes = _columns(weight.words), _for_outputs(x, weight.words.shape, interpret)
+    high, low = (None if plane is None else _columns(plane) for plane in planes)
     start = jnp.zeros_like(words[0])
     if weight.offset:  # a thread's outputs share the sum of x, which it takes from the bytes that it has anyway
         start = _totals(high, low, interpret) * (-weight.factor * weight.offset)
@@ -109,7 +104,7 @@ def run_sums(weight: Bytes, x: FixedPoint, *, interpret: bool) -> jax.Array:
 def totals(x: FixedPoint, *, interpret: bool) -> jax.Array:
     """int32 [I / RUN]: the sums of x's numbers by run."""
     by_word = _totals([x.high], None if x.low is None else [x.low], interpret)
-    return jnp.sum(by_word.reshape(-1, RUN // WORD), axis=1)
+    return jnp.sum(by_word.reshape(-1, RUN // WORD), axis=1, dtype=jnp.int32)
 
 
 def _totals(high, low, interpret: bool) -> jax.Array:
@@ -132,6 +127,16 @@ def _chain(a, b, c, signed: tuple[bool, bool], interpret: bool) -> jax.Array:
     return c
 
 
+def _for_outputs(x: FixedPoint, shape: tuple[int, ...], interpret: bool) -> tuple[jax.Array, jax.Array | None]:
+    """High words and low ones for every output, [N, I / WORD]."""
+    if x.low is None or interpret:
+        high, low = (None if one is None else jnp.broadcast_to(one[None, :], shape) for one in (x.high, x.low))
+        return high, low
+    # Threads that round x hand it to those that multiply it: in one go where both words are one number of 64 bits.
+    both = lax.broadcast_in_dim(_assembly("mov.b64 $0, {$1, $2};", x.high, x.low, dtype="int64"), shape, (1,))
+    return tuple(_assembly(f"{{ .reg .b32 t; mov.b64 {{{half}}}, $1; }}", both) for half in ("$0, t", "t, $0"))
+
+
 def _columns(x: jax.Array) -> list[jax.Array]:
     """Of int32 [..., 4 J] the first of every four of the last axis, [..., J], the second, the third and the fourth.
 
@@ -139,7 +144,7 @@ def _columns(x: jax.Array) -> list[jax.Array]:
     """
     fours = x.reshape(*x.shape[:-1], -1, 4)
     column = lax.broadcasted_iota(jnp.int32, fours.shape, x.ndim)
-    return [jnp.sum(jnp.where(column == i, fours, 0), axis=-1) for i in range(4)]
+    return [jnp.sum(jnp.where(column == i, fours, 0), axis=-1, dtype=jnp.int32) for i in range(4)]
 
 
 def _largest(floats: list[jax.Array], interpret: bool) -> jax.Array:
@@ -183,11 +188,12 @@ def _dot4(a: jax.Array, b: jax.Array, c: jax.Array, signed: tuple[bool, bool], i
     return _assembly(f"dp4a.{kinds} $0, $1, $2, $3;", a, b, c)
 
 
-def _assembly(instructions: str, *words: jax.Array) -> jax.Array:
-    """Made of each element of words, int32 of one shape."""
-    result: Any = jax.ShapeDtypeStruct(words[0].shape, jnp.int32)
+def _assembly(instructions: str, *args: jax.Array, dtype: str = "int32") -> jax.Array:
+    """Made of each element of the arguments, integers of one shape; the result is of dtype."""
+    registers = {4: "r", 8: "l"}
+    result: Any = jax.ShapeDtypeStruct(args[0].shape, jnp.dtype(dtype))
+    constraints = [f"={registers[result.dtype.itemsize]}", *(registers[one.dtype.itemsize] for one in args)]
     (found,) = plt.elementwise_inline_asm(
-        instructions, args=words, constraints=",".join(["=r"] + ["r"] * len(words)), pack=1,
-        result_shape_dtypes=[result],
-    )  # fmt: skip
+        instructions, args=args, constraints=",".join(constraints), pack=1, result_shape_dtypes=[result]
+    )
     return found

@@ -98,19 +98,23 @@ class Integers(Vectors):
         shape, length = self.stream.shape, self.stream.shape.stored_inputs
         words = weights.words(k, ragged)
         sums, squares = carry
+        parts = []  # all of x before the first product: what one rounding waits for, others hide
         for part in range(shape.parts):
             span = Span(part * length + k, self.stream.tiles.block_k, (part + 1) * length if ragged else None)
+            scales, gain, rows = weights.run_scales(k, part, ragged), self._gain(span), []
+            for m in range(shape.rows):
+                x, squares = self._activations(m, span, gain, squares)
+                rows.append(integer_dots.fixed_point(x, shape.activation_bits, interpret=self.stream.interpret))
+            parts.append((rows, scales))
+        for part, (rows, scales) in enumerate(parts):
             stored = [
                 integer_dots.bytes_of(one, str(shape.weight_dtype), part, interpret=self.stream.interpret)
                 for one in words
             ]
-            scales, gain = weights.run_scales(k, part, ragged), self._gain(span)
-            new = []
-            for m in range(shape.rows):
-                x, squares = self._activations(m, span, gain, squares)
-                x = integer_dots.fixed_point(x, shape.activation_bits, interpret=self.stream.interpret)
-                new.append(tuple(self._added(*each, x) for each in zip(sums[m], stored, scales, strict=True)))
-            sums = tuple(new)
+            sums = tuple(
+                tuple(self._added(*each, x) for each in zip(sums[m], stored, scales, strict=True))
+                for m, x in enumerate(rows)
+            )
         return sums, squares
 
     def _added(self, sums, stored, scales, x):

@@ -56,10 +56,19 @@ def run(assembly, *words):
             return int(name[2:], 16)
         return int(name, 0) if name[0].isdigit() else state[name]
 
-    for line in assembly.strip("{} ").split(";"):
+    for line in re.sub(r"^\{(.*)\}$", r"\1", assembly).split(";"):
         if not line.strip() or line.strip().startswith(".reg"):
             continue
         operation, rest = line.split(None, 1)
+        if operation == "mov.b64":  # one of its sides is two words, the lower first
+            whole, pair = re.match(r"(.*), *\{(.*)\}", rest), re.match(r"\{(.*)\}, *(.*)", rest)
+            if whole:
+                low, high = (state[name.strip()] for name in whole[2].split(","))
+                state[whole[1].strip()] = high << 32 | low
+            else:
+                words = (state[pair[2].strip()] >> shift & 0xFFFFFFFF for shift in (0, 32))
+                state.update(zip((name.strip() for name in pair[1].split(",")), words))
+            continue
         target, *names = (x.strip() for x in rest.split(","))
         v = [value(name) for name in names]
         match operation.split("."):

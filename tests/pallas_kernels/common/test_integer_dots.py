@@ -77,14 +77,16 @@ def emulated(monkeypatch):
     """Assembly runs outside of a kernel, and without the hooks that do not."""
 
     def inline(assembly, *, args, constraints, pack, result_shape_dtypes):
-        assert pack == 1 and constraints == ",".join(["=r"] + ["r"] * len(args))
-        assert all(one.shape == result_shape_dtypes[0].shape and one.dtype == jnp.int32 for one in args)
-        words = zip(*(np.asarray(one).view(np.uint32).reshape(-1).tolist() for one in args))
-        found = np.array([ptx.run(assembly, *each)[0] for each in words], np.uint32)
-        return [jnp.asarray(found.view(np.int32).reshape(args[0].shape))]
+        (result,) = result_shape_dtypes
+        arrays = [np.asarray(one) for one in args]
+        letters = ["=l" if result.dtype == np.int64 else "=r", *("l" if a.dtype == np.int64 else "r" for a in arrays)]
+        assert pack == 1 and constraints == ",".join(letters)
+        words = zip(*(a.view(f"u{a.dtype.itemsize}").reshape(-1).tolist() for a in arrays), strict=True)
+        found = np.array([ptx.run(assembly, *each)[0] for each in words], f"u{result.dtype.itemsize}")
+        return [jnp.asarray(found.view(result.dtype).reshape(arrays[0].shape))]
 
     monkeypatch.setattr(plt, "elementwise_inline_asm", inline)
-    with pk.without_hooks("multiply_add"):
+    with pk.without_hooks("multiply_add"), jax.enable_x64(True):
         yield
 
 
