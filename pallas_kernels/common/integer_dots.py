@@ -129,12 +129,14 @@ def _chain(a, b, c, signed: tuple[bool, bool], interpret: bool) -> jax.Array:
 
 def _for_outputs(x: FixedPoint, shape: tuple[int, ...], interpret: bool) -> tuple[jax.Array, jax.Array | None]:
     """High words and low ones for every output, [N, I / WORD]."""
-    if x.low is None or interpret:
-        high, low = (None if one is None else jnp.broadcast_to(one[None, :], shape) for one in (x.high, x.low))
-        return high, low
+    if x.low is None:
+        return jnp.broadcast_to(x.high[None, :], shape), None
+    if interpret:
+        return jnp.broadcast_to(x.high[None, :], shape), jnp.broadcast_to(x.low[None, :], shape)
     # Threads that round x hand it to those that multiply it: in one go where both words are one number of 64 bits.
     both = lax.broadcast_in_dim(_assembly("mov.b64 $0, {$1, $2};", x.high, x.low, dtype="int64"), shape, (1,))
-    return tuple(_assembly(f"{{ .reg .b32 t; mov.b64 {{{half}}}, $1; }}", both) for half in ("$0, t", "t, $0"))
+    high, low = (_assembly(f"{{ .reg .b32 t; mov.b64 {{{half}}}, $1; }}", both) for half in ("$0, t", "t, $0"))
+    return high, low
 
 
 def _columns(x: jax.Array) -> list[jax.Array]:

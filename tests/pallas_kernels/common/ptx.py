@@ -61,13 +61,13 @@ def run(assembly, *words):
             continue
         operation, rest = line.split(None, 1)
         if operation == "mov.b64":  # one of its sides is two words, the lower first
-            whole, pair = re.match(r"(.*), *\{(.*)\}", rest), re.match(r"\{(.*)\}, *(.*)", rest)
-            if whole:
-                low, high = (state[name.strip()] for name in whole[2].split(","))
-                state[whole[1].strip()] = high << 32 | low
+            names = re.findall(r"[$\w]+", rest)
+            if rest.startswith("{"):
+                *halves, whole = names
+                state.update({name: state[whole] >> shift & 0xFFFFFFFF for name, shift in zip(halves, (0, 32))})
             else:
-                words = (state[pair[2].strip()] >> shift & 0xFFFFFFFF for shift in (0, 32))
-                state.update(zip((name.strip() for name in pair[1].split(",")), words))
+                whole, low, high = names
+                state[whole] = state[high] << 32 | state[low]
             continue
         target, *names = (x.strip() for x in rest.split(","))
         v = [value(name) for name in names]
