@@ -12,7 +12,8 @@ What is known of an op: its tiles, whether a device can run them, which are chos
 The same arithmetic in plain JAX, for prefill, training and references:
     project, rms_norm, activate, ACTIVATIONS, rotate, defer_norm, finish_norm
 For kernels of your own, what the Triton backend cannot say in public terms, and one way to launch:
-    launch, pipeline_loop, multiply_add, prefetch_l2, launch_dependents, load_words, without_hooks, HOOKS
+    launch, pipeline_loop, multiply_add, prefetch_l2, launch_dependents, load_words, load_near,
+    without_hooks, HOOKS
 """
 
 from pallas_kernels.attention.api import attention, attention_counters
@@ -28,6 +29,7 @@ from pallas_kernels.common.eight_bits import KV_FORMATS
 from pallas_kernels.common.hooks import (
     HOOKS,
     launch_dependents,
+    load_near,
     load_words,
     multiply_add,
     pipeline_loop,
@@ -105,6 +107,7 @@ __all__ = [
     "head_logits",
     "launch",
     "launch_dependents",
+    "load_near",
     "load_words",
     "multiply_add",
     "out",

@@ -66,8 +66,14 @@ def store(ref, *index, value: jax.Array, interpret: bool) -> None:
     plt.store(at, value.astype(ref.dtype), mask=mask)
 
 
-def gather(ref, *index, mask: jax.Array, other=0.0) -> jax.Array:
-    """Loads `ref[index]` element by element, float32; indices broadcast to the mask, `other` where it is False."""
+def gather(ref, *index, mask: jax.Array | None, other=0.0) -> jax.Array:
+    """Loads `ref[index]` element by element, float32; indices broadcast to the mask, `other` where it is False.
+
+    Without a mask all are inside, and the indices broadcast to each other.
+    """
+    if mask is None:
+        shape = jnp.broadcast_shapes(*map(jnp.shape, index))
+        return plt.load(ref.at[_broadcast(index, shape)]).astype(jnp.float32)
     return plt.load(ref.at[_broadcast(index, mask.shape)], mask=mask, other=other).astype(jnp.float32)
 
 

@@ -2,8 +2,8 @@
 
 Each hook is a Pallas primitive that adds something the Triton backend cannot say in public terms. Kernels stay right
 without any of them, only slower: interpret mode runs none, `without_hooks` leaves some out, so that what they give can
-be measured, and one that a new JAX breaks is left out with a warning that names it (`load_words`, where it breaks in
-lowering, is an error that says how to leave it out). So internals, and jax.extend, which
+be measured, and one that a new JAX breaks is left out with a warning that names it (the loads, where they break in
+lowering, are an error that says how to leave them out). So internals, and jax.extend, which
 promises no more, are imported where a hook is first used, never with this file. For a broken hook
 `tests/pallas_kernels/common/test_hooks.py` fails by name.
 """
@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.core
 
-HOOKS = ("pipeline_loop", "prefetch_l2", "multiply_add", "launch_dependents", "load_words")
+HOOKS = ("pipeline_loop", "prefetch_l2", "multiply_add", "launch_dependents", "load_words", "load_near")
 
 _disabled: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar("disabled_hooks", default=frozenset())
 
@@ -239,14 +239,42 @@ def launch_dependents() -> None:
         primitive.bind()
 
 
+def _loaded(ctx, pointer, offsets, mask, mask_aval):
+    """What lies at offsets, an array's IR value; zero where the mask, if there is one, is False."""
+    from jax._src.pallas.triton import lowering
+
+    (found,) = ctx.avals_out
+    places = lowering._add(lowering._bcast_to(pointer, found.shape), offsets)
+    if mask is None:
+        return [lowering._load(places)]
+    mask = lowering._bcast_to(lowering._ensure_ir_value(mask, mask_aval), found.shape)
+    zero = lowering._ensure_ir_value(0, jax.core.ShapedArray((), found.dtype))
+    return [lowering._load(places, mask=mask, other=lowering._bcast_to(zero, found.shape))]
+
+
+def _load(name: str, rule: Callable):
+    """A primitive that reads its first argument, a ref, and gives an array of `shape` and `dtype`."""
+    from jax._src import state
+    from jax.extend.core import Primitive
+
+    def instead(ctx, *args, **params):
+        raise NotImplementedError(f'trace the kernel with `without_hooks("{name}")`')
+
+    primitive = Primitive(name)
+    primitive.multiple_results = True
+    primitive.def_effectful_abstract_eval(
+        lambda *avals, args_tree, shape, dtype: ([jax.core.ShapedArray(shape, dtype)], {state.ReadEffect(0)})
+    )
+    _lower(primitive, lambda ctx, *args, args_tree, **_: rule(ctx, *args, args_tree=args_tree), instead)
+    return primitive
+
+
 @_hook
 def _load_words():
     import dataclasses
 
-    from jax._src import state
     from jax._src.lib.triton import dialect
     from jax._src.pallas.triton import lowering
-    from jax.extend.core import Primitive
     from jax.extend.mlir import ir
 
     def rule(ctx, *args, args_tree):
@@ -261,24 +289,9 @@ def _load_words():
         offsets = lowering._compute_offsets_from_indices(info, transforms[0])
         if isinstance(offsets, tuple):  # as in `prefetch_l2`; of whole arrays there is no such mask
             offsets = offsets[0]
-        (found,) = ctx.avals_out
-        places = lowering._add(lowering._bcast_to(pointer, found.shape), offsets)
-        if mask is None:
-            return [lowering._load(places)]
-        mask = lowering._bcast_to(lowering._ensure_ir_value(mask, mask_aval), found.shape)
-        zeros = lowering._bcast_to(lowering._ensure_ir_value(0, jax.core.ShapedArray((), "int32")), found.shape)
-        return [lowering._load(places, mask=mask, other=zeros)]
+        return _loaded(ctx, pointer, offsets, mask, mask_aval)
 
-    def instead(ctx, *args, **params):
-        raise NotImplementedError('trace the kernel with `without_hooks("load_words")`')
-
-    primitive = Primitive("load_words")
-    primitive.multiple_results = True
-    primitive.def_effectful_abstract_eval(
-        lambda *avals, args_tree, shape: ([jax.core.ShapedArray(shape, "int32")], {state.ReadEffect(0)})
-    )
-    _lower(primitive, lambda ctx, *args, args_tree, shape: rule(ctx, *args, args_tree=args_tree), instead)
-    return primitive
+    return _load("load_words", rule)
 
 
 def load_words(ref, place: Callable[[Any], tuple], start: Any, size: int, mask: Any = None):
@@ -301,7 +314,7 @@ def load_words(ref, place: Callable[[Any], tuple], start: Any, size: int, mask: 
         at = ref.at[place(pl.ds(start, size))]
         flat, tree = jax.tree.flatten((at.ref, at.transforms, mask))
         shape = at.transforms[0].get_indexer_shape()
-        return primitive.bind(*flat, args_tree=tree, shape=shape)[0]
+        return primitive.bind(*flat, args_tree=tree, shape=shape, dtype=jnp.dtype("int32"))[0]
     found: Any = 0
     for i in range(4):
         byte = plt.load(
@@ -309,3 +322,41 @@ def load_words(ref, place: Callable[[Any], tuple], start: Any, size: int, mask: 
         )
         found |= (byte.astype(jnp.int32) & 0xFF) << 8 * i
     return found
+
+
+@_hook
+def _load_near():
+    from jax._src.pallas.triton import lowering
+
+    def rule(ctx, *args, args_tree):
+        pointer, start, offsets, mask = args_tree.unflatten(args)
+        _, start_aval, offsets_aval, mask_aval = args_tree.unflatten(ctx.avals_in)
+        pointer = lowering._add(pointer, lowering._ensure_ir_value(start, start_aval))
+        return _loaded(ctx, pointer, lowering._ensure_ir_value(offsets, offsets_aval), mask, mask_aval)
+
+    return _load("load_near", rule)
+
+
+def load_near(ref, start: Any, offsets: Any, mask: Any = None):
+    """Loads `ref[start + offsets]`, element by element, with one address a thread where offsets differ by constants.
+
+    The backend adds the start, which only the program knows, to each offset first, and makes an address of each sum.
+
+    Args:
+        ref: of whole arrays, of any rank. start: an index for each of its axes, scalars. offsets: as many, arrays that
+            broadcast to the result's shape and hold no number that the program computes. mask: bool of that shape, or
+            None; what is outside reads as 0.
+    """
+    import jax.numpy as jnp
+    from jax.experimental.pallas import triton as plt
+
+    shape = jnp.broadcast_shapes(*map(jnp.shape, offsets))
+    if ref.size < 2**31 and (primitive := _load_near()):
+        flat_start, flat_offsets, stride = jnp.int32(0), jnp.zeros(shape, jnp.int32), 1
+        for size, first, along in reversed(list(zip(ref.shape, start, offsets, strict=True))):
+            flat_start, flat_offsets = flat_start + first * stride, flat_offsets + along * stride
+            stride *= size
+        flat, tree = jax.tree.flatten((ref, flat_start, flat_offsets, mask))
+        return primitive.bind(*flat, args_tree=tree, shape=shape, dtype=ref.dtype)[0]
+    index = (jnp.broadcast_to(first + along, shape) for first, along in zip(start, offsets, strict=True))
+    return plt.load(ref.at[tuple(index)], mask=mask, other=None if mask is None else 0)

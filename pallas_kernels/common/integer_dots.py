@@ -3,8 +3,9 @@
 Activations are rounded to 16-bit fixed point, a run of 16 neighbouring inputs (as many bytes of weights as a thread
 loads at a time) with a scale of its own: off by at most 2^-16 of the largest of its run, where bfloat16 rounds each by
 up to 2^-9 of itself and float16 by 2^-12. Each number is two bytes, `256 * high + low`, and a weight's byte is
-multiplied with both. Sums of a run are exact in 32 bits: 16 * 128 * 32767 < 2^31. With 8 bits a number is one byte, and
-half of the products are left.
+multiplied with both. With 8 bits a number is one byte, and half of the products are left.
+
+Sums of a run are exact: with bytes of up to 255 all that is added up on the way is below 2^28.
 """
 
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.pallas import triton as plt
 
+from pallas_kernels.common import hooks
 from pallas_kernels.common.quantised import OFFSET, RUN
 
 WORD = 4
@@ -32,19 +34,12 @@ class FixedPoint(NamedTuple):
     Attributes:
         high, low: int32 [I / WORD], four bytes each, the first input's the lowest; signed and unsigned. Of 8 bits there
             are no low ones.
-        totals: int32 [I / WORD], the sum of the four numbers.
         scales: float32 [I / RUN], what a number is to be multiplied with.
     """
 
     high: jax.Array
     low: jax.Array | None
-    totals: jax.Array
     scales: jax.Array
-
-    @property
-    def sums(self) -> jax.Array:
-        """float32 [I / RUN]: of what the numbers of a run stand for."""
-        return jnp.sum(self.totals.reshape(-1, RUN // WORD), axis=1).astype(jnp.float32) * self.scales
 
 
 class Bytes(NamedTuple):
@@ -62,19 +57,22 @@ class Bytes(NamedTuple):
 
 def fixed_point(x: jax.Array, bits: int = 16, *, interpret: bool) -> FixedPoint:
     """Rounds activations, float32 [I], to so many bits; a run that is not finite has no finite scale."""
-    runs = x.reshape(-1, RUN)
-    # By their bits, of which those of NaN are the largest: the hardware's maximum of floats leaves NaN out.
-    sizes = jnp.max(lax.bitcast_convert_type(runs, jnp.int32) & 0x7FFFFFFF, axis=1)
-    most = lax.bitcast_convert_type(jnp.maximum(sizes, TINY), jnp.float32)
-    numbers = lax.bitcast_convert_type(runs * (LARGEST[bits] / most)[:, None] + ROUNDING, jnp.int32)
-    low, high = _planes(numbers.reshape(-1, WORD), interpret)
+    four = _columns(lax.bitcast_convert_type(x, jnp.int32))
+    largest = jnp.max(_largest(four, interpret).reshape(-1, RUN // WORD), axis=1)
+    scales = lax.bitcast_convert_type(jnp.maximum(largest, TINY), jnp.float32) * (1 / LARGEST[bits])
+    factors = _reciprocals(scales, interpret)
+    factors = jnp.broadcast_to(factors[:, None], (factors.size, RUN // WORD)).reshape(-1)
+    rounding = jnp.full_like(factors, ROUNDING)
+    multiply_add = (lambda a, b, c: a * b + c) if interpret else hooks.multiply_add
+    numbers = [multiply_add(lax.bitcast_convert_type(one, jnp.float32), factors, rounding) for one in four]
+    numbers = [lax.bitcast_convert_type(one, jnp.int32) for one in numbers]
+    low = _gathered(numbers, 0, interpret)
     if bits == 8:
-        low, high = None, low
-    totals = _product(jnp.full_like(high, 0x01010101), high, low, 0, signed=True, interpret=interpret)
-    return FixedPoint(high=high, low=low, totals=totals, scales=most * (1 / LARGEST[bits]))
+        return FixedPoint(high=low, low=None, scales=scales)
+    return FixedPoint(high=_gathered(numbers, 1, interpret), low=low, scales=scales)
 
 
-def bytes_of(words: jax.Array, format: str, part: int) -> Bytes:
+def bytes_of(words: jax.Array, format: str, part: int, *, interpret: bool) -> Bytes:
     """A weight's bytes, or the nibbles of them that hold one part of the inputs, unpacked by one instruction.
 
     Args:
@@ -84,43 +82,101 @@ def bytes_of(words: jax.Array, format: str, part: int) -> Bytes:
         return Bytes(words, signed=True, offset=0, factor=1)
     if part == 0:
         return Bytes(words & jnp.int32(0x0F0F0F0F), signed=False, offset=OFFSET, factor=1)
-    return Bytes(words & jnp.int32(-0x0F0F0F10), signed=False, offset=OFFSET, factor=16)
+    # With its upper bit turned over a nibble is less by the offset, and 16 times as large as a byte with a sign.
+    mask, signs = (jnp.full_like(words, constant) for constant in (-0x0F0F0F10, -0x7F7F7F80))
+    if interpret:
+        high = words & mask ^ signs
+    else:  # with constants it would be two instructions
+        high = _assembly("lop3.b32 $0, $1, $2, $3, 0x6A;", words, mask, signs)
+    return Bytes(high, signed=True, offset=0, factor=16)
 
 
 def run_sums(weight: Bytes, x: FixedPoint, *, interpret: bool) -> jax.Array:
     """int32 [N, I / RUN], exact: the products of a weight's numbers, times their factor, with x's, summed up by run."""
-    shape = weight.words.shape
-    high, low = (None if plane is None else jnp.broadcast_to(plane[None, :], shape) for plane in (x.high, x.low))
-    less: Any = 0
-    if weight.offset:
-        less = jnp.broadcast_to((x.totals * (-weight.factor * weight.offset))[None, :], shape)
-    sums = _product(weight.words, high, low, less, signed=weight.signed, interpret=interpret)
-    return jnp.sum(sums.reshape(shape[0], -1, RUN // WORD), axis=2)
+    words, planes = _columns(weight.words), _for_outputs(x, weight.words.shape, interpret)
+    high, low = (None if plane is None else _columns(plane) for plane in planes)
+    start = jnp.zeros_like(words[0])
+    if weight.offset:  # a thread's outputs share the sum of x, which it takes from the bytes that it has anyway
+        start = _totals(high, low, interpret) * (-weight.factor * weight.offset)
+    return _sums(words, high, low, start, weight.signed, interpret)
 
 
-def _product(a: jax.Array, high: Any, low: Any, c: Any, *, signed: bool, interpret: bool) -> jax.Array:
-    """c plus the four products of the bytes of a with the numbers that one byte or two make."""
+def totals(x: FixedPoint, *, interpret: bool) -> jax.Array:
+    """int32 [I / RUN]: the sums of x's numbers by run."""
+    by_word = _totals([x.high], None if x.low is None else [x.low], interpret)
+    return jnp.sum(by_word.reshape(-1, RUN // WORD), axis=1, dtype=jnp.int32)
+
+
+def _totals(high, low, interpret: bool) -> jax.Array:
+    """Of each run, whose words these are."""
+    ones = jnp.full_like(high[0], 0x01010101)
+    return _sums([ones] * len(high), high, low, jnp.zeros_like(ones), True, interpret)
+
+
+def _sums(words, high, low, start, signed: bool, interpret: bool) -> jax.Array:
+    """start plus the products of the bytes of words with the numbers that one byte or two make."""
     if low is None:
-        return _dot4(a, high, jnp.zeros_like(a) + c, (signed, True), interpret)
-    sums = _dot4(a, high, jnp.zeros_like(a), (signed, True), interpret) * 256 + c
-    return _dot4(a, low, sums, (signed, False), interpret)
+        return _chain(words, high, start, (signed, True), interpret)
+    above = _chain(words, high, jnp.zeros_like(start), (signed, True), interpret)
+    return above * 256 + _chain(words, low, start, (signed, False), interpret)
 
 
-def _planes(quads: jax.Array, interpret: bool) -> tuple[jax.Array, jax.Array]:
-    """int32 [W, WORD], of which the lowest two bytes count, as words [W] of the lowest bytes, and of the others."""
-    column = lax.broadcasted_iota(jnp.int32, quads.shape, 1)
-    first, second = (
-        jnp.sum(jnp.where(column == i, quads & 0xFFFF, jnp.where(column == i + 1, quads << 16, 0)), axis=1)
-        for i in (0, 2)
-    )
+def _chain(a, b, c, signed: tuple[bool, bool], interpret: bool) -> jax.Array:
+    for pair in zip(a, b, strict=True):
+        c = _dot4(*pair, c, signed, interpret)
+    return c
+
+
+def _for_outputs(x: FixedPoint, shape: tuple[int, ...], interpret: bool) -> tuple[jax.Array, jax.Array | None]:
+    """High words and low ones for every output, [N, I / WORD]."""
+    if x.low is None:
+        return jnp.broadcast_to(x.high[None, :], shape), None
     if interpret:
-        even = first & 0xFF | (first >> 8) & 0xFF00, second & 0xFF | (second >> 8) & 0xFF00
-        odd = (first >> 8) & 0xFF | (first >> 16) & 0xFF00, (second >> 8) & 0xFF | (second >> 16) & 0xFF00
-        return even[0] | even[1] << 16, odd[0] | odd[1] << 16
-    return (
-        _assembly("prmt.b32 $0, $1, $2, 0x6420;", first, second),
-        _assembly("prmt.b32 $0, $1, $2, 0x7531;", first, second),
+        return jnp.broadcast_to(x.high[None, :], shape), jnp.broadcast_to(x.low[None, :], shape)
+    # Threads that round x hand it to those that multiply it: in one go where both words are one number of 64 bits.
+    both = lax.broadcast_in_dim(_assembly("mov.b64 $0, {$1, $2};", x.high, x.low, dtype="int64"), shape, (1,))
+    high, low = (_assembly(f"{{ .reg .b32 t; mov.b64 {{{half}}}, $1; }}", both) for half in ("$0, t", "t, $0"))
+    return high, low
+
+
+def _columns(x: jax.Array) -> list[jax.Array]:
+    """Of int32 [..., 4 J] the first of every four of the last axis, [..., J], the second, the third and the fourth.
+
+    It takes no instruction where a thread has all four, and is right where it does not.
+    """
+    fours = x.reshape(*x.shape[:-1], -1, 4)
+    column = lax.broadcasted_iota(jnp.int32, fours.shape, x.ndim)
+    return [jnp.sum(jnp.where(column == i, fours, 0), axis=-1, dtype=jnp.int32) for i in range(4)]
+
+
+def _largest(floats: list[jax.Array], interpret: bool) -> jax.Array:
+    """The bits of the largest absolute number of four, as bits, one after the other; NaN where one is."""
+    if interpret:  # by their bits, of which those of NaN are the largest
+        a, b, c, d = (one & 0x7FFFFFFF for one in floats)
+        return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
+    return _assembly(
+        "{ .reg .f32 a, b, c, d; abs.f32 a, $1; abs.f32 b, $2; abs.f32 c, $3; abs.f32 d, $4; "
+        "max.NaN.f32 a, a, b; max.NaN.f32 c, c, d; max.NaN.f32 $0, a, c; }",
+        *floats,
     )
+
+
+def _reciprocals(x: jax.Array, interpret: bool) -> jax.Array:
+    """Of float32 that are neither denormal nor so large that their reciprocals are: a division would see to those."""
+    if interpret:
+        return 1 / x
+    found = _assembly("rcp.approx.ftz.f32 $0, $1;", lax.bitcast_convert_type(x, jnp.int32))
+    return lax.bitcast_convert_type(found, jnp.float32)
+
+
+def _gathered(numbers: list[jax.Array], byte: int, interpret: bool) -> jax.Array:
+    """Words of one byte, the lowest or the next, of each of four numbers."""
+    if interpret:
+        a, b, c, d = ((one >> 8 * byte) & 0xFF for one in numbers)
+        return a | b << 8 | c << 16 | d << 24
+    # The lower halves first, in instructions that both bytes share.
+    halves = [_assembly("prmt.b32 $0, $1, $2, 0x5410;", *pair) for pair in (numbers[:2], numbers[2:])]
+    return _assembly(f"prmt.b32 $0, $1, $2, {('0x6420', '0x7531')[byte]};", *halves)
 
 
 def _dot4(a: jax.Array, b: jax.Array, c: jax.Array, signed: tuple[bool, bool], interpret: bool) -> jax.Array:
@@ -134,10 +190,12 @@ def _dot4(a: jax.Array, b: jax.Array, c: jax.Array, signed: tuple[bool, bool], i
     return _assembly(f"dp4a.{kinds} $0, $1, $2, $3;", a, b, c)
 
 
-def _assembly(instruction: str, *words: jax.Array) -> jax.Array:
-    """One instruction for each element: int32 of the shape that the words have."""
-    result: Any = jax.ShapeDtypeStruct(words[0].shape, jnp.int32)
+def _assembly(instructions: str, *args: jax.Array, dtype: str = "int32") -> jax.Array:
+    """Made of each element of the arguments, integers of one shape; the result is of dtype."""
+    registers = {4: "r", 8: "l"}
+    result: Any = jax.ShapeDtypeStruct(args[0].shape, jnp.dtype(dtype))
+    constraints = [f"={registers[result.dtype.itemsize]}", *(registers[one.dtype.itemsize] for one in args)]
     (found,) = plt.elementwise_inline_asm(
-        instruction, args=words, constraints=",".join(["=r"] + ["r"] * len(words)), pack=1, result_shape_dtypes=[result]
+        instructions, args=args, constraints=",".join(constraints), pack=1, result_shape_dtypes=[result]
     )
     return found

@@ -49,8 +49,9 @@ class Vectors:
         if not self.gathers_squares:
             return None
         assert self.stream.norm is not None
-        gain = load(self.stream.norm_ref, span, interpret=self.stream.interpret)
-        return gain.astype(jnp.float32) + self.stream.norm.offset
+        gain = load(self.stream.norm_ref, span, interpret=self.stream.interpret).astype(jnp.float32)
+        # Only what is not 0: it would be added as any number is.
+        return gain + self.stream.norm.offset if self.stream.norm.offset else gain
 
     def _activations(self, m: int, span: Span, gain, squares):
         """(a row's x with the norm's weight, float32; the squares of all rows with those of this one added)."""
@@ -97,32 +98,36 @@ class Integers(Vectors):
         shape, length = self.stream.shape, self.stream.shape.stored_inputs
         words = weights.words(k, ragged)
         sums, squares = carry
+        parts = []  # all of x before the first product: what one rounding waits for, others hide
         for part in range(shape.parts):
             span = Span(part * length + k, self.stream.tiles.block_k, (part + 1) * length if ragged else None)
-            stored = [integer_dots.bytes_of(one, str(shape.weight_dtype), part) for one in words]
-            scales, gain = weights.run_scales(k, part), self._gain(span)
-            new = []
+            scales, gain, rows = weights.run_scales(k, part, ragged), self._gain(span), []
             for m in range(shape.rows):
                 x, squares = self._activations(m, span, gain, squares)
-                x = integer_dots.fixed_point(x, shape.activation_bits, interpret=self.stream.interpret)
-                new.append(tuple(self._added(*each, x) for each in zip(sums[m], stored, scales, strict=True)))
-            sums = tuple(new)
+                rows.append(integer_dots.fixed_point(x, shape.activation_bits, interpret=self.stream.interpret))
+            parts.append((rows, scales))
+        for part, (rows, scales) in enumerate(parts):
+            stored = [
+                integer_dots.bytes_of(one, str(shape.weight_dtype), part, interpret=self.stream.interpret)
+                for one in words
+            ]
+            sums = tuple(
+                tuple(self._added(*each, x) for each in zip(sums[m], stored, scales, strict=True))
+                for m, x in enumerate(rows)
+            )
         return sums, squares
 
     def _added(self, sums, stored, scales, x):
         by_run, zeros = scales
         found = integer_dots.run_sums(stored, x, interpret=self.stream.interpret).astype(jnp.float32)
-        factor = jnp.broadcast_to(x.scales[None, :], found.shape)
-        if stored.factor != 1:
-            factor = factor * (1 / stored.factor)
-        if by_run is not None:
-            factor = factor * by_run
-        sums = self._multiply_add(found, factor, sums)
-        if zeros is None:
-            return sums
-        return self._multiply_add(
-            zeros if by_run is None else zeros * by_run, -jnp.broadcast_to(x.sums, found.shape), sums
-        )
+        factor = jnp.broadcast_to((x.scales * (1 / stored.factor))[None, :], found.shape)
+        if zeros is not None:
+            less = -integer_dots.totals(x, interpret=self.stream.interpret).astype(jnp.float32) * x.scales
+            less = jnp.broadcast_to(less[None, :], found.shape)
+            sums = self._multiply_add(zeros if by_run is None else zeros * by_run, less, sums)
+        if by_run is None:
+            return self._multiply_add(found, factor, sums)
+        return self._multiply_add(found * factor, by_run, sums)
 
 
 class TensorCores:

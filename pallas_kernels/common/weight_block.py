@@ -157,27 +157,42 @@ class WeightBlock:
             mask,
         )
 
-    def run_scales(self, k: Any, part: int) -> list[tuple[jax.Array | None, jax.Array | None]]:
+    def run_scales(self, k: Any, part: int, ragged: bool) -> list[tuple[jax.Array | None, jax.Array | None]]:
         """Scales and zero points, float32 [block_n, block_k / RUN] of each index of the packed axis, or None.
 
         Scales are None where a row has one (`row_scales`), zero points where there are none.
 
         Args:
-            k: as in `operands`. part: of the inputs that an element holds.
+            k, ragged: as in `operands`. part: of the inputs that an element holds.
         """
         shape = self.shape
-        starts = part * shape.stored_inputs + k + RUN * jnp.arange(self.tiles.block_k // RUN, dtype=jnp.int32)
-        groups = jnp.zeros_like(starts) if shape.scale_group is None else starts // shape.scale_group
-        inside = starts < (part + 1) * shape.stored_inputs
+        first, runs = part * shape.stored_inputs + k, RUN * jnp.arange(self.tiles.block_k // RUN, dtype=jnp.int32)
+        first_group, groups = self._groups(first, runs)
 
         def by_run(ref, outputs, *c):
             if ref is None:
                 return None
-            rows = outputs.indices()[:, None]
-            return gather(ref, rows, *c, groups[None, :], mask=(rows < shape.outputs) & inside[None, :])
+            rows, mask = jnp.arange(outputs.size, dtype=jnp.int32)[:, None], None
+            if outputs.limit is not None or ragged:  # of what is all inside, it would take instructions
+                inside = first + runs < (part + 1) * shape.stored_inputs
+                mask = (outputs.start + rows < shape.outputs) & inside[None, :]
+            start, offsets = (outputs.start, *c, first_group), (rows, *[0] * len(c), groups[None, :])
+            if self.interpret:
+                return gather(ref, *(a + b for a, b in zip(start, offsets)), mask=mask)
+            return hooks.load_near(ref, start, offsets, mask).astype(jnp.float32)
 
         scales = None if shape.scale_group is None else self.weight.scales
         return [(by_run(scales, *place), by_run(self.weight.zeros, *place)) for place in self._places()]
+
+    def _groups(self, first: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
+        """Scale groups of the inputs that lie behind a step's first one: that of the first, and the ones behind it."""
+        size, block_k = self.shape.scale_group, self.tiles.block_k
+        if size is None:
+            return 0, jnp.zeros_like(inputs)
+        aligned = size % block_k == 0 or block_k % size == 0
+        if aligned and (self.shape.parts == 1 or self.shape.stored_inputs % min(size, block_k) == 0):
+            return lax.div(jnp.int32(first), jnp.int32(size)), lax.div(inputs, jnp.full_like(inputs, size))
+        return 0, lax.div(first + inputs, jnp.full_like(inputs, size))
 
     def row_scales(self) -> list[jax.Array] | None:
         """Scales of rows, float32 [block_n] for each of the outputs that are packed together; None where there are

@@ -123,6 +123,14 @@ def test_a_result_is_compared_with_the_yardstick_array_by_array(errors, wrong):
     assert bool(verdict.reason) == wrong and (verdict.error, verdict.error_xla) == (max(errors), 1e-3)
 
 
+@pytest.mark.parametrize("weight_dtype, wrong", [(None, True), ("fp8", True), ("int8", False), ("int4", False)])
+def test_fixed_point_is_allowed_for_where_activations_are(weight_dtype, wrong):
+    shape = pk.StreamShape(rows=1, outputs=64, inputs=256, weight_dtype=weight_dtype)
+    verdict = numerics.judge([2.5e-5], [0.0], numerics.tiny_of(shape))
+    assert bool(verdict.reason) == wrong
+    assert numerics.judge([3.5e-5], [0.0], numerics.tiny_of(shape)).reason
+
+
 def test_head_tokens_and_logits():
     truth = np.array([[0.0, 3.0, 1.0, 2.9999], [5.0, 0.0, 0.0, 1.0]], np.float32)
     yardstick = truth + np.array([0.003, -0.003, 0.003, -0.003], np.float32)

@@ -65,6 +65,19 @@ def test_load_words(masked):
         assert "bitcast" not in lowered(kernel, dtype=jnp.int8)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_load_near(masked):
+    """The start is added to the address before the offsets are."""
+
+    def kernel(x_ref, y_ref):
+        offsets, mask = 2 * jnp.arange(8, dtype=jnp.int32), jnp.arange(8) < 3 if masked else None
+        y_ref[pl.ds(0, 8)] = hooks.load_near(x_ref, (64 * pl.program_id(0),), (offsets,), mask)
+
+    text = lowered(kernel)
+    with hooks.without_hooks("load_near"):
+        assert text != lowered(kernel), "hooks.load_near: the load is the backend's own"
+
+
 def test_multiply_add():
     def kernel(x_ref, y_ref, hooked):
         x = x_ref[pl.ds(0, 8)]
@@ -141,8 +154,9 @@ def use_all(module, x_ref, y_ref):
 
     module.launch_dependents()
     module.prefetch_l2(x_ref.at[32], 128)
+    near = module.load_near(x_ref, (0,), (jnp.arange(8, dtype=jnp.int32),))
     words = module.load_words(x_ref, lambda along: (along,), 0, 8)
-    y_ref[pl.ds(0, 8)] = jax.lax.fori_loop(0, 100, body, words.astype(jnp.float32))
+    y_ref[pl.ds(0, 8)] = jax.lax.fori_loop(0, 100, body, near + words.astype(jnp.float32))
 
 
 def names(caught):

@@ -1,16 +1,19 @@
 """Activations as integers: as near as 16 bits are, and products with them that are exact."""
 
 import hypothesis
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from jax.experimental.pallas import triton as plt
 
 import pallas_kernels as pk
 from pallas_kernels.common import launch
-from pallas_kernels.common.integer_dots import bytes_of, fixed_point, run_sums
+from pallas_kernels.common.integer_dots import bytes_of, fixed_point, run_sums, totals
 from pallas_kernels.common.quantised import RUN
+from tests.pallas_kernels.common import ptx
 from tests.pallas_kernels.common.test_quantised import normal
 from tests.pallas_kernels.marks import slow
 
@@ -32,10 +35,7 @@ def test_rounding(values):
     largest = np.repeat(np.abs(values.reshape(-1, RUN)).max(axis=1), RUN)
     # Half of a step, and what float32 rounds on the way.
     assert np.all(np.abs(stands_for - values) <= largest * 2.0**-15 * 0.51 + 1e-29)
-    np.testing.assert_array_equal(found.totals, whole.reshape(-1, 4).sum(axis=1))
-    np.testing.assert_allclose(
-        found.sums, stands_for.reshape(-1, RUN).sum(axis=1), rtol=1e-6, atol=1e-6 * largest.max()
-    )
+    np.testing.assert_array_equal(totals(found, interpret=True), whole.reshape(-1, RUN).sum(axis=1))
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
@@ -47,7 +47,7 @@ def test_what_is_not_finite_has_no_finite_scale(broken):
 @hypothesis.given(hnp.arrays(np.int8, (3, 4 * RUN)), FLOATS)
 def test_products_with_bytes_are_exact(weights, values):
     x = fixed_point(jnp.asarray(values), interpret=True)
-    stored = bytes_of(jnp.asarray(weights.view(np.int32)), "int8", 0)
+    stored = bytes_of(jnp.asarray(weights.view(np.int32)), "int8", 0, interpret=True)
     expected = (weights.astype(np.int64) * numbers(x)).reshape(3, -1, RUN).sum(axis=2)
     np.testing.assert_array_equal(run_sums(stored, x, interpret=True), stored.factor * expected)
 
@@ -57,7 +57,7 @@ def test_products_with_bytes_are_exact(weights, values):
 def test_products_with_nibbles_are_exact(part, weights, values):
     x = fixed_point(jnp.asarray(values), interpret=True)
     packed = np.asarray(pk.pack_int4(jnp.asarray(weights)))
-    stored = bytes_of(jnp.asarray(packed.view(np.int32)), "int4", part)
+    stored = bytes_of(jnp.asarray(packed.view(np.int32)), "int4", part, interpret=True)
     of_part = np.split(weights, 2, axis=1)[part].astype(np.int64)
     expected = (of_part * numbers(x)).reshape(3, -1, RUN).sum(axis=2)
     np.testing.assert_array_equal(run_sums(stored, x, interpret=True), stored.factor * expected)
@@ -67,9 +67,47 @@ def test_the_largest_sums_do_not_overflow():
     x = fixed_point(jnp.full((RUN,), -5.0), interpret=True)
     worst = {"int8": np.full((1, RUN), -128, np.int8), "int4": np.full((1, RUN), -1, np.int8)}
     for format, part, number in (("int8", 0, -128), ("int4", 0, 7), ("int4", 1, 7)):
-        stored = bytes_of(jnp.asarray(worst[format].view(np.int32)), format, part)
+        stored = bytes_of(jnp.asarray(worst[format].view(np.int32)), format, part, interpret=True)
         found = run_sums(stored, x, interpret=True)
         np.testing.assert_array_equal(found, [[stored.factor * RUN * number * -32767]])
+
+
+@pytest.fixture
+def emulated(monkeypatch):
+    """Assembly runs outside of a kernel, and without the hooks that do not."""
+
+    def inline(assembly, *, args, constraints, pack, result_shape_dtypes):
+        (result,) = result_shape_dtypes
+        arrays = [np.asarray(one) for one in args]
+        letters = ["=l" if result.dtype == np.int64 else "=r", *("l" if a.dtype == np.int64 else "r" for a in arrays)]
+        assert pack == 1 and constraints == ",".join(letters)
+        words = zip(*(a.view(f"u{a.dtype.itemsize}").reshape(-1).tolist() for a in arrays), strict=True)
+        found = np.array([ptx.run(assembly, *each)[0] for each in words], f"u{result.dtype.itemsize}")
+        return [jnp.asarray(found.view(result.dtype).reshape(arrays[0].shape))]
+
+    monkeypatch.setattr(plt, "elementwise_inline_asm", inline)
+    with pk.without_hooks("multiply_add"), jax.enable_x64(True):
+        yield
+
+
+@pytest.mark.parametrize("bits", [16, 8])
+@pytest.mark.parametrize("format, part", [("int8", 0), ("int4", 0), ("int4", 1)])
+def test_assembly_gives_the_same(emulated, format, part, bits):
+    words = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 2 * RUN), np.uint8).view(np.int32))
+    values = normal(2 * RUN).at[RUN + 5].set(-1e30)
+    found, plain = {}, {}
+    for interpret, results in ((False, found), (True, plain)):
+        x = fixed_point(values, bits, interpret=interpret)
+        stored = bytes_of(words, format, part, interpret=interpret)
+        results.update(x=x, words=stored.words, sums=run_sums(stored, x, interpret=interpret))
+        results["totals"] = totals(x, interpret=interpret)
+    jax.tree.map(np.testing.assert_array_equal, found, plain)
+
+
+@pytest.mark.parametrize("broken", [np.nan, -np.nan, np.inf, -np.inf])
+def test_assembly_sees_what_is_not_finite(emulated, broken):
+    found = fixed_point(normal(2 * RUN).at[RUN + 3].set(broken), interpret=False)
+    assert list(np.isfinite(found.scales)) == [True, False]
 
 
 TILES = pk.Tiles(block_n=8, block_k=64, num_warps=1, num_stages=3)

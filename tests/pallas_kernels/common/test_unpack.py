@@ -1,6 +1,4 @@
-"""What the kernels' assembly makes of stored bytes, by an emulation of its few instructions; a GPU runs the rest."""
-
-import re
+"""What the kernels' assembly makes of stored bytes, by an emulation of its few instructions."""
 
 import jax.numpy as jnp
 import ml_dtypes
@@ -10,68 +8,7 @@ from jax.experimental.pallas import triton as plt
 
 import pallas_kernels as pk
 from pallas_kernels.common import unpack
-
-HALVES = {"bf16x2": ml_dtypes.bfloat16, "f16x2": np.float16}
-
-
-def bits(value):
-    return int(np.float32(value).view(np.uint32))
-
-
-def permuted(a, b, selector):
-    """PTX's prmt in its default mode: of eight bytes, those of a first, four by the nibbles of the selector."""
-    both = (b << 32) | a
-    return sum(((both >> (8 * (selector >> (4 * i) & 7))) & 0xFF) << (8 * i) for i in range(4))
-
-
-def in_halves(kind, a, b, c):
-    dtype = HALVES[kind]
-    found = 0
-    for half in (0, 16):
-        x, y, z = (np.float64(np.uint16(v >> half & 0xFFFF).view(dtype)) for v in (a, b, c))
-        found |= int(np.asarray(x * y + z).astype(dtype).view(np.uint16)) << half
-    return found
-
-
-def run(assembly, word):
-    """The registers $0 to $3 after the assembly, with the input in the one that is not written first."""
-    outputs = len(set(re.findall(r"\$\d", assembly))) - 1
-    state = {f"${outputs}": word}
-
-    def value(name):
-        if name.startswith("0f"):
-            return int(name[2:], 16)
-        return int(name, 0) if name[0].isdigit() else state[name]
-
-    for line in assembly.strip("{} ").split(";"):
-        if not line.strip() or line.strip().startswith(".reg"):
-            continue
-        operation, rest = line.split(None, 1)
-        target, *names = (x.strip() for x in rest.split(","))
-        v = [value(name) for name in names]
-        match operation.split("."):
-            case ["mov", _]:
-                state[target] = v[0]
-            case ["and", _]:
-                state[target] = v[0] & v[1]
-            case ["or", _]:
-                state[target] = v[0] | v[1]
-            case ["xor", _]:
-                state[target] = v[0] ^ v[1]
-            case ["shr", _]:
-                state[target] = v[0] >> v[1]
-            case ["prmt", _]:
-                state[target] = permuted(*v)
-            case ["sub", "f32"]:
-                state[target] = bits(np.uint32(v[0]).view(np.float32) - np.uint32(v[1]).view(np.float32))
-            case ["cvt", "rn", "bf16x2", "f32"]:  # the first operand goes into the upper half
-                high, low = (int(np.uint32(x).view(np.float32).astype(ml_dtypes.bfloat16).view(np.uint16)) for x in v)
-                state[target] = high << 16 | low
-            case ["fma", "rn", kind]:
-                state[target] = in_halves(kind, *v)
-            case _:
-                raise AssertionError(f"not emulated: {operation}")
-    return [state[f"${i}"] for i in range(outputs)]
+from tests.pallas_kernels.common import ptx
 
 
 @pytest.fixture
@@ -80,7 +17,7 @@ def emulated(monkeypatch):
         (values,), (result,) = args, result_shape_dtypes
         assert pack == 4 and constraints.count("=r") == result.dtype.itemsize
         words = np.asarray(values).reshape(-1, 4).view(np.uint32)[:, 0]
-        found = np.array([run(assembly, int(word)) for word in words], np.uint32)
+        found = np.array([ptx.run(assembly, int(word)) for word in words], np.uint32)
         return [jnp.asarray(found.reshape(-1).view(result.dtype).reshape(result.shape))]
 
     monkeypatch.setattr(plt, "elementwise_inline_asm", inline)

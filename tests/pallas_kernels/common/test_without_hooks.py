@@ -23,7 +23,7 @@ def primitives() -> set[str]:
     """Those of `down`'s kernels, by name: of a dense weight and of one in integers."""
     s = jax.ShapeDtypeStruct
     dense = pk.DenseWeight(values=s((4096, 14336), jnp.bfloat16))
-    integers = pk.QuantisedWeight(values=s((4096, 14336), jnp.int8), scales=s((4096, 1), jnp.bfloat16))
+    integers = pk.QuantisedWeight(values=s((4096, 14336), jnp.int8), scales=s((4096, 112), jnp.bfloat16), group=128)
 
     def run(x, *weights):
         return [pk.down(x, weight, prefetch=weights[0], implementation="triton") for weight in weights]
@@ -44,7 +44,7 @@ def test_each_can_be_left_out(hook):
 
 def test_two_at_once_and_nested():
     with pk.without_hooks("prefetch_l2"), pk.without_hooks("launch_dependents", "pipeline_loop"):
-        assert primitives() & set(pk.HOOKS) == {"multiply_add", "load_words"}
+        assert primitives() & set(pk.HOOKS) == {"multiply_add", "load_words", "load_near"}
     assert set(pk.HOOKS) <= primitives()
 
 
