@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from jax.experimental.pallas import next_power_of_2
 
-from tokenspeed.engine.generation import FEW_TOKENS
 from tokenspeed.engine.kinds import DRAWN, FULL, GREEDY, KINDS, Kind
 
 FEWEST_TOKENS = 16
@@ -32,7 +31,7 @@ class Shapes:
         first: (kind, rows) of what draws the tokens that follow prompts.
         chunks: (sequences, tokens of each) of prefill; for each number of tokens also 1 sequence.
         mixed: (tokens, rows) of a chunk of one sequence that begins at 0 with a step of decode beside it; of `chunks`'
-            numbers of tokens.
+            numbers of tokens. None unless they are asked for: on an H200 they were slower (experiments/NOTES.md).
         behind: bounds of where chunks begin, ascending: the last is what a sequence may have.
         scored: tokens of the program of prefill that says how likely they are.
         pass_tokens: what a program of prefill takes beside its tokens, in tokens of a large one.
@@ -115,24 +114,21 @@ def served(*, max_rows: int, max_context: int, steps: int = 1) -> Shapes:
         steps: of decode in one call, where one sequence runs alone.
     """
     rows = tuple(count for count in powers_of_2(max_rows) if count != 2 or max_rows == 2)  # 2 take about as long as 4
-    fewer = tuple(count for count in rows if count not in (4, 16) or count == rows[-1])
-    many = tuple(sorted({min(64, rows[-1]), rows[-1]}))
+    few = sorted({1, min(8, rows[-1]), min(64, rows[-1]), rows[-1]})  # what costs more is asked for less
     together = {16: 16, 64: 4}  # short prompts that come at once: a pass over the weights for all
     lengths = tuple(
         length for before, length in itertools.pairwise((0, 16, 64, 128, 256, 512, 1024)) if before < max_context
     )
     return Shapes(
         decode=(
-            *((GREEDY, count, 1) for count in rows),
-            *((DRAWN, count, 1) for count in fewer),
+            *((kind, count, 1) for kind in (GREEDY, DRAWN) for count in rows),
             *((kind, 1, steps) for kind in (GREEDY, DRAWN) if steps > 1),
-            *((FULL, count, 1) for count in sorted({1, *many})),  # what costs more is asked for less
+            *((FULL, count, 1) for count in few),
         ),
-        first=tuple(dict.fromkeys([(GREEDY, 1), (FULL, 1), *((kind, many[0]) for kind in KINDS)])),
+        first=((GREEDY, 1), (FULL, 1), *([(FULL, min(8, rows[-1]))] if rows[-1] > 1 else [])),
         chunks=tuple(
             (count, length) for length in lengths for count in sorted({1, min(together.get(length, 1), rows[-1])})
         ),
-        mixed=tuple((lengths[-1], count) for count in many) if lengths[-1] > FEW_TOKENS and max_rows > 1 else (),
         behind=tuple(sorted({0, min(FAR, max_context), max_context})),
         scored=SCORED_TOKENS,
     )
