@@ -18,7 +18,15 @@ def unoptimised():
         jax.config.update(option, before)
 
 
+def compiling_alike() -> dict[str, str]:
+    """The environment in which a process compiles as this one, and shares what either has compiled."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs", "jax_num_cpu_devices")
+    environment = {name.upper(): str(getattr(jax.config, name)) for name in names}
+    return environment | dict(JAX_DISABLE_MOST_OPTIMIZATIONS=str(jax.config.read("jax_disable_most_optimizations")))
+
+
 @pytest.fixture(scope="package", autouse=True)
-def without_optimisations():
-    with unoptimised():
+def without_optimisations(compiled_once):
+    """Nor is compiled again what another worker has compiled."""
+    with unoptimised(), compiled_once():
         yield

@@ -71,6 +71,11 @@ class Shapes:
         return jax.ShapeDtypeStruct(array.shape, dtype), scale
 
 
+@functools.cache
+def _jitted(function: Callable, implementation: str | None, tiles, *options: tuple[str, Any]) -> Callable:
+    return jax.jit(functools.partial(function, **dict(options), implementation=implementation, tiles=tiles))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Call:
     """A public function and its arguments.
@@ -92,6 +97,10 @@ class Call:
     def bind(self, implementation: str | None, tiles=None) -> Callable:
         """The function of the arrays alone."""
         return functools.partial(self.function, **self.options, implementation=implementation, tiles=tiles)
+
+    def jitted(self, implementation: str | None, tiles=None) -> Callable:
+        """As `bind`, compiled in one piece: calls that differ in the arrays' numbers alone share the program."""
+        return _jitted(self.function, implementation, tiles, *sorted(self.options.items()))
 
     def replace(self, **arrays) -> "Call":
         return dataclasses.replace(self, arrays=self.arrays | arrays)

@@ -46,7 +46,7 @@ def change(call, name, value, *at):
 def traced(implementation, *calls):
     """The results of calls of the same shapes."""
     tiles = pk.AttentionTiles(block_s=16, splits=2) if calls[0].function is pk.attention else None
-    run = jax.jit(calls[0].bind(implementation, tiles))
+    run = calls[0].jitted(implementation, tiles)
     return [run(**call.arrays) for call in calls]
 
 
@@ -129,7 +129,7 @@ def test_attention(name, implementation):
 def test_attention_with_a_block_for_each_split_and_without_splits(splits):
     call = change(attention(PAGED), "page_table", -1, 1)
     tiles = pk.AttentionTiles(block_s=16, splits=splits)
-    found = jax.jit(call.bind("interpret", tiles))(**call.arrays)
+    found = call.jitted("interpret", tiles)(**call.arrays)
     assert np.isnan(found).all(axis=(1, 2)).tolist() == [False, True, False]
     assert np.isfinite(found[0]).all()
 

@@ -17,9 +17,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def engine(compiled_once):
-    with compiled_once():
-        one = AsyncEngine(LLM.from_pretrained("tiny", implementation="xla", max_context=128, max_batch=2))
+def engine():
+    one = AsyncEngine(LLM.from_pretrained("tiny", implementation="xla", max_context=128, max_batch=2))
     yield one
     one.close()
 

@@ -10,6 +10,7 @@ from experiments.server_soak import __main__ as server_soak
 from experiments.server_soak import load
 from experiments.server_soak.client import Stream
 from experiments.server_soak.process import Server
+from tests.compiling import compiling_alike
 
 SHORT = (
     "--cases=8", "--tokens=8", "--one_token=50", "--slow_readers=1", "--half_open=20", "--batch=2", "--restart=false",
@@ -26,8 +27,11 @@ def test_the_same_seed_gives_the_same_cases_and_some_are_left():
 def server(tmp_path_factory):
     """One for all tests here: it starts longer than a short soak takes."""
     arguments = ["--batch-invariant", "--max-num-seqs=2", "--max-model-len=128", "--max-concurrent=20"]
-    with Server(arguments, tmp_path_factory.mktemp("soak") / "server.log") as running:
-        yield running
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in compiling_alike().items():
+            patch.setenv(name, value)
+        with Server(arguments, tmp_path_factory.mktemp("soak") / "server.log") as running:
+            yield running
 
 
 @pytest.fixture

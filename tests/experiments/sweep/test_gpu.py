@@ -22,7 +22,7 @@ PROGRAMS, BENCHES = {}, {}
 
 
 @pytest.fixture(autouse=True)
-def compiled_once(monkeypatch):
+def shared_programs(monkeypatch):
     """Sweeps of the same calls share programs, operands and oracles: to compile them takes most of a test's time."""
     compile_call, bench = tile_bench.compile_call, tile_bench.Bench
 

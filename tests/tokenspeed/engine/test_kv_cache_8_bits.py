@@ -10,14 +10,15 @@ import pytest
 
 from pallas_kernels import KVCache
 from tokenspeed import LLM, SamplingParams
-from tokenspeed.engine.build import offline
+from tokenspeed.engine.build import STEPS, offline
 from tokenspeed.models import memory
 from tokenspeed.models.kv_dtypes import KVDtypes, parse
 from tokenspeed.models.kv_scales import SEED, scales_for
 from tokenspeed.weights.random import random_model
 
 PROMPTS = ("Once upon a time there was a little dog who", "The cat", "One day, a girl named Lily went to the park.")
-GREEDY = SamplingParams(temperature=0.0, max_tokens=24, ignore_eos=True, logprobs=0)
+GREEDY = SamplingParams(temperature=0.0, max_tokens=STEPS + 1, ignore_eos=True, logprobs=0)
+"""Of one call of decode behind the first token: steps one by one are a program more."""
 CAPACITY = 64
 CLOSE = 1e-3
 """Of log-probabilities: sums in another order are nearer by far, but may round a number the other way."""
@@ -34,11 +35,11 @@ def llm(kv_dtype):
     return LLM(model(), plain.tokenizer, implementation="xla", max_context=CAPACITY, kv_dtype=kv_dtype)
 
 
-@functools.partial(jax.jit, static_argnames="length")
-def advance(model, caches, tokens, start, length):
-    """(the most likely next token and its log-probability, the caches) of tokens [1, length] from a position on."""
-    positions = start + jnp.arange(length, dtype=jnp.int32)[None]
-    x, caches = model.prefill(caches, tokens, positions, model.rope_tables(CAPACITY), capacity=CAPACITY)
+@jax.jit
+def advance(model, caches, token, position):
+    """(the most likely next token and its log-probability, the caches) of a token [1, 1] at a position."""
+    positions = jnp.full((1, 1), position, jnp.int32)
+    x, caches = model.prefill(caches, token, positions, model.rope_tables(CAPACITY), capacity=CAPACITY)
     likely = jax.nn.log_softmax(model.logits(x[:, -1:]))
     return (jnp.argmax(likely, axis=-1).astype(jnp.int32), likely.max()), caches
 
@@ -53,11 +54,11 @@ def plain_loop(kv_dtype, prompt):
         for i in range(c.num_layers)
     ]
     ids = llm(kv_dtype).encode(prompt)
-    drawn, caches = advance(model(), caches, jnp.asarray([ids]), 0, len(ids))
-    found = [drawn]
-    while len(found) < GREEDY.max_tokens:
-        drawn, caches = advance(model(), caches, drawn[0], len(ids) + len(found) - 1, 1)
-        found.append(drawn)
+    found = []
+    for position in range(len(ids) + GREEDY.max_tokens - 1):
+        token = jnp.full((1, 1), ids[position], jnp.int32) if position < len(ids) else found[-1][0]
+        drawn, caches = advance(model(), caches, token, position)
+        found += [drawn] if position >= len(ids) - 1 else []
     return [int(token[0, 0]) for token, _ in found], [float(likely) for _, likely in found]
 
 

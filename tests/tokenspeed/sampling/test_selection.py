@@ -20,10 +20,9 @@ def in_order(scaled):
     return np.lexsort((-scaled, ~np.isnan(scaled)), axis=-1)
 
 
-def counts(scaled, top_k, top_p):
+def counts(values, top_k, top_p):
     """How many of each row in order are kept, at least and at most: int [B] both, the same where exp does not round."""
-    vocabulary = scaled.shape[1]
-    values = np.take_along_axis(scaled, in_order(scaled), axis=-1)
+    vocabulary = values.shape[1]
     with np.errstate(invalid="ignore"):
         weights = np.nan_to_num(np.exp(values - values[:, :1]))
     weights = np.where(np.arange(vocabulary) < top_k[:, None], weights, np.float32(0))
@@ -42,17 +41,20 @@ def counts(scaled, top_k, top_p):
         yield np.where(top_p < 1, np.minimum(1 + short.sum(axis=-1), top_k), top_k)
 
 
-def assert_selected(scaled, top_k, top_p):
-    """Checks rows by both stages; None where one is off in all."""
+def assert_selected(scaled, *ways):
+    """Checks rows by both stages of each (top_k, top_p); None where one is off in all."""
     rows, vocabulary = scaled.shape
-    found = np.asarray(selected(scaled, top_k, top_p))
-    top_k = np.full(rows, vocabulary) if top_k is None else top_k
-    top_p = np.ones(rows, np.float32) if top_p is None else top_p
-    least, most = counts(scaled, top_k, top_p)
-    count = found.sum(axis=-1)
-    first = np.arange(vocabulary) < count[:, None]
-    np.testing.assert_array_equal(np.take_along_axis(found, in_order(scaled), axis=-1), first)
-    assert ((least <= count) & (count <= most)).all()
+    order = in_order(scaled)
+    values = np.take_along_axis(scaled, order, axis=-1)
+    for top_k, top_p in ways:
+        found = np.asarray(selected(scaled, top_k, top_p))
+        top_k = np.full(rows, vocabulary) if top_k is None else top_k
+        top_p = np.ones(rows, np.float32) if top_p is None else top_p
+        least, most = counts(values, top_k, top_p)
+        count = found.sum(axis=-1)
+        first = np.arange(vocabulary) < count[:, None]
+        np.testing.assert_array_equal(np.take_along_axis(found, order, axis=-1), first)
+        assert ((least <= count) & (count <= most)).all()
 
 
 def flat(seed, *shape):
@@ -87,7 +89,7 @@ LOGITS = {
 def test_every_k_and_p(vocab_size, kind):
     top_k, top_p = (grid.ravel() for grid in np.meshgrid(np.arange(1, vocab_size + 1), np.float32(P)))
     scaled = LOGITS[kind](vocab_size, top_k.size, vocab_size)
-    assert_selected(scaled, top_k, top_p)
+    assert_selected(scaled, (top_k, top_p))
 
 
 @pytest.mark.slow
@@ -97,9 +99,7 @@ def test_large_vocabularies(vocab_size, kind):
     top_k = np.array([1, 50, 1024, 4_000, vocab_size - 1, vocab_size, vocab_size, vocab_size])
     top_p = np.float32([1.0, 0.9, 0.999, 0.1, 1 - 2.0**-24, 0.5, 0.95, 1.0])
     scaled = LOGITS[kind](0, top_k.size, vocab_size)
-    assert_selected(scaled, top_k, None)
-    assert_selected(scaled, None, top_p)
-    assert_selected(scaled, top_k, top_p)
+    assert_selected(scaled, (top_k, None), (None, top_p), (top_k, top_p))
 
 
 @pytest.mark.slow

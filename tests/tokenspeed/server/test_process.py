@@ -9,9 +9,9 @@ import subprocess
 import sys
 
 import httpx2 as httpx
-import jax
 import pytest
 
+from tests.compiling import compiling_alike
 from tests.tokenspeed.server.conftest import until_ready
 
 SERVE = ("serve", "--port", "0", "--read-ceiling", "0", "--implementation", "xla")
@@ -20,13 +20,9 @@ AS_THE_OTHERS = ("--max-model-len", "128", "--max-num-seqs", "2")
 
 
 @pytest.fixture
-def start(compiled_once):
+def start():
     """Starts servers, none of which outlives the test, and says where they are."""
-    started = []
-    with compiled_once():
-        names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs", "jax_num_cpu_devices")
-        environment = os.environ | {name.upper(): str(getattr(jax.config, name)) for name in names}
-        environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(jax.config.read("jax_disable_most_optimizations"))
+    started, environment = [], os.environ | compiling_alike()
 
     def serve():
         running = subprocess.Popen(

@@ -91,9 +91,9 @@ def test_a_stuck_engine_is_not_ready(served, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_step_that_fails_is_told_and_ends_the_server(monkeypatch, compiled_once):
+def test_a_step_that_fails_is_told_and_ends_the_server(monkeypatch):
     llm = LLM.from_pretrained("tiny", max_context=128, max_batch=2, implementation="xla")
-    with serve.bind("127.0.0.1", 0) as bound, compiled_once():
+    with serve.bind("127.0.0.1", 0) as bound:
         server, service = serve.server(lambda: llm, write=lambda line: None)
         thread = threading.Thread(target=server.run, kwargs=dict(sockets=[bound]))
         thread.start()
@@ -113,9 +113,9 @@ def test_a_step_that_fails_is_told_and_ends_the_server(monkeypatch, compiled_onc
 
 
 @pytest.mark.slow
-def test_told_to_end_it_lets_requests_end_for_a_while_and_then_they_fail(monkeypatch, compiled_once):
+def test_told_to_end_it_lets_requests_end_for_a_while_and_then_they_fail(monkeypatch):
     llm = LLM.from_pretrained("tiny", max_context=128, max_batch=2, implementation="xla")
-    with serve.bind("127.0.0.1", 0) as bound, compiled_once():
+    with serve.bind("127.0.0.1", 0) as bound:
         server, service = serve.server(lambda: llm, write=lambda line: None, drain_s=2)
         thread = threading.Thread(target=server.run, kwargs=dict(sockets=[bound]))
         thread.start()
