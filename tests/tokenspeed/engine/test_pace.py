@@ -74,6 +74,20 @@ def test_a_host_that_comes_late_is_called_earlier(start):
     assert pace.hold(now) == pytest.approx(36e-3), "where it was not held it was not late"
 
 
+def test_a_host_that_takes_long_to_start_a_step_begins_earlier(start):
+    pace, now = after(start, 40e-3, 40e-3, 40e-3)
+    pace.starting(now - 7e-3)
+    pace.begun("step", now)
+    pace.ended(now + 40e-3)
+    assert pace.hold(now + 40e-3) == pytest.approx(40e-3 - 7e-3)
+    for _ in range(RECENT):
+        now += 40e-3
+        pace.starting(now - 1e-3)
+        pace.begun("step", now)
+        pace.ended(now + 40e-3)
+    assert pace.hold(now + 40e-3) == pytest.approx(40e-3 - LEAD_S), "and not for long"
+
+
 def test_what_was_dropped_is_not_waited_for(start):
     pace, now = after(start, 40e-3, 40e-3)
     pace.forget()
