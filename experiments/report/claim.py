@@ -21,9 +21,9 @@ HEADER = (
 COMMAND = "python -m experiments.decode --config=decode.py --batches=1,8"
 PEERS = "python -m experiments.peers --engine=vllm"
 WHAT = (
-    "A token of greedy decode on one {device}, bf16 where the name says nothing else, context {context}, random weights: "
-    "embedding, all layers, head, argmax, each step on the one before. The floor is the bytes of weights and cache at the read ceiling of the card, "
-    "measured in the same run."
+    "A token of greedy decode on one {device}, bf16 where the name says nothing else, context {context}, random "
+    "weights: embedding, all layers, head, argmax, each step on the one before. The floor is the bytes of weights and "
+    "cache at the read ceiling of the card, measured in the same run."
 )
 
 
