@@ -121,7 +121,7 @@ def test_the_claim(make_step, make_peer):
         "| llama-3.2-1b | 1 | 0.600 | **0.700** (0.690 to 0.720) | 85.7 | 1.200 | 0.90 | 0.81 to 0.88 |",
         "| llama-3.2-1b | 8 | 0.600 | **1.000** (0.980 to 1.030) | 85.7 | - | 1.40 | - |",
     ]
-    assert "on one NVIDIA H200, bf16, context 1024" in text.replace("\n", " ")
+    assert "on one NVIDIA H200, bf16 where the name says nothing else, context 1024" in text.replace("\n", " ")
     assert "Others: torch 2.0 and torch 9.9 and vllm 2.0, by" in text and "8.8" not in text
     assert "read ceiling 4000 to 4100 GB/s" in text
 
