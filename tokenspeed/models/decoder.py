@@ -241,7 +241,8 @@ class Llama(nnx.Module):
                     heads[0][count:], cache, lengths=beside.positions + 1, page_table=beside.page_table,
                     window=layer.window, counters=counters, implementation=implementation,
                 )  # fmt: skip
-                mixed = jnp.concatenate([mixed, one_each])
+                # Not into the product that follows: it would be Triton's then, and no library's.
+                mixed = jax.lax.optimization_barrier(jnp.concatenate([mixed, one_each]))
             x = self.rest(block, x, mixed)
         return x[:count].reshape(batch, length, -1), x[count:], new
 
