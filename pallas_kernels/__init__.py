@@ -1,7 +1,8 @@
 """Fused kernels of a LLaMA decode step, for any JAX model. Everything public is here; `help()` on each says the rest.
 
 The ops, each one launch (two where tiles split the reduction axis), and what they take and return:
-    qkv, attention, out, gate_up, down, head, head_logits, and rope_and_cache for a QKV product from elsewhere
+    qkv, attention, out, gate_up, down, head, head_logits, and rope_and_cache for a QKV product from elsewhere;
+    top_k_top_p, of sampling
     DenseWeight, pack_* and unpack_*, QuantisedWeight, quantise, dequantise, FORMATS, ROUNDED_ACTIVATIONS,
     ACTIVATION_RUN, Weight, KVCache, KV_FORMATS, DeferredNorm, attention_counters
 How an op runs:
@@ -68,6 +69,7 @@ from pallas_kernels.ops import OPS, Op
 from pallas_kernels.projection.api import down, out
 from pallas_kernels.qkv.api import qkv
 from pallas_kernels.rope_and_cache.api import rope_and_cache
+from pallas_kernels.selection.api import top_k_top_p
 
 __all__ = [
     "ACTIVATIONS",
@@ -124,6 +126,7 @@ __all__ = [
     "rms_norm",
     "rope_and_cache",
     "rotate",
+    "top_k_top_p",
     "unpack_gate_up",
     "unpack_int4",
     "unpack_linear",

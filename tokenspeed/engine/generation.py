@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 import pallas_kernels as pk
-from pallas_kernels import KVCache
+from pallas_kernels import KVCache, resolve_implementation
 from tokenspeed.engine import decode
 from tokenspeed.models.decoder import Llama
 from tokenspeed.sampling.sample import RUNNING, Logprobs, finished, sample
@@ -165,7 +165,9 @@ def _draw(model, sampling, x, step, running, logprobs, implementation, kernels=p
             found, finite = None, jnp.isfinite(value)
         else:
             logits = decode.logits(model, x, implementation, kernels)
-            token, finite, found, new = sample(logits, sampling, step, logprobs=logprobs)
+            # Interpreted, only what the model's weights go through: a program of its own for each row takes seconds.
+            chosen = "triton" if resolve_implementation(implementation) == "triton" else "xla"
+            token, finite, found, new = sample(logits, sampling, step, logprobs=logprobs, implementation=chosen)
             if new.counts is not None:
                 counts = jnp.where(running[:, None], new.counts, sampling.counts)
                 sampling = dataclasses.replace(sampling, counts=counts)

@@ -5,7 +5,7 @@ top-k, top-p, draw. A `SamplingPlan`, static under jit, says which of them any r
 so that greedy rows without penalties cost one argmax. A row's token depends on its own logits, parameters and step
 alone, not on its place, its neighbours, or the stages that they ask for: noise belongs to (key, step, token id), a
 stage is exact for a row that does not use it, and the masses of top-p are summed as integers, in which order does
-not round (`selection`).
+not round (`pallas_kernels.top_k_top_p`).
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tokenspeed.sampling.selection import kept
+from pallas_kernels import top_k_top_p
 from tokenspeed.sampling.state import SamplingState, fold_in
 
 RUNNING, STOPPED, LENGTH = 0, 1, 2
@@ -55,7 +55,14 @@ class Sampled(NamedTuple):
     state: SamplingState
 
 
-def sample(logits: jax.Array, state: SamplingState, step: jax.Array, *, logprobs: int | None = None) -> Sampled:
+def sample(
+    logits: jax.Array,
+    state: SamplingState,
+    step: jax.Array,
+    *,
+    logprobs: int | None = None,
+    implementation: str = "xla",
+) -> Sampled:
     """Draws the next token of each row. Pure, of static shapes; to be called under jit.
 
     Args:
@@ -64,6 +71,7 @@ def sample(logits: jax.Array, state: SamplingState, step: jax.Array, *, logprobs
         step: int32 [B], how many tokens the row has generated before this one. It chooses the noise, so a row draws
             the same tokens however its steps are divided among calls.
         logprobs: static: how many of the most likely tokens to report; 0 reports the drawn token alone, None nothing.
+        implementation: static: of top-k and top-p, 'xla', 'triton' or 'interpret'; all keep the same.
 
     Raises:
         ValueError, TypeError: a shape or dtype is wrong.
@@ -77,7 +85,7 @@ def sample(logits: jax.Array, state: SamplingState, step: jax.Array, *, logprobs
     if state.plan.random:
         greedy = (state.temperature == 0)[:, None]
         scaled = processed / jnp.where(greedy, 1.0, state.temperature[:, None])
-        noisy = keep(scaled, state) + gumbel(state.key, step, logits.shape[1])
+        noisy = keep(scaled, state, implementation) + gumbel(state.key, step, logits.shape[1])
         scores = jnp.where(greedy, processed, noisy)
     tokens = jnp.argmax(scores, axis=-1).astype(jnp.int32)
     if state.counts is not None:
@@ -146,7 +154,7 @@ def process(logits, state, step):
     return logits
 
 
-def keep(scaled, state):
+def keep(scaled, state, implementation="xla"):
     """Min-p, then top-k, then top-p, each on what the one before left: -inf for the rest. [B, V] -> [B, V]."""
     plan = state.plan
     if plan.min_p:
@@ -155,7 +163,8 @@ def keep(scaled, state):
         scaled = jnp.where(scaled < edge, -jnp.inf, scaled)
     if plan.top_k or plan.top_p:
         top_k, top_p = state.top_k if plan.top_k else None, state.top_p if plan.top_p else None
-        scaled = jnp.where(kept(scaled, top_k, top_p), scaled, -jnp.inf)
+        kept = top_k_top_p(scaled, top_k, top_p, implementation=implementation)
+        scaled = jnp.where(kept, scaled, -jnp.inf)
     return scaled
 
 

@@ -1,4 +1,4 @@
-"""What top-k and top-p keep, found without sorting: a radix selection over the bits of the logits.
+"""The XLA implementation and the oracle: a radix selection over the bits of the logits, without sorting.
 
 What is kept is always a beginning of the order by (logit, descending; id, ascending), so its last member, as a
 (logit, id), is all that has to be found. Each pass over [B, V] fixes DIGIT more of its bits, from the highest: it
@@ -9,22 +9,15 @@ The passes are the same for every top-k and top-p, and what they add up are inte
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels.selection import masses
+
 DIGIT = 4
 """Bits that a pass fixes: it measures 2**DIGIT - 1 values at once."""
 
 
-def kept(scaled: jax.Array, top_k: jax.Array | None, top_p: jax.Array | None) -> jax.Array:
-    """Whether top-k, then top-p on what that left, keep a token: bool [B, V], at least one in each row.
-
-    Args:
-        scaled: float32 [B, V]. -0.0 equals 0.0; NaN counts as the largest, and as equal to NaN.
-        top_k: int32 [B], 1 to V, V where off; None if it is off in all rows.
-        top_p: float32 [B], 0 to 1, 1 where off; None if it is off in all rows. The fewest most likely tokens are kept
-            whose mass is not less than top_p of the whole; the most likely one always.
-
-    Of equal logits those of the lowest ids are kept. A row's result does not depend on the other rows, nor on whether
-    a stage that is off for it is None.
-    """
+def top_k_top_p(options, *, scaled, top_k, top_p):
+    """As `api.top_k_top_p`."""
+    del options
     vocabulary = scaled.shape[1]
     keys = _key(scaled)
     # The last one kept has the key `last`, and is one of `ties` equals that are kept; here, of all.
@@ -50,41 +43,24 @@ def _top_p(keys, scaled, top_p, least, ties):
     """As `_top_k`, of those above the key `least` and `ties` of those that equal it."""
     vocabulary = keys.shape[1]
     id_bits = (vocabulary - 1).bit_length()
-    # Masses in fixed point, three digits of as many bits as V of them can be summed in 32. (XLA on a CPU may round exp
-    # differently at the end of a vector: there, and only where a mass is within 1e-7 of top-p, it shows.)
-    bits = 31 - id_bits
+    bits = masses.digit_bits(vocabulary)
 
     first = keys.max(axis=-1, keepdims=True)  # of the logits, XLA on a CPU may pass over NaN
     largest = _logit(first)
 
-    def digits(logits):
-        weights = jnp.exp(logits - largest)
-        weights = jnp.where(weights >= 0, weights, 0.0)  # not NaN, which no integer can hold
-        parts = []
-        for _ in range(3):
-            weights = weights * 2.0**bits
-            part = jnp.floor(weights)
-            weights = weights - part
-            parts.append(part.astype(jnp.uint32))
-        return parts
-
-    def mass(parts):
-        return sum(part.astype(jnp.float32) * 2.0 ** (-bits * (i + 1)) for i, part in enumerate(parts))
-
-    def plus(parts, count, each):
-        return [part + count * one for part, one in zip(parts, each)]
-
+    digits = lambda logits: masses.digits(logits, largest, bits)
+    mass = lambda sums: masses.mass(sums, bits)
     own = [jnp.where(keys > least, part, 0) for part in digits(scaled)]
-    masses = lambda bounds: _sums([[jnp.where(keys >= bound, part, 0) for part in own] for bound in bounds])
+    above_or_equal = lambda bounds: _sums([[jnp.where(keys >= bound, part, 0) for part in own] for bound in bounds])
     # No logit has key 0, so that where `least` is 0 there is nothing to add.
     equals = jnp.where(least > 0, ties, 0)
-    enough = top_p * mass(plus(masses([least])[0], equals, digits(_logit(least))))
+    enough = top_p * mass(masses.plus(above_or_equal([least])[0], equals, digits(_logit(least))))
     reaches = lambda bound, parts: (bound <= least) | ~(mass(parts) < enough)
-    last, above = _search(masses, reaches, 32, least)
+    last, above = _search(above_or_equal, reaches, 32, least)
     # Where no mass is enough, because top-p or all masses are 0, the bound is above all keys.
     last = jnp.minimum(last, first)
     each = digits(_logit(last))
-    more = lambda counts: [plus(above, count, each) for count in counts]
+    more = lambda counts: [masses.plus(above, count, each) for count in counts]
     short, _ = _search(more, lambda _, parts: mass(parts) < enough, id_bits, least, digit=1)
     on = top_p < 1
     return jnp.where(on, last, least), jnp.where(on, short + 1, ties)

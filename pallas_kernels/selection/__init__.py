@@ -1,0 +1,1 @@
+"""top_k_top_p: which tokens top-k and top-p keep."""

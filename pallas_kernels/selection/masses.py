@@ -1,0 +1,37 @@
+"""Probability masses in fixed point: sums of integers, whose order does not round."""
+
+import jax
+import jax.numpy as jnp
+
+
+def digit_bits(vocabulary: int) -> int:
+    """How many bits a digit has: as many as V digits can be summed of in 32, and one more bit beside."""
+    return 31 - (vocabulary - 1).bit_length()
+
+
+def digits(logits: jax.Array, largest: jax.Array, bits: int) -> list[jax.Array]:
+    """exp(logits - largest), 0 where it is NaN, as three digits of so many bits after the point: uint32, as logits.
+
+    The first may be one more than such a digit, of a weight of 1.
+    """
+    # (XLA on a CPU may round exp differently at the end of a vector: there, and only where a mass is within 1e-7 of
+    # top-p, it shows.)
+    weights = jnp.exp(logits - largest)
+    weights = jnp.where(weights >= 0, weights, 0.0)  # not NaN, which no integer can hold
+    parts = []
+    for _ in range(3):
+        weights = weights * 2.0**bits
+        part = jnp.floor(weights)
+        weights = weights - part
+        parts.append(part.astype(jnp.uint32))
+    return parts
+
+
+def mass(sums, bits: int):
+    """float32: what the sums of each digit add up to."""
+    return sum(one.astype(jnp.float32) * 2.0 ** (-bits * (i + 1)) for i, one in enumerate(sums))
+
+
+def plus(sums, count, each):
+    """The sums with `count` more weights, all of the digits `each`."""
+    return [one + count * more for one, more in zip(sums, each)]

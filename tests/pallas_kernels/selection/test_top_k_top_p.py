@@ -1,0 +1,103 @@
+"""The kernel of top-k and top-p keeps what the radix selection keeps, which is tested against a sort elsewhere."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pallas_kernels as pk
+from pallas_kernels.common.launch import guarded
+from tests.pallas_kernels import covering
+from tests.pallas_kernels.lowering import for_gpu
+from tests.pallas_kernels.selection.cases import LOGITS, arguments
+
+CASES = covering.all_pairs(
+    kind=tuple(LOGITS),
+    vocabulary=(1, 2, 17, 64, 150, 1000),
+    lanes=(16, 64, 256),
+    stages=("both", "top-k", "top-p"),
+)
+
+
+def of_stages(stages, top_k, top_p):
+    return dict(top_k=None if stages == "top-p" else top_k, top_p=None if stages == "top-k" else top_p)
+
+
+@pytest.mark.parametrize("seed, case", covering.parameters(CASES, quick=range(0, len(CASES), 8)))
+def test_kernel_and_reference_agree(seed, case):
+    scaled, top_k, top_p = arguments(case["kind"], 12, case["vocabulary"], seed)
+    how = of_stages(case["stages"], top_k, top_p)
+    with guarded():
+        found = pk.top_k_top_p(scaled, **how, implementation="interpret", lanes=case["lanes"])
+    np.testing.assert_array_equal(found, pk.top_k_top_p(scaled, **how, implementation="xla"))
+
+
+@pytest.mark.parametrize("kind", ["tied", "broken"])
+def test_every_k(kind):
+    vocabulary = 40
+    scaled = jnp.broadcast_to(arguments(kind, 1, vocabulary)[0], (vocabulary, vocabulary))
+    top_k = jnp.arange(1, vocabulary + 1, dtype=jnp.int32)
+    found = pk.top_k_top_p(scaled, top_k, None, implementation="interpret", lanes=16)
+    np.testing.assert_array_equal(found, pk.top_k_top_p(scaled, top_k, None, implementation="xla"))
+    np.testing.assert_array_equal(found.sum(axis=-1), top_k)
+
+
+def test_a_row_depends_neither_on_its_neighbours_nor_on_their_stages():
+    scaled, _, _ = arguments("tied", 4, 150)
+    top_k, top_p = jnp.array([150, 20, 150, 20], jnp.int32), jnp.array([1, 1, 0.8, 0.8], jnp.float32)
+    run = lambda *how: pk.top_k_top_p(*how, implementation="interpret", lanes=64)
+    alone = [
+        run(scaled[:1], None, None),
+        run(scaled[1:2], top_k[1:2], None),
+        run(scaled[2:3], None, top_p[2:3]),
+        run(scaled[3:], top_k[3:], top_p[3:]),
+    ]
+    assert alone[0].all()
+    np.testing.assert_array_equal(run(scaled, top_k, top_p), np.concatenate(alone))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["random", "flat", "few left"])
+def test_a_large_vocabulary(kind):
+    scaled, top_k, top_p = arguments(kind, 8, 128_256, seed=1)
+    found = pk.top_k_top_p(scaled, top_k, top_p, implementation="interpret")
+    np.testing.assert_array_equal(found, pk.top_k_top_p(scaled, top_k, top_p, implementation="xla"))
+
+
+@pytest.mark.slow
+def test_under_jit_and_vmap():
+    scaled, top_k, top_p = arguments("random", 6, 150)
+    run = lambda *how: pk.top_k_top_p(*how, implementation="interpret", lanes=64)
+    groups = [x.reshape(2, 3, *x.shape[1:]) for x in (scaled, top_k, top_p)]
+    expected = run(scaled, top_k, top_p)
+    np.testing.assert_array_equal(jax.jit(run)(scaled, top_k, top_p), expected)
+    np.testing.assert_array_equal(jax.vmap(run)(*groups).reshape(expected.shape), expected)
+
+
+@pytest.mark.parametrize("vocabulary", [32_000, 128_256])
+def test_it_lowers_for_a_gpu(vocabulary):
+    shapes = jax.ShapeDtypeStruct
+    how = shapes((4, vocabulary), jnp.float32), shapes((4,), jnp.int32), shapes((4,), jnp.float32)
+    with for_gpu("h200"):
+        text = jax.jit(pk.top_k_top_p).trace(*how).lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("__gpu$xla.gpu.triton") == 1
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(scaled=jnp.ones(8)), "scaled: expected shape [B, V], got [8]"),
+        (dict(scaled=jnp.ones((2, 8), jnp.bfloat16)), "scaled: expected dtype float32, got bfloat16"),
+        (dict(top_k=jnp.ones(3, jnp.int32)), "top_k: expected shape [2], got [3]"),
+        (dict(top_k=jnp.ones(2)), "top_k: expected dtype int32, got float32"),
+        (dict(top_p=jnp.ones(2, jnp.int32)), "top_p: expected dtype float32, got int32"),
+        (dict(lanes=48), "lanes: expected a power of 2, got 48"),
+        (dict(lanes=8), "lanes: expected a whole number from 16"),
+    ],
+)
+def test_wrong_arguments(change, message):
+    arguments = dict(scaled=jnp.ones((2, 8)), top_k=None, top_p=None, implementation="xla") | change
+    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
+        pk.top_k_top_p(**arguments)
