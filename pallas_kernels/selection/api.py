@@ -4,13 +4,12 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
 
 from pallas_kernels.common import checks
 from pallas_kernels.common import implementation as impl
 from pallas_kernels.selection import reference, triton
 
-LANES = 4096
+LANES, LEAST_LANES, MOST_LANES = 4096, 16, 8192
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +36,7 @@ def top_k_top_p(
         top_p: float32 [B], 0 to 1, 1 where off; None if it is off in all rows. The fewest most likely tokens are kept
             whose mass is not less than top_p of the whole; the most likely one always.
         implementation: 'triton', 'xla', 'interpret', or None to choose by device (`resolve_implementation`).
-        lanes: how many logits a program reads at once: a power of 2, 16 or more. The result does not depend on it.
+        lanes: how many logits a program reads at once: a power of 2 from 16 to 8192. The result does not depend on it.
 
     Of equal logits those of the lowest ids are kept. A row's result does not depend on the other rows, nor on whether
     a stage that is off for it is None. All implementations keep the same, but for what exp rounds: by XLA on a CPU and
@@ -48,15 +47,19 @@ def top_k_top_p(
     """
     checks.shape("scaled", scaled, ("B", "V"))
     checks.dtype_is("scaled", scaled, jnp.float32)
-    rows, _ = scaled.shape
-    for name, array, dtype in (("top_k", top_k, jnp.int32), ("top_p", top_p, jnp.float32)):
-        if array is not None:
-            checks.shape(name, array, (rows,))
-            checks.dtype_is(name, array, dtype)
-    lanes = checks.whole("lanes", lanes, 16)
-    if lanes != pl.next_power_of_2(lanes):
-        raise ValueError(f"lanes: expected a power of 2, got {lanes}")
+    rows, vocabulary = scaled.shape
+    if top_k is not None:
+        checks.indices("top_k", top_k, (rows,), 1, vocabulary + 1)
+    if top_p is not None:
+        checks.shape("top_p", top_p, (rows,))
+        checks.dtype_is("top_p", top_p, jnp.float32)
+    if checks.whole("lanes", lanes, LEAST_LANES) not in (sizes := _powers_of_2(LEAST_LANES, MOST_LANES)):
+        raise ValueError(f"lanes: expected one of {', '.join(map(str, sizes))}, got {lanes}")
     chosen = impl.resolve(implementation)
     options = Options(lanes=lanes, interpret=chosen == "interpret")
     kernel = reference.top_k_top_p if chosen == "xla" else triton.top_k_top_p
     return impl.call(kernel, reference.top_k_top_p, options, dict(scaled=scaled, top_k=top_k, top_p=top_p))
+
+
+def _powers_of_2(low: int, high: int) -> list[int]:
+    return [2**i for i in range(low.bit_length() - 1, high.bit_length())]

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,85 +15,118 @@ from pallas_kernels.selection.bracket import Bracket, Enough, Measured, closed, 
 from pallas_kernels.selection.keys import NONE
 
 PLACES = 2
-"""Where a list may lie: the first one of a row, which stays, and what is left of it as a bracket narrows."""
-
-
-class List(NamedTuple):
-    """Keys of one row.
-
-    Attributes:
-        place: int32, below PLACES. counts: int32 [lanes], keys of each lane. longest: int32, the largest of them.
-    """
-
-    place: jax.Array
-    counts: jax.Array
-    longest: jax.Array
+"""Where lists may lie: as they were made, and what is left of them as a bracket narrows."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """A row's part of the lists' memory: ref int32 [B, PLACES * depth * lanes]."""
+    """Of a row, for lists of `depth` keys at most in so many lanes: PLACES * depth * lanes words from `base`."""
 
     ref: Any
     row: Any
+    base: int
     lanes: int
     depth: int
     interpret: bool
 
+    @property
+    def end(self) -> int:
+        return self.base + PLACES * self.depth * self.lanes
+
     def start(self, place: Any, level: Any) -> Any:
-        return (place * self.depth + level) * self.lanes
+        return self.base + (place * self.depth + level) * self.lanes
 
     def read(self, place: Any, level: Any, inside: jax.Array) -> jax.Array:
         """int32 [lanes], NONE where not inside."""
-        at = pl.ds(pl.multiple_of(self.start(place, level), self.lanes), self.lanes)
+        at = pl.ds(pl.multiple_of(self.start(place, level), min(self.lanes, 16)), self.lanes)
         return plt.load(self.ref.at[self.row, at], mask=inside, other=NONE)
 
-    def append(self, place: Any, counts: jax.Array, keys: jax.Array, mask: jax.Array) -> jax.Array:
+    def write(self, where: jax.Array, keys: jax.Array, mask: jax.Array) -> None:
+        scatter(self.ref, self.row, where, value=keys, mask=mask, interpret=self.interpret)
+
+    def append(self, place: int, counts: jax.Array, keys: jax.Array, mask: jax.Array) -> jax.Array:
         """Writes where the mask is True, behind what each lane has already; the new counts."""
         lane = jnp.arange(self.lanes, dtype=jnp.int32)
-        scatter(self.ref, self.row, self.start(place, counts) + lane, value=keys, mask=mask, interpret=self.interpret)
+        self.write(self.start(place, counts) + lane, keys, mask)
         return counts + mask.astype(jnp.int32)
 
     def settle(self) -> None:
-        """What was written may be read."""
+        """What was written may be read, by other threads too."""
         if not self.interpret:
             plt.debug_barrier()
 
-    def made(self, place: Any, counts: jax.Array) -> List:
-        self.settle()
-        return List(jnp.asarray(place, jnp.int32), counts, jnp.max(counts))
 
-    def summed(self, found: List, zero: Any, of: Callable[[jax.Array, jax.Array], tuple]) -> tuple:
-        """The sums, scalars like `zero`, of what `of(keys, inside)` gives."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Lists:
+    """Keys of one row.
 
-        def more(level, totals):
-            inside = level < found.counts
-            keys = self.read(found.place, level, inside)
-            return tuple(total + one for total, one in zip(totals, of(keys, inside)))
+    Attributes:
+        memory: where they are. place: int32, below PLACES. counts: int32 [lanes], keys of each lane.
+        longest: int32, the largest of the counts.
+    """
 
-        start = tuple(jnp.full(self.lanes, one) for one in zero)
-        return tuple(jnp.sum(total) for total in lax.fori_loop(0, found.longest, more, start))
+    memory: Memory = dataclasses.field(metadata=dict(static=True))
+    place: jax.Array
+    counts: jax.Array
+    longest: jax.Array
 
-    def search(self, found: List, bracket: Bracket, parts_of: Callable[[jax.Array], tuple], enough: Enough) -> Bracket:
+    @classmethod
+    def made(cls, memory: Memory, place: Any, counts: jax.Array) -> "Lists":
+        """Of what has been appended."""
+        memory.settle()
+        return cls(memory, jnp.asarray(place, jnp.int32), counts, jnp.max(counts))
+
+    def level(self, i: Any) -> tuple[jax.Array, jax.Array]:
+        """(the keys at a place of each list, int32 [lanes], whether there is one)."""
+        there = i < self.counts
+        return self.memory.read(self.place, i, there), there
+
+    def summed(self, of: Callable[[jax.Array], tuple[jax.Array, ...]], parts: int) -> tuple[jax.Array, ...]:
+        """The sums of what `of(keys)` gives, uint32 scalars; of NONE it is to give 0."""
+
+        def more(i, totals):
+            return tuple(total + one for total, one in zip(totals, of(self.level(i)[0])))
+
+        zero = jnp.zeros(self.memory.lanes, jnp.uint32)
+        return tuple(jnp.sum(total) for total in lax.fori_loop(0, self.longest, more, (zero,) * parts))
+
+    def search(self, bracket: Bracket, parts_of: Callable[[jax.Array], tuple], enough: Enough) -> Bracket:
         """The closed bracket; keys outside the given one count for nothing."""
+        memory = self.memory
 
         def step(carry):
-            bracket, found = carry
+            bracket, rest = carry
             middle = bracket.middle
 
             def level(i, carry):
                 measured, counts = carry
-                inside = i < found.counts
-                keys = self.read(found.place, i, inside)
-                inside = inside & (keys >= bracket.low) & (keys <= bracket.high)
-                counts = self.append(PLACES - 1, counts, keys, inside)
+                keys, there = rest.level(i)
+                inside = there & (keys >= bracket.low) & (keys <= bracket.high)
+                # In place, from the second step on: of no lane more is written than has been read.
+                counts = memory.append(PLACES - 1, counts, keys, inside)
                 return measured.more(keys, parts_of(keys), inside, middle), counts
 
-            nothing = Measured.nothing(self.lanes, len(bracket.above)), jnp.zeros(self.lanes, jnp.int32)
-            measured, counts = lax.fori_loop(0, found.longest, level, nothing)
-            rest = jnp.maximum(found.place, PLACES - 1)  # of a constant Triton's loops cannot carry
-            return narrowed(bracket, measured, enough), self.made(rest, counts)
+            nothing = Measured.nothing(memory.lanes, len(bracket.above)), jnp.zeros(memory.lanes, jnp.int32)
+            measured, counts = lax.fori_loop(0, rest.longest, level, nothing)
+            place = jnp.maximum(rest.place, PLACES - 1)  # a constant Triton's loops cannot carry
+            return narrowed(bracket, measured, enough), Lists.made(memory, place, counts)
 
-        bracket, found = lax.while_loop(lambda carry: carry[0].is_open & (carry[1].longest > 1), step, (bracket, found))
-        keys = self.read(found.place, 0, found.counts > 0)
+        bracket, rest = lax.while_loop(
+            lambda carry: carry[0].is_wider(0) & (carry[1].longest > 1), step, (bracket, self)
+        )
+        keys, _ = rest.level(0)
         return closed(bracket, keys, parts_of(keys), enough)
+
+    def dealt(self, memory: Memory) -> "Lists":
+        """The same keys in lists of other lanes, of as equal lengths as may be."""
+        ends = jnp.cumsum(self.counts)
+
+        def more(i, carry):
+            keys, there = self.level(i)
+            memory.write(memory.start(0, 0) + ends - self.counts + i, keys, there)
+            return carry
+
+        lax.fori_loop(0, self.longest, more, jnp.int32(0))
+        lane = jnp.arange(memory.lanes, dtype=jnp.int32)
+        return Lists.made(memory, 0, pl.cdiv(jnp.sum(self.counts) - lane, memory.lanes))

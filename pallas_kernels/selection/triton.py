@@ -6,10 +6,12 @@ hundred keys or so, and the search goes on among those alone.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 
@@ -18,27 +20,31 @@ from pallas_kernels.common.launch import launch, launch_dependents
 from pallas_kernels.selection import masses
 from pallas_kernels.selection.bracket import Bracket, closed
 from pallas_kernels.selection.keys import MASKED, NONE, key_of, logit_of
-from pallas_kernels.selection.lists import PLACES, List, Memory
+from pallas_kernels.selection.lists import PLACES, Lists, Memory
 
 WARPS = 16
+FEW_LANES, FEW = 32, 8
+"""Where there are as few keys, in lists of as many lanes, each warp finds all by itself."""
+NEAR = 2**16
+"""How near the lower bound comes to what the maxima can say: an eighth, of logits of 16."""
+NO_COUNT = (np.uint32(0),)
+NO_MASS = (np.uint32(0),) * 3
 
 
 def top_k_top_p(options, *, scaled, top_k, top_p):
     """As `api.top_k_top_p`."""
     rows, vocabulary = scaled.shape
     lanes = options.lanes
-    depth = pl.cdiv(vocabulary, lanes)
 
     def kernel(refs, last_ref, token_ref, lists_ref):
         launch_dependents(options.interpret)
         row = pl.program_id(0)
         k, p = refs.top_k[row], refs.top_p[row]
-        memory = Memory(lists_ref, row, lanes, depth, options.interpret)
-        one = Row(refs.scaled, row, vocabulary, lanes, memory, options.interpret)
         last_ref[row], token_ref[row] = jnp.int32(NONE), jnp.int32(vocabulary - 1)
 
         @pl.when((k < vocabulary) | (p < 1))
         def _():
+            one = Row(refs.scaled, lists_ref, row, vocabulary, lanes, options.interpret)
             last_ref[row], token_ref[row] = one.last_kept(k, p)
 
     top_k = jnp.full(rows, vocabulary, jnp.int32) if top_k is None else top_k
@@ -51,7 +57,7 @@ def top_k_top_p(options, *, scaled, top_k, top_p):
         outputs=[
             jax.ShapeDtypeStruct((rows,), jnp.int32),
             jax.ShapeDtypeStruct((rows,), jnp.int32),
-            jax.ShapeDtypeStruct((rows, PLACES * depth * lanes), jnp.int32),
+            jax.ShapeDtypeStruct((rows, PLACES * (pl.cdiv(vocabulary, lanes) * lanes + FEW_LANES * FEW)), jnp.int32),
         ],
         num_warps=WARPS,
         num_stages=1,
@@ -66,114 +72,133 @@ class Row:
     """A row of logits, and what is found of it."""
 
     ref: Any
+    lists_ref: Any
     index: Any
     vocabulary: int
     lanes: int
-    memory: Memory
     interpret: bool
 
     @property
-    def blocks(self) -> int:
-        return pl.cdiv(self.vocabulary, self.lanes)
+    def bits(self) -> int:
+        return masses.digit_bits(self.vocabulary)
 
-    def read(self, block: Any) -> tuple[jax.Array, jax.Array]:
-        """(float32 [lanes], what is inside); -inf outside."""
-        span = Span(block * self.lanes, self.lanes, self.vocabulary)
+    def mass(self, sums: tuple[jax.Array, ...]) -> jax.Array:
+        return masses.mass(sums, self.bits)
+
+    def read(self, block: Any, whole: bool) -> tuple[jax.Array, jax.Array | None]:
+        """(float32 [lanes], what is inside or None); anything outside."""
+        span = Span(block * self.lanes, self.lanes, None if whole else self.vocabulary)
         at, inside = view(self.ref, self.index, span, interpret=self.interpret)
-        return jnp.where(inside, load_masked(at, inside), -jnp.inf), inside
+        return load_masked(at, inside), inside
 
-    def keys(self, block: Any) -> jax.Array:
+    def logits(self, block: Any, whole: bool) -> jax.Array:
+        """float32 [lanes]; -inf outside."""
+        logits, inside = self.read(block, whole)
+        return logits if inside is None else jnp.where(inside, logits, -jnp.inf)
+
+    def keys(self, block: Any, whole: bool = False) -> jax.Array:
         """int32 [lanes]; NONE outside."""
-        logits, inside = self.read(block)
-        return jnp.where(inside, key_of(logits), NONE)
+        logits, inside = self.read(block, whole)
+        return key_of(logits) if inside is None else jnp.where(inside, key_of(logits), NONE)
+
+    def through(self, step: Any, start: Any) -> Any:
+        """What is left of `start` after `step(block, whole, carry)` for each block, of which the last may hang over."""
+        blocks, rest = divmod(self.vocabulary, self.lanes)
+        if blocks:
+            start = lax.fori_loop(0, blocks, lambda block, carry: step(block, True, carry), start)
+        return step(blocks, False, start) if rest else start
 
     def last_kept(self, k: jax.Array, p: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(the key of the last one kept, the largest id of those equal to it that are kept); int32."""
-        maxima = self.maxima()
+        none = jnp.full(self.lanes, NONE, jnp.int32)
+        maxima = self.through(lambda block, whole, most: jnp.maximum(most, self.keys(block, whole)), none)
         first = jnp.max(maxima)
-        bits = masses.digit_bits(self.vocabulary)
-        digits = lambda keys: tuple(masses.digits(logit_of(keys), logit_of(first), bits))
-        mass = lambda sums: masses.mass(sums, bits)
-        count = lambda keys: (jnp.ones(keys.shape, jnp.uint32),)
-        no_count, no_mass = (jnp.uint32(0),), (jnp.uint32(0),) * 3
+        digits = lambda keys: tuple(masses.digits(logit_of(keys), logit_of(first), self.bits))
         limited = k < self.vocabulary
-        # (Triton's branches must not return constants: where a result means nothing, another one is returned.)
         # What is masked has no mass, and is looked at only where there is nothing else.
         smallest = jnp.int32(MASKED + 1)
 
+        # (Of a branch Triton takes no constants: where a result means nothing, another number is returned.)
         def floor_by_count():
-            bracket = Bracket(smallest, first, no_count)
-            return closed(bracket, maxima, count(maxima), lambda n: n[0] >= k.astype(jnp.uint32)).low, p
+            most = k.astype(jnp.uint32)
+            ones = jnp.ones(self.lanes, jnp.uint32)
+            bracket = Bracket(smallest, first, NO_COUNT)
+            return closed(bracket, maxima, (ones,), lambda n: n[0] >= most, within=NEAR).low, p
 
         def floor_by_mass():
-            enough = p * mass(self.summed(digits))
-            bracket = Bracket(jnp.where(enough > 0, smallest, first), first, no_mass)
-            return closed(bracket, maxima, digits(maxima), lambda sums: ~(mass(sums) < enough)).low, enough
+            enough = p * self.mass(self.summed(lambda logits: masses.digits(logits, logit_of(first), self.bits)))
+            bracket = Bracket(jnp.where(enough > 0, smallest, first), first, NO_MASS)
+            reached = lambda sums: ~(self.mass(sums) < enough)
+            return closed(bracket, maxima, digits(maxima), reached, within=NEAR).low, enough
 
         floor, enough = lax.cond(limited, floor_by_count, floor_by_mass)
-        found = self.gathered(floor)
+        wide = Memory(self.lists_ref, self.index, 0, self.lanes, pl.cdiv(self.vocabulary, self.lanes), self.interpret)
+        narrow = Memory(self.lists_ref, self.index, wide.end, FEW_LANES, FEW, self.interpret)
+
+        def append(block, whole, counts):
+            keys = self.keys(block, whole)
+            return wide.append(0, counts, keys, keys >= floor)
+
+        found = Lists.made(wide, 0, self.through(append, jnp.zeros(self.lanes, jnp.int32)))
+        there = jnp.sum(found.counts)
+        select = functools.partial(self.selected, there, k, p, floor, first, enough, digits)
+        last, ties, equals = lax.cond(
+            there <= FEW_LANES * FEW, lambda: select(found.dealt(narrow)), lambda: select(found)
+        )
+        # Of what is masked, equals are not in the lists, and never are all kept.
+        every_id = jnp.maximum(equals, self.vocabulary - 1)
+        return last, lax.cond(equals == ties, lambda: every_id, lambda: self.id_of_equal(last, ties))
+
+    def selected(self, there, k, p, floor, first, enough, digits, found: Lists) -> tuple[jax.Array, ...]:
+        """(the key of the last one kept, how many of its equals are kept, how many of them are in the lists).
+
+        Args:
+            there: how many keys are in the lists `found`. floor: the smallest that may be. first: the largest.
+            enough: the mass that is to be kept, where top-k is off. digits: of keys.
+        """
+        limited = k < self.vocabulary
 
         def by_count():
-            there, most = jnp.sum(found.counts), k.astype(jnp.uint32)
-            are_enough = there >= k
-            bracket = Bracket(jnp.where(are_enough, floor, first), first, no_count)
-            least, _, (above,) = self.memory.search(found, bracket, count, lambda n: n[0] >= most)
+            most, are_enough = k.astype(jnp.uint32), there >= k
+            bracket = Bracket(jnp.where(are_enough, floor, first), first, NO_COUNT)
+            ones = lambda keys: (jnp.ones(keys.shape, jnp.uint32),)
+            least, _, (above,) = found.search(bracket, ones, lambda n: n[0] >= most)
             return jnp.where(are_enough, least, MASKED), jnp.where(are_enough, k - above.astype(jnp.int32), k - there)
 
         def by_mass(least, ties):
             def of_top_k():
-                above = self.memory.summed(found, no_mass, lambda keys, inside: keep(keys > least, digits(keys)))
-                return p * mass(masses.plus(above, ties.astype(jnp.uint32), digits(least)))
+                above = found.summed(lambda keys: kept(keys > least, digits(keys)), 3)
+                return p * self.mass(masses.plus(above, ties.astype(jnp.uint32), digits(least)))
 
             wanted = lax.cond(limited, of_top_k, lambda: enough)
             # Where no mass is wanted, because top-p or all masses are 0, the first one is the last.
-            bracket = Bracket(jnp.where(wanted > 0, least, first), first, no_mass)
-            last, _, above = self.memory.search(found, bracket, digits, lambda sums: ~(mass(sums) < wanted))
+            bracket = Bracket(jnp.where(wanted > 0, least, first), first, NO_MASS)
+            last, _, above = found.search(bracket, digits, lambda sums: ~(self.mass(sums) < wanted))
             each = digits(last)
-            short = largest(
-                (self.vocabulary - 1).bit_length(),
-                lambda n: mass(masses.plus(above, n.astype(jnp.uint32), each)) < wanted,
-            )
-            return last, short + 1
+            more = lambda count: self.mass(masses.plus(above, count.astype(jnp.uint32), each))
+            return last, 1 + largest((self.vocabulary - 1).bit_length(), lambda count: more(count) < wanted)
 
-        last, ties = lax.cond(limited, by_count, lambda: (floor, k))
-        last, ties = lax.cond(p < 1, lambda: by_mass(last, ties), lambda: (last, ties))
-        (equals,) = self.memory.summed(found, (jnp.int32(0),), lambda keys, inside: ((inside & (keys == last)) * 1,))
-        # Of what is masked, equals are not in the list, and never are all kept.
-        every_id = jnp.maximum(equals, self.vocabulary - 1)
-        return last, lax.cond(equals == ties, lambda: every_id, lambda: self.id_of_equal(last, ties))
-
-    def maxima(self) -> jax.Array:
-        """The largest key of each lane."""
-        none = jnp.full(self.lanes, NONE, jnp.int32)
-        return lax.fori_loop(0, self.blocks, lambda b, most: jnp.maximum(most, self.keys(b)), none)
+        least, ties = lax.cond(limited, by_count, lambda: (floor, k))
+        last, ties = lax.cond(p < 1, lambda: by_mass(least, ties), lambda: (least, ties))
+        (equals,) = found.summed(lambda keys: ((keys == last).astype(jnp.uint32),), 1)
+        return last, ties, equals.astype(jnp.int32)
 
     def summed(self, digits: Any) -> tuple[jax.Array, ...]:
-        """The sums of the digits of all keys."""
+        """The sums of the digits of all logits."""
         zero = jnp.zeros(self.lanes, jnp.uint32)
-
-        def more(block, totals):
-            keys = self.keys(block)
-            return tuple(total + one for total, one in zip(totals, keep(keys > NONE, digits(keys))))
-
-        return tuple(jnp.sum(total) for total in lax.fori_loop(0, self.blocks, more, (zero,) * 3))
-
-    def gathered(self, floor: jax.Array) -> List:
-        """A list of the keys from `floor` on."""
-
-        def more(block, counts):
-            keys = self.keys(block)
-            return self.memory.append(0, counts, keys, keys >= floor)
-
-        return self.memory.made(0, lax.fori_loop(0, self.blocks, more, jnp.zeros(self.lanes, jnp.int32)))
+        more = lambda block, whole, totals: tuple(
+            total + one for total, one in zip(totals, digits(self.logits(block, whole)))
+        )
+        return tuple(jnp.sum(total) for total in self.through(more, (zero,) * 3))
 
     def id_of_equal(self, last: jax.Array, ties: jax.Array) -> jax.Array:
         """The id of the `ties`-th token with the key `last`; there are as many."""
+        blocks = pl.cdiv(self.vocabulary, self.lanes)
         count = lambda block: jnp.sum((self.keys(block) == last).astype(jnp.int32))
 
         def go_on(carry):
             block, seen, here = carry
-            return (seen + here < ties) & (block + 1 < self.blocks)
+            return (seen + here < ties) & (block + 1 < blocks)
 
         def step(carry):
             block, seen, here = carry
@@ -187,7 +212,7 @@ class Row:
         return jnp.minimum(block * self.lanes + found, self.vocabulary - 1)
 
 
-def keep(mask: jax.Array, parts: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+def kept(mask: jax.Array, parts: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
     """The parts where the mask is True, 0 elsewhere."""
     return tuple(jnp.where(mask, part, jnp.uint32(0)) for part in parts)
 

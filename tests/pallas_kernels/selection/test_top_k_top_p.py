@@ -93,7 +93,7 @@ def test_it_lowers_for_a_gpu(vocabulary):
         (dict(top_k=jnp.ones(3, jnp.int32)), "top_k: expected shape [2], got [3]"),
         (dict(top_k=jnp.ones(2)), "top_k: expected dtype int32, got float32"),
         (dict(top_p=jnp.ones(2, jnp.int32)), "top_p: expected dtype float32, got int32"),
-        (dict(lanes=48), "lanes: expected a power of 2, got 48"),
+        (dict(lanes=48), "lanes: expected one of 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, got 48"),
         (dict(lanes=8), "lanes: expected a whole number from 16"),
     ],
 )
