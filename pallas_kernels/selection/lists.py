@@ -51,7 +51,7 @@ class Memory:
         return counts + mask.astype(jnp.int32)
 
     def settle(self) -> None:
-        """What was written may be read, by other threads too."""
+        """All threads have read and written what they were to, so far."""
         if not self.interpret:
             plt.debug_barrier()
 
@@ -103,7 +103,8 @@ class Lists:
                 measured, counts = carry
                 keys, there = rest.level(i)
                 inside = there & (keys >= bracket.low) & (keys <= bracket.high)
-                # In place, from the second step on: of no lane more is written than has been read.
+                # Written in place, from the second step on: never beyond what has been read, by all threads.
+                memory.settle()
                 counts = memory.append(PLACES - 1, counts, keys, inside)
                 return measured.more(keys, parts_of(keys), inside, middle), counts
 

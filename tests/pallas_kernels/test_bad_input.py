@@ -221,6 +221,10 @@ FUNCTIONS = OPS | {
     "resolve_implementation": (pk.resolve_implementation, dict(implementation="xla")),
     "rms_norm": (pk.rms_norm, dict(x=MATRIX, weight=ONES, eps=1e-5, offset=0.0)),
     "rotate": (pk.rotate, dict(x=HEADS[:2], positions=HERE["positions"], rope=(HEADS[0, :, :2], HEADS[0, :, :2]))),
+    "top_k_top_p": (
+        pk.top_k_top_p,
+        dict(scaled=MATRIX, top_k=jnp.array([1, 4]), top_p=ONES[:2], implementation="xla", lanes=64),
+    ),
     "unpack_gate_up": (pk.unpack_gate_up, dict(weight=pk.pack_gate_up(MATRIX, MATRIX))),
     "unpack_linear": (pk.unpack_linear, dict(weight=pk.pack_linear(MATRIX))),
     "unpack_qkv": (pk.unpack_qkv, dict(weight=pk.pack_qkv(*[HEADS] * 3), num_heads=2, num_kv_heads=2)),

@@ -165,7 +165,7 @@ def _draw(model, sampling, x, step, running, logprobs, implementation, kernels=p
             found, finite = None, jnp.isfinite(value)
         else:
             logits = decode.logits(model, x, implementation, kernels)
-            # Interpreted, only what the model's weights go through: a program of its own for each row takes seconds.
+            # Where the other kernels are interpreted this one is not: it would take seconds a row.
             chosen = "triton" if resolve_implementation(implementation) == "triton" else "xla"
             token, finite, found, new = sample(logits, sampling, step, logprobs=logprobs, implementation=chosen)
             if new.counts is not None:
