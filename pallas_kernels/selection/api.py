@@ -9,7 +9,7 @@ from pallas_kernels.common import checks
 from pallas_kernels.common import implementation as impl
 from pallas_kernels.selection import reference, triton
 
-LANES, LEAST_LANES, MOST_LANES = 4096, 16, 8192
+LANES, LEAST_LANES, MOST_LANES = 2048, 16, 8192
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,15 @@ PLACES = 2
 """Where lists may lie: as they were made, and what is left of them as a bracket narrows."""
 
 
+def apart(lanes: int, row: jax.Array) -> jax.Array:
+    """int32 [lanes], 0, 1, 2 and so on; neighbours by neighbouring threads, of which each loads and stores one alone.
+
+    Of indices that the compiler sees to be in order a thread would load four; of a store whose places it does not see
+    in order, a thread writes one, and each array would change hands on its way there, through shared memory.
+    """
+    return jnp.arange(lanes, dtype=jnp.int32) ^ jnp.minimum(row, 0)
+
+
 @dataclasses.dataclass(frozen=True)
 class Memory:
     """Of a row, for lists of `depth` keys at most in so many lanes: PLACES * depth * lanes words from `base`."""
@@ -36,18 +45,21 @@ class Memory:
     def start(self, place: Any, level: Any) -> Any:
         return self.base + (place * self.depth + level) * self.lanes
 
+    @property
+    def lane(self) -> jax.Array:
+        return apart(self.lanes, self.row)
+
     def read(self, place: Any, level: Any, inside: jax.Array) -> jax.Array:
         """int32 [lanes], NONE where not inside."""
-        at = pl.ds(pl.multiple_of(self.start(place, level), min(self.lanes, 16)), self.lanes)
-        return plt.load(self.ref.at[self.row, at], mask=inside, other=NONE)
+        where = self.start(place, level) + self.lane
+        return plt.load(self.ref.at[jnp.broadcast_to(self.row, where.shape), where], mask=inside, other=NONE)
 
     def write(self, where: jax.Array, keys: jax.Array, mask: jax.Array) -> None:
         scatter(self.ref, self.row, where, value=keys, mask=mask, interpret=self.interpret)
 
     def append(self, place: int, counts: jax.Array, keys: jax.Array, mask: jax.Array) -> jax.Array:
         """Writes where the mask is True, behind what each lane has already; the new counts."""
-        lane = jnp.arange(self.lanes, dtype=jnp.int32)
-        self.write(self.start(place, counts) + lane, keys, mask)
+        self.write(self.start(place, counts) + self.lane, keys, mask)
         return counts + mask.astype(jnp.int32)
 
     def settle(self) -> None:
@@ -129,5 +141,4 @@ class Lists:
             return carry
 
         lax.fori_loop(0, self.longest, more, jnp.int32(0))
-        lane = jnp.arange(memory.lanes, dtype=jnp.int32)
-        return Lists.made(memory, 0, pl.cdiv(jnp.sum(self.counts) - lane, memory.lanes))
+        return Lists.made(memory, 0, pl.cdiv(jnp.sum(self.counts) - memory.lane, memory.lanes))

@@ -23,8 +23,16 @@ def digits(logits: jax.Array, largest: jax.Array, bits: int) -> list[jax.Array]:
         weights = weights * 2.0**bits
         part = jnp.floor(weights)
         weights = weights - part
-        parts.append(part.astype(jnp.uint32))
+        parts.append(_whole(part, bits))
     return parts
+
+
+def _whole(part, bits):
+    """A whole number up to 2**bits as uint32."""
+    if bits > 22:
+        return part.astype(jnp.uint32)
+    # The last bits of a sum with 2**23. A GPU converts at a fraction of the rate at which it adds.
+    return jax.lax.bitcast_convert_type(part + 2.0**23, jnp.uint32) - jnp.uint32(0x4B000000)
 
 
 def mass(sums, bits: int):

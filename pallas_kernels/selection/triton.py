@@ -15,14 +15,16 @@ import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 
-from pallas_kernels.common.blocks import Span, load_masked, view
+from pallas_kernels.common.blocks import gather
 from pallas_kernels.common.launch import launch, launch_dependents
 from pallas_kernels.selection import masses
 from pallas_kernels.selection.bracket import Bracket, closed
 from pallas_kernels.selection.keys import MASKED, NONE, key_of, logit_of
-from pallas_kernels.selection.lists import PLACES, Lists, Memory
+from pallas_kernels.selection.lists import PLACES, Lists, Memory, apart
 
 WARPS = 16
+AT_ONCE = 4
+"""Blocks that are on their way to a program at once."""
 FEW_LANES, FEW = 32, 8
 """Where there are as few keys, in lists of as many lanes, each warp finds all by itself."""
 NEAR = 2**16
@@ -85,33 +87,36 @@ class Row:
     def mass(self, sums: tuple[jax.Array, ...]) -> jax.Array:
         return masses.mass(sums, self.bits)
 
-    def read(self, block: Any, whole: bool) -> tuple[jax.Array, jax.Array | None]:
-        """(float32 [lanes], what is inside or None); anything outside."""
-        span = Span(block * self.lanes, self.lanes, None if whole else self.vocabulary)
-        at, inside = view(self.ref, self.index, span, interpret=self.interpret)
-        return load_masked(at, inside), inside
+    @property
+    def lane(self) -> jax.Array:
+        return apart(self.lanes, self.index)
 
-    def logits(self, block: Any, whole: bool) -> jax.Array:
-        """float32 [lanes]; -inf outside."""
-        logits, inside = self.read(block, whole)
-        return logits if inside is None else jnp.where(inside, logits, -jnp.inf)
+    def read(self, block: Any, whole: bool = False) -> tuple[jax.Array, jax.Array | None]:
+        """(float32 [lanes], what is inside, or None of a whole block); -inf outside."""
+        ids = block * self.lanes + self.lane
+        inside = None if whole else ids < self.vocabulary
+        return gather(self.ref, self.index, ids, mask=inside, other=-jnp.inf), inside
 
-    def keys(self, block: Any, whole: bool = False) -> jax.Array:
+    def keys(self, block: Any) -> jax.Array:
         """int32 [lanes]; NONE outside."""
-        logits, inside = self.read(block, whole)
-        return key_of(logits) if inside is None else jnp.where(inside, key_of(logits), NONE)
+        return keys_of(*self.read(block))
 
     def through(self, step: Any, start: Any) -> Any:
-        """What is left of `start` after `step(block, whole, carry)` for each block, of which the last may hang over."""
-        blocks, rest = divmod(self.vocabulary, self.lanes)
-        if blocks:
-            start = lax.fori_loop(0, blocks, lambda block, carry: step(block, True, carry), start)
-        return step(blocks, False, start) if rest else start
+        """What is left of `start` after `step(carry, logits, inside)` for each block, as `read` gives it."""
+
+        def some(first, carry, whole):
+            blocks = [self.read(first + i, whole) for i in range(AT_ONCE)]
+            return functools.reduce(lambda carry, block: step(carry, *block), blocks, carry)
+
+        groups, rest = divmod(self.vocabulary, self.lanes * AT_ONCE)
+        if groups:
+            start = lax.fori_loop(0, groups, lambda group, carry: some(group * AT_ONCE, carry, True), start)
+        return some(groups * AT_ONCE, start, False) if rest else start
 
     def last_kept(self, k: jax.Array, p: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(the key of the last one kept, the largest id of those equal to it that are kept); int32."""
         none = jnp.full(self.lanes, NONE, jnp.int32)
-        maxima = self.through(lambda block, whole, most: jnp.maximum(most, self.keys(block, whole)), none)
+        maxima = self.through(lambda most, *block: jnp.maximum(most, keys_of(*block)), none)
         first = jnp.max(maxima)
         digits = lambda keys: tuple(masses.digits(logit_of(keys), logit_of(first), self.bits))
         limited = k < self.vocabulary
@@ -135,8 +140,8 @@ class Row:
         wide = Memory(self.lists_ref, self.index, 0, self.lanes, pl.cdiv(self.vocabulary, self.lanes), self.interpret)
         narrow = Memory(self.lists_ref, self.index, wide.end, FEW_LANES, FEW, self.interpret)
 
-        def append(block, whole, counts):
-            keys = self.keys(block, whole)
+        def append(counts, *block):
+            keys = keys_of(*block)
             return wide.append(0, counts, keys, keys >= floor)
 
         found = Lists.made(wide, 0, self.through(append, jnp.zeros(self.lanes, jnp.int32)))
@@ -186,9 +191,7 @@ class Row:
     def summed(self, digits: Any) -> tuple[jax.Array, ...]:
         """The sums of the digits of all logits."""
         zero = jnp.zeros(self.lanes, jnp.uint32)
-        more = lambda block, whole, totals: tuple(
-            total + one for total, one in zip(totals, digits(self.logits(block, whole)))
-        )
+        more = lambda totals, logits, inside: tuple(total + one for total, one in zip(totals, digits(logits)))
         return tuple(jnp.sum(total) for total in self.through(more, (zero,) * 3))
 
     def id_of_equal(self, last: jax.Array, ties: jax.Array) -> jax.Array:
@@ -207,9 +210,13 @@ class Row:
         block, seen, _ = lax.while_loop(go_on, step, (jnp.int32(0), jnp.int32(0), count(jnp.int32(0))))
         equal = self.keys(block) == last
         place = jnp.cumsum(equal.astype(jnp.int32))
-        lane = jnp.arange(self.lanes, dtype=jnp.int32)
-        found = jnp.min(jnp.where(equal & (place == ties - seen), lane, self.lanes - 1))
+        found = jnp.min(jnp.where(equal & (place == ties - seen), self.lane, self.lanes - 1))
         return jnp.minimum(block * self.lanes + found, self.vocabulary - 1)
+
+
+def keys_of(logits: jax.Array, inside: jax.Array | None) -> jax.Array:
+    """NONE outside."""
+    return key_of(logits) if inside is None else jnp.where(inside, key_of(logits), NONE)
 
 
 def kept(mask: jax.Array, parts: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
