@@ -1,4 +1,4 @@
-"""Lists of keys in device memory, one a lane: what a program keeps of a row, written without a word between lanes."""
+"""Lists of logits in device memory, one a lane: what a program keeps of a row, written without a word between lanes."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,9 +10,9 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 
-from pallas_kernels.common.blocks import scatter
+from pallas_kernels.common.blocks import gather, scatter
 from pallas_kernels.selection.bracket import Bracket, Enough, Measured, closed, narrowed
-from pallas_kernels.selection.keys import NONE
+from pallas_kernels.selection.keys import NONE, key_of, logit_of
 
 PLACES = 2
 """Where lists may lie: as they were made, and what is left of them as a bracket narrows."""
@@ -29,7 +29,7 @@ def apart(lanes: int, row: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Of a row, for lists of `depth` keys at most in so many lanes: PLACES * depth * lanes words from `base`."""
+    """Of a row, for lists of `depth` logits at most in so many lanes: PLACES * depth * lanes of them from `base`."""
 
     ref: Any
     row: Any
@@ -50,16 +50,15 @@ class Memory:
         return apart(self.lanes, self.row)
 
     def read(self, place: Any, level: Any, inside: jax.Array) -> jax.Array:
-        """int32 [lanes], NONE where not inside."""
-        where = self.start(place, level) + self.lane
-        return plt.load(self.ref.at[jnp.broadcast_to(self.row, where.shape), where], mask=inside, other=NONE)
+        """float32 [lanes]."""
+        return gather(self.ref, self.row, self.start(place, level) + self.lane, mask=inside)
 
-    def write(self, where: jax.Array, keys: jax.Array, mask: jax.Array) -> None:
-        scatter(self.ref, self.row, where, value=keys, mask=mask, interpret=self.interpret)
+    def write(self, where: jax.Array, logits: jax.Array, mask: jax.Array) -> None:
+        scatter(self.ref, self.row, where, value=logits, mask=mask, interpret=self.interpret)
 
-    def append(self, place: int, counts: jax.Array, keys: jax.Array, mask: jax.Array) -> jax.Array:
+    def append(self, place: int, counts: jax.Array, logits: jax.Array, mask: jax.Array) -> jax.Array:
         """Writes where the mask is True, behind what each lane has already; the new counts."""
-        self.write(self.start(place, counts) + self.lane, keys, mask)
+        self.write(self.start(place, counts) + self.lane, logits, mask)
         return counts + mask.astype(jnp.int32)
 
     def settle(self) -> None:
@@ -71,10 +70,10 @@ class Memory:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Lists:
-    """Keys of one row.
+    """Logits of one row, read as keys.
 
     Attributes:
-        memory: where they are. place: int32, below PLACES. counts: int32 [lanes], keys of each lane.
+        memory: where they are. place: int32, below PLACES. counts: int32 [lanes], of each lane.
         longest: int32, the largest of the counts.
     """
 
@@ -92,7 +91,7 @@ class Lists:
     def level(self, i: Any) -> tuple[jax.Array, jax.Array]:
         """(the keys at a place of each list, int32 [lanes], whether there is one)."""
         there = i < self.counts
-        return self.memory.read(self.place, i, there), there
+        return jnp.where(there, key_of(self.memory.read(self.place, i, there)), NONE), there
 
     def summed(self, of: Callable[[jax.Array], tuple[jax.Array, ...]], parts: int) -> tuple[jax.Array, ...]:
         """The sums of what `of(keys)` gives, uint32 scalars; of NONE it is to give 0."""
@@ -117,7 +116,7 @@ class Lists:
                 inside = there & (keys >= bracket.low) & (keys <= bracket.high)
                 # Written in place, from the second step on: never beyond what has been read, by all threads.
                 memory.settle()
-                counts = memory.append(PLACES - 1, counts, keys, inside)
+                counts = memory.append(PLACES - 1, counts, logit_of(keys), inside)
                 return measured.more(keys, parts_of(keys), inside, middle), counts
 
             nothing = Measured.nothing(memory.lanes, len(bracket.above)), jnp.zeros(memory.lanes, jnp.int32)
@@ -137,7 +136,7 @@ class Lists:
 
         def more(i, carry):
             keys, there = self.level(i)
-            memory.write(memory.start(0, 0) + ends - self.counts + i, keys, there)
+            memory.write(memory.start(0, 0) + ends - self.counts + i, logit_of(keys), there)
             return carry
 
         lax.fori_loop(0, self.longest, more, jnp.int32(0))

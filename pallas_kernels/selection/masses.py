@@ -3,6 +3,10 @@
 import jax
 import jax.numpy as jnp
 
+_ONE = 0x3F800000
+_TWO_TO_23 = 0x4B000000
+"""As the bits of a float32."""
+
 
 def digit_bits(vocabulary: int) -> int:
     """How many bits a digit has: as many as V digits can be summed of in 32, and one more bit beside."""
@@ -17,7 +21,9 @@ def digits(logits: jax.Array, largest: jax.Array, bits: int) -> list[jax.Array]:
     # (XLA on a CPU may round exp differently at the end of a vector: there, and only where a mass is within 1e-7 of
     # top-p, it shows.)
     weights = jnp.exp(logits - largest)
-    weights = jnp.where(weights >= 0, weights, 0.0)  # not NaN, which no integer can hold
+    # Not NaN, which no integer can hold: of integers, since XLA on a CPU makes a maximum of such a choice of floats.
+    in_range = jax.lax.bitcast_convert_type(weights, jnp.uint32) <= jnp.uint32(_ONE)
+    weights = jnp.where(in_range, weights, 0.0)
     parts = []
     for _ in range(3):
         weights = weights * 2.0**bits
@@ -32,7 +38,7 @@ def _whole(part, bits):
     if bits > 22:
         return part.astype(jnp.uint32)
     # The last bits of a sum with 2**23. A GPU converts at a fraction of the rate at which it adds.
-    return jax.lax.bitcast_convert_type(part + 2.0**23, jnp.uint32) - jnp.uint32(0x4B000000)
+    return jax.lax.bitcast_convert_type(part + 2.0**23, jnp.uint32) - jnp.uint32(_TWO_TO_23)
 
 
 def mass(sums, bits: int):

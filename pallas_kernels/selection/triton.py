@@ -15,11 +15,12 @@ import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 
+from pallas_kernels.common import hooks
 from pallas_kernels.common.blocks import gather
 from pallas_kernels.common.launch import launch, launch_dependents
 from pallas_kernels.selection import masses
 from pallas_kernels.selection.bracket import Bracket, closed
-from pallas_kernels.selection.keys import MASKED, NONE, key_of, logit_of
+from pallas_kernels.selection.keys import MASKED, NONE, key_of, key_of_raised, logit_of, raised
 from pallas_kernels.selection.lists import PLACES, Lists, Memory, apart
 
 WARPS = 16
@@ -59,7 +60,7 @@ def top_k_top_p(options, *, scaled, top_k, top_p):
         outputs=[
             jax.ShapeDtypeStruct((rows,), jnp.int32),
             jax.ShapeDtypeStruct((rows,), jnp.int32),
-            jax.ShapeDtypeStruct((rows, PLACES * (pl.cdiv(vocabulary, lanes) * lanes + FEW_LANES * FEW)), jnp.int32),
+            jax.ShapeDtypeStruct((rows, PLACES * (pl.cdiv(vocabulary, lanes) * lanes + FEW_LANES * FEW)), jnp.float32),
         ],
         num_warps=WARPS,
         num_stages=1,
@@ -93,13 +94,17 @@ class Row:
 
     def read(self, block: Any, whole: bool = False) -> tuple[jax.Array, jax.Array | None]:
         """(float32 [lanes], what is inside, or None of a whole block); -inf outside."""
-        ids = block * self.lanes + self.lane
-        inside = None if whole else ids < self.vocabulary
-        return gather(self.ref, self.index, ids, mask=inside, other=-jnp.inf), inside
+        start, lane = block * self.lanes, self.lane
+        inside = None if whole else start + lane < self.vocabulary
+        if self.interpret:
+            return gather(self.ref, self.index, start + lane, mask=inside, other=-jnp.inf), inside
+        logits = hooks.load_near(self.ref, (self.index, start), (jnp.int32(0), lane), inside)
+        return logits if inside is None else jnp.where(inside, logits, -jnp.inf), inside
 
     def keys(self, block: Any) -> jax.Array:
         """int32 [lanes]; NONE outside."""
-        return keys_of(*self.read(block))
+        logits, inside = self.read(block)
+        return jnp.where(inside, key_of(logits), NONE)
 
     def through(self, step: Any, start: Any) -> Any:
         """What is left of `start` after `step(carry, logits, inside)` for each block, as `read` gives it."""
@@ -115,8 +120,8 @@ class Row:
 
     def last_kept(self, k: jax.Array, p: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(the key of the last one kept, the largest id of those equal to it that are kept); int32."""
-        none = jnp.full(self.lanes, NONE, jnp.int32)
-        maxima = self.through(lambda most, *block: jnp.maximum(most, keys_of(*block)), none)
+        lowest = jnp.zeros(self.lanes, jnp.uint32)
+        maxima = key_of_raised(self.through(lambda most, logits, _: jnp.maximum(most, raised(logits)), lowest))
         first = jnp.max(maxima)
         digits = lambda keys: tuple(masses.digits(logit_of(keys), logit_of(first), self.bits))
         limited = k < self.vocabulary
@@ -140,9 +145,11 @@ class Row:
         wide = Memory(self.lists_ref, self.index, 0, self.lanes, pl.cdiv(self.vocabulary, self.lanes), self.interpret)
         narrow = Memory(self.lists_ref, self.index, wide.end, FEW_LANES, FEW, self.interpret)
 
-        def append(counts, *block):
-            keys = keys_of(*block)
-            return wide.append(0, counts, keys, keys >= floor)
+        least_logit = logit_of(floor)
+
+        def append(counts, logits, inside):
+            mask = ~(logits < least_logit)  # of NaN, too
+            return wide.append(0, counts, logits, mask if inside is None else mask & inside)
 
         found = Lists.made(wide, 0, self.through(append, jnp.zeros(self.lanes, jnp.int32)))
         there = jnp.sum(found.counts)
@@ -212,11 +219,6 @@ class Row:
         place = jnp.cumsum(equal.astype(jnp.int32))
         found = jnp.min(jnp.where(equal & (place == ties - seen), self.lane, self.lanes - 1))
         return jnp.minimum(block * self.lanes + found, self.vocabulary - 1)
-
-
-def keys_of(logits: jax.Array, inside: jax.Array | None) -> jax.Array:
-    """NONE outside."""
-    return key_of(logits) if inside is None else jnp.where(inside, key_of(logits), NONE)
 
 
 def kept(mask: jax.Array, parts: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
