@@ -6,7 +6,7 @@ goes on to the next key that is there.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +18,9 @@ from pallas_kernels.selection.keys import NONE
 class Bracket(NamedTuple):
     """The last key kept is in [low, high]; `above` is what the parts of the keys above `high` add up to."""
 
-    low: jax.Array
-    high: jax.Array
-    above: tuple[jax.Array, ...]
+    low: Any
+    high: Any
+    above: tuple[Any, ...]
 
     def is_wider(self, than: int) -> jax.Array:
         """Whether `high` is more than so much above `low`; their distance may take 32 bits."""

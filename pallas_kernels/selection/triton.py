@@ -7,6 +7,7 @@ hundred keys or so, and the search goes on among those alone.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -85,7 +86,7 @@ class Row:
     def bits(self) -> int:
         return masses.digit_bits(self.vocabulary)
 
-    def mass(self, sums: tuple[jax.Array, ...]) -> jax.Array:
+    def mass(self, sums: Sequence[jax.Array]) -> jax.Array:
         return masses.mass(sums, self.bits)
 
     @property
@@ -186,14 +187,16 @@ class Row:
             # Where no mass is wanted, because top-p or all masses are 0, the first one is the last.
             bracket = Bracket(jnp.where(wanted > 0, least, first), first, NO_MASS)
             last, _, above = found.search(bracket, digits, lambda sums: ~(self.mass(sums) < wanted))
-            each = digits(last)
+            each, there = digits(last), equals(last)
             more = lambda count: self.mass(masses.plus(above, count.astype(jnp.uint32), each))
-            return last, 1 + largest((self.vocabulary - 1).bit_length(), lambda count: more(count) < wanted)
+            short = lambda: largest((self.vocabulary - 1).bit_length(), lambda count: more(count) < wanted)
+            return last, lax.cond(there > 1, lambda: 1 + short(), lambda: jnp.maximum(there, 1)), there
+
+        def equals(last):
+            return found.summed(lambda keys: ((keys == last).astype(jnp.uint32),), 1)[0].astype(jnp.int32)
 
         least, ties = lax.cond(limited, by_count, lambda: (floor, k))
-        last, ties = lax.cond(p < 1, lambda: by_mass(least, ties), lambda: (least, ties))
-        (equals,) = found.summed(lambda keys: ((keys == last).astype(jnp.uint32),), 1)
-        return last, ties, equals.astype(jnp.int32)
+        return lax.cond(p < 1, lambda: by_mass(least, ties), lambda: (least, ties, equals(least)))
 
     def summed(self, digits: Any) -> tuple[jax.Array, ...]:
         """The sums of the digits of all logits."""
