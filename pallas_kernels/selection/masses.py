@@ -1,5 +1,7 @@
 """Probability masses in fixed point: sums of integers, whose order does not round."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -41,7 +43,7 @@ def _whole(part, bits):
     return jax.lax.bitcast_convert_type(part + 2.0**23, jnp.uint32) - jnp.uint32(_TWO_TO_23)
 
 
-def mass(sums, bits: int):
+def mass(sums: Any, bits: int) -> Any:
     """float32: what the sums of each digit add up to."""
     return sum(one.astype(jnp.float32) * 2.0 ** (-bits * (i + 1)) for i, one in enumerate(sums))
 

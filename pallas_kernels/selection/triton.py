@@ -105,7 +105,7 @@ class Row:
     def keys(self, block: Any) -> jax.Array:
         """int32 [lanes]; NONE outside."""
         logits, inside = self.read(block)
-        return jnp.where(inside, key_of(logits), NONE)
+        return key_of(logits) if inside is None else jnp.where(inside, key_of(logits), NONE)
 
     def through(self, step: Any, start: Any) -> Any:
         """What is left of `start` after `step(carry, logits, inside)` for each block, as `read` gives it."""
