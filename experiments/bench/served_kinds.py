@@ -58,6 +58,7 @@ SERVED_KINDS = {
         | STATUS
         | dict(
             batch_invariant=(FLAG, "whether the engine was to be"),
+            served=(FLAG, "whether it had the programs of a served model"),
             seed=(COUNT, "of the requests"),
             requests=(SIZE, "random ones"),
             cancelled=(COUNT, "of them"),

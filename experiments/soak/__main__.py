@@ -1,12 +1,14 @@
 """Soak: random requests through the engine, each compared with itself alone; and memory over many short ones.
 
-    python -m experiments.soak [--requests=2000] [--short=20000] [--batch_invariant] [--seed=0]
+    python -m experiments.soak [--requests=2000] [--short=20000] [--batch_invariant] [--served] [--seed=0]
 
 Requests of the small trained model come, overlap, are cancelled, preempted (the pool is kept small) and end. With
 `--batch_invariant` each one's tokens, text and log-probabilities are the bits of its lone run; without, where a token
-differs first, it and that of the lone run must be nearer than NEAR_TIE in the lone run's scores. All pages are free at
-the end, and `short` requests of one token each leave the process and the device with the memory that they had. A record
-(kind 'soak' of experiments/bench/served_kinds.py) says what was found; the exit status is 1 where something is wrong.
+differs first, it and that of the lone run must be nearer than NEAR_TIE in the lone run's scores. With `--served` the
+engine has the programs of a served model, compiled before the first request, else it compiles what it needs. All pages
+are free at the end, and `short` requests of one token each leave the process and the device with the memory that they
+had. A record (kind 'soak' of experiments/bench/served_kinds.py) says what was found; the exit status is 1 where
+something is wrong.
 
 An hour on 2 cores without a GPU, some minutes with one; `--requests=200 --short=1000` takes five minutes.
 """
@@ -27,7 +29,7 @@ from experiments.bench.options import check_least
 from experiments.soak import run as soak
 from experiments.soak.run import Alone
 from experiments.soak.traffic import Request, requests
-from tokenspeed.engine.build import offline
+from tokenspeed.engine.build import for_serving, offline
 from tokenspeed.engine.engine import Engine
 from tokenspeed.llm import LLM
 from tokenspeed.sampling.params import SamplingParams
@@ -48,7 +50,8 @@ class Options:
 
     Attributes:
         requests: random ones, compared with themselves alone. short: of one token each, for memory's sake.
-        batch: sequences at a time. batch_invariant: see `LLM`. seed: of the requests.
+        batch: sequences at a time. batch_invariant: see `LLM`. served: whether by the programs of a served model.
+        seed: of the requests.
         results: the file that the record is appended to.
     """
 
@@ -56,6 +59,7 @@ class Options:
     short: int = 20000
     batch: int = 8
     batch_invariant: bool = False
+    served: bool = False
     seed: int = 0
     results: str = "out/soak-{device}.jsonl"
 
@@ -73,7 +77,11 @@ def make(options: Options, *, pages: int) -> tuple[LLM, Engine]:
         llm.model, llm.tokenizer, max_context=config.max_positions, max_batch=options.batch,
         kv_bytes=pages * page_bytes, batch_invariant=options.batch_invariant, implementation=implementation,
     )  # fmt: skip
-    return llm, offline(llm.model, llm.options)
+    return llm, engine_of(llm, options)
+
+
+def engine_of(llm: LLM, options: Options) -> Engine:
+    return (for_serving if options.served else offline)(llm.model, llm.options)
 
 
 def compared(options: Options) -> dict:
@@ -82,7 +90,7 @@ def compared(options: Options) -> dict:
     asked = list(requests(llm.encode, count=options.requests, max_context=llm.max_context, seed=options.seed))
     with tqdm(total=len(asked), unit="request", desc="together", mininterval=5) as bar:
         found = soak.together(llm, engine, asked, tick=lambda done: bar.update(done - bar.n))
-    alone = Alone(llm, offline(llm.model, llm.options))
+    alone = Alone(llm, engine_of(llm, options))
     alike, differing, problems = 0, [], []
     ended = [i for i, row in enumerate(found.rows) if row.reason is not None]
     for i in tqdm(ended, unit="request", desc="alone", mininterval=5):
@@ -147,7 +155,7 @@ def run(options: Options, command: str) -> int:
     fields = compared(options) | (flat(options) if options.short else {})
     if not fields.get("flat", True) and fields["status"] == "ok":
         fields["status"] = "memory grew"
-    fields |= dict(batch=options.batch, batch_invariant=options.batch_invariant, seed=options.seed)
+    fields |= {name: getattr(options, name) for name in ("batch", "batch_invariant", "served", "seed")}
     with Log(in_path(options.results)) as log:
         log.append(record.new("soak", **fields, **origin, date=provenance.now()))
     print(*(f"{name}: {value}" for name, value in fields.items()), sep="\n")

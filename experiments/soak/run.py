@@ -5,6 +5,7 @@ from collections.abc import Callable, Hashable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.pallas import next_power_of_2
 
 from experiments.soak.traffic import Request
 from tokenspeed.engine.engine import Engine
@@ -131,7 +132,9 @@ def difference(llm: LLM, number: int, request: Request, row: Row, alone: Row) ->
         return Difference(number, at, float("inf"))
     params, config = request.params, llm.model.config
     given = [*request.prompt, *alone.ids[:at]]
-    logits = llm.logits([given])[:, -1]
+    # Padded, that few lengths are compiled: no token sees those behind it.
+    padded = given + [0] * (min(next_power_of_2(len(given)), config.max_positions) - len(given))
+    logits = llm.logits([padded])[:, len(given) - 1]
     state = make_state(
         [params], [list(request.prompt)], config.vocab_size, config.eos_ids, outputs=[alone.ids[:at]],
         samples=[request.sample], default_seeds=[request.seed],

@@ -1,19 +1,25 @@
 """The Triton kernel of rope_and_cache: a program has one head of a few rows."""
 
 import dataclasses
+import functools
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from pallas_kernels.common.blocks import gather
 from pallas_kernels.common.kv_cache import KVCache
 from pallas_kernels.common.launch import launch, launch_dependents
-from pallas_kernels.rope_and_cache.heads import Heads
+from pallas_kernels.rope_and_cache.heads import KINDS, Heads
+from pallas_kernels.rope_and_cache.sums import Sums
 
-FEW_ROWS, MANY_ROWS, WARPS = 16, 32, 4
-"""Rows of a program, where there are as few as a decode step's and where there are more."""
+FEW_ROWS, BLOCK_M = 256, 16
+"""As many as a decode step has at most, and of those the rows of a program."""
+HEADS_OF_MANY_ROWS, PAIRS_OF_THREAD = 4, 8
+"""Where there are more rows: the heads of a program at most, all queries, all keys or all values, which share the rows'
+places and angles, and the pairs of each that a thread has: in 16 bits their halves are stores of 16 bytes."""
+WARPS = 4
 
 
 def rope_and_cache(options, *, pairs, cache, positions, sequence, page_table, rope, q_norm, k_norm):
@@ -53,38 +59,56 @@ def store(
     Returns:
         (q [M, N, H], the cache), and k and v [M, K, H] of the cache's dtype if asked for.
     """
-    splits, rows = parts.shape[0], positions.shape[0]
-    block = max(16, pl.next_power_of_2(heads.half))
-    block_m = FEW_ROWS if rows <= 256 else MANY_ROWS
+    rows, block = positions.shape[0], max(16, pl.next_power_of_2(heads.half))
+    many = rows > FEW_ROWS
+    block_m = max(1, PAIRS_OF_THREAD * 32 * WARPS // block) if many else BLOCK_M
+    each = math.gcd(HEADS_OF_MANY_ROWS, heads.kv_heads) if many else 1  # query heads are a multiple of kv heads
+    sums = Sums.of(parts, planes, first_row, words=many)
+
+    def rows_of(program):
+        row = program * block_m + jnp.arange(block_m, dtype=jnp.int32)
+        return row, row < rows
+
+    def one_head(program, refs, out_refs):
+        pairs = heads.pairs_of_head(program[0], block)
+        row, valid = rows_of(program[1])
+        mask = valid[:, None] & pairs.inside[None, :]
+        prepared = heads.prepare(refs, pairs, row, valid)
+        heads.finish(refs, out_refs, prepared, sums.load(refs.parts, pairs, row, mask))
+
+    def some_heads(kind, program, refs, out_refs):
+        first, (row, valid) = each * program[0], rows_of(program[1])
+        of_heads = [heads.pairs_of_head(first + i, block, kind) for i in range(each)]
+        # All before the first store: loads do not move up past one.
+        loaded = [sums.load(refs.parts, pairs, row, valid[:, None] & pairs.inside[None, :]) for pairs in of_heads]
+        prepared = [heads.prepare(refs, of_heads[0], row, valid)]
+        prepared += [heads.prepare(refs, pairs, row, valid, prepared[0]) for pairs in of_heads[1:]]
+        for one, values in zip(prepared, loaded, strict=True):
+            heads.finish(refs, out_refs, one, values)
 
     def kernel(refs, *out_refs):
         launch_dependents(heads.interpret)
-        pairs = heads.pairs_of_head(pl.program_id(0), block)
-        row = pl.program_id(1) * block_m + jnp.arange(block_m, dtype=jnp.int32)
-        valid = row < rows
-        mask = valid[:, None] & pairs.inside[None, :]
-        prepared = heads.prepare(refs, pairs, row, valid)
-
-        def part(split, c):
-            index, place = pairs.index[None, :], first_row + row[:, None]
-            where = (split, c, place, index) if planes else (split, place, index, c)
-            return gather(refs.parts, *where, mask=mask)
-
-        a, b = (sum((part(split, c) for split in range(1, splits)), start=part(0, c)) for c in (0, 1))
-        heads.finish(refs, out_refs, prepared, (a, b))
+        program = pl.program_id(0), pl.program_id(1)
+        if not many:
+            return one_head(program, refs, out_refs)
+        end = 0
+        for kind, count in zip(KINDS, (heads.heads, heads.kv_heads, heads.kv_heads), strict=True):
+            begin, end = end, end + count // each
+            own = (program[0] >= begin) & (program[0] < end)
+            pl.when(own)(functools.partial(some_heads, kind, program, refs, out_refs))
 
     cos, sin = (None, None) if rope is None else rope
     caches = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (cache.k, cache.v)]
-    rows_of = [jax.ShapeDtypeStruct((rows, heads.kv_heads, heads.head_dim), x.dtype) for x in caches]
+    by_row_of = [jax.ShapeDtypeStruct((rows, heads.kv_heads, heads.head_dim), x.dtype) for x in caches]
     q, k, v, *of_rows = launch(
         kernel,
         name="rope_and_cache",
-        grid=(heads.count, pl.cdiv(rows, block_m)),
-        inputs=dict(parts=parts, cos=cos, sin=sin, positions=positions, **arrays_of(cache)) | operands,
+        grid=(heads.count // each, pl.cdiv(rows, block_m)),
+        inputs=dict(parts=sums.operand(parts), cos=cos, sin=sin, positions=positions, **arrays_of(cache)) | operands,
         outputs=[
             jax.ShapeDtypeStruct((rows, heads.heads, heads.head_dim), dtype),
             *caches,
-            *(rows_of if by_row else []),
+            *(by_row_of if by_row else []),
         ],
         aliases=dict(k=1, v=2),
         num_warps=WARPS,

@@ -49,10 +49,7 @@ def call_of(seed=0, *, rows, heads=(4, 2), head_dim=24, rotary=1.0, **options):
     return pairs, arrays["cache"], how | dict(rotary_dim=arrays["weight"].rotary_dim), call
 
 
-@pytest.mark.parametrize("seed, case", covering.parameters(CASES, quick=(0,)))
-def test_kernel_and_reference_agree(seed, case):
-    pairs, cache, how, call = call_of(seed, **case)
-    how["out_dtype"] = call.arrays["weight"].dtype
+def assert_as_the_reference(pairs, cache, how):
     with guarded():
         found = pk.rope_and_cache(pairs, cache, **how, implementation="interpret")
     expected = pk.rope_and_cache(pairs, cache, **how, implementation="xla")
@@ -61,6 +58,12 @@ def test_kernel_and_reference_agree(seed, case):
         step = 2.0 ** -{"float32": 20, "bfloat16": 7, "float16": 10, "float8_e4m3fn": 3, "int8": 0}[one.dtype.name]
         relative = 0.0 if one.dtype == jnp.int8 else step
         np.testing.assert_allclose(np.float32(one), np.float32(other), rtol=relative, atol=step)
+
+
+@pytest.mark.parametrize("seed, case", covering.parameters(CASES, quick=(0,)))
+def test_kernel_and_reference_agree(seed, case):
+    pairs, cache, how, call = call_of(seed, **case)
+    assert_as_the_reference(pairs, cache, how | dict(out_dtype=call.arrays["weight"].dtype))
 
 
 @pytest.mark.parametrize("implementation", [slow("xla"), slow("interpret")])
@@ -106,6 +109,20 @@ def test_calls_that_share_a_product(implementation):
             assert_same_bits(one, other)
     assert_same_bits(in_parts.k, alone.k)
     assert_same_bits(in_parts.v, alone.v)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "dtype, options",
+    [
+        ("bfloat16", dict(padding=True)),
+        ("float16", dict(qk_norm=True, rotary=0.5, kv_dtypes=("int8", None))),
+    ],
+)
+def test_programs_of_some_heads(dtype, options):
+    """Of 4 kv heads, and a product in 16 bits, whose pairs are loaded as words."""
+    pairs, cache, how, _ = call_of(rows=260, heads=(8, 4), head_dim=8, layout=Layout(6, 5), dtype=dtype, **options)
+    assert_as_the_reference(pairs.astype(dtype), cache, how | dict(out_dtype=dtype))
 
 
 @pytest.mark.slow
