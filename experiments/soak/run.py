@@ -1,6 +1,7 @@
 """Runs requests together and each alone, and compares."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Hashable, Sequence
 
 import jax.numpy as jnp
@@ -11,7 +12,8 @@ from experiments.soak.traffic import Request
 from tokenspeed.engine.engine import Engine
 from tokenspeed.engine.row import Row
 from tokenspeed.llm import LLM
-from tokenspeed.sampling.sample import gumbel, keep, process
+from tokenspeed.sampling.params import SamplingParams
+from tokenspeed.sampling.sample import gumbel, process
 from tokenspeed.sampling.state import make_state
 
 
@@ -35,7 +37,8 @@ class Difference:
     """A row whose tokens differ from those of the same row alone: from which on, and how near those two were.
 
     Attributes:
-        gap: between the scores of the two tokens in the lone run; infinite where one of them was not to be drawn.
+        gap: between the scores of the two tokens in the lone run, or what one of them lacked to be kept by min-p, top-k
+            or top-p, where that is more; infinite where one of them was not to be drawn at all.
     """
 
     request: int
@@ -128,8 +131,6 @@ def difference(llm: LLM, number: int, request: Request, row: Row, alone: Row) ->
     at = next((i for i, (a, b) in enumerate(both) if a != b), len(both))
     if at == len(row.ids) == len(alone.ids):
         return None
-    if at == len(both):  # one ends where the other goes on: the id that ended it is not among its tokens
-        return Difference(number, at, float("inf"))
     params, config = request.params, llm.model.config
     given = [*request.prompt, *alone.ids[:at]]
     # Padded, that few lengths are compiled: no token sees those behind it.
@@ -140,8 +141,39 @@ def difference(llm: LLM, number: int, request: Request, row: Row, alone: Row) ->
         samples=[request.sample], default_seeds=[request.seed],
     )  # fmt: skip
     step = jnp.array([at], jnp.int32)
-    scores = process(logits, state, step)
+    scores, missing = process(logits, state, step), 0.0
     if not params.greedy:
-        scores = keep(scores / state.temperature[:, None], state) + gumbel(state.key, step, config.vocab_size)
-    first, second = (float(scores[0, token]) for token in both[at])
-    return Difference(number, at, abs(first - second) if np.isfinite([first, second]).all() else float("inf"))
+        scaled = scores / state.temperature[:, None]
+        scores = scaled + gumbel(state.key, step, config.vocab_size)
+    # One that ends where the other goes on drew an id that ends it, which is not among its tokens.
+    scores = np.asarray(scores[0])
+    end = max((int(end) for end in state.ends[0] if end >= 0), key=lambda end: scores[end], default=None)
+    pair = [ids[at] if at < len(ids) else end for ids in (row.ids, alone.ids)]
+    if None in pair:
+        return Difference(number, at, math.inf)
+    if not params.greedy:
+        missing = max(missing_to_be_kept(np.asarray(scaled[0]), params, token) for token in pair)
+    first, second = (float(scores[token]) for token in pair)
+    gap = max(abs(first - second), missing) if np.isfinite([first, second]).all() else math.inf
+    return Difference(number, at, gap)
+
+
+def missing_to_be_kept(scaled: np.ndarray, params: SamplingParams, token: int) -> float:
+    """How much logits have to change at least for min-p, top-k and top-p to keep a token; 0 where they do.
+
+    Args:
+        scaled: float32 [V], logits divided by the temperature.
+    """
+    own, most = scaled[token], scaled.max()
+    missing = [0.0]
+    if params.min_p:
+        missing.append(most + math.log(params.min_p) - own)
+        scaled = np.where(scaled >= missing[-1] + own, scaled, -np.inf)
+    if params.top_k:
+        least = np.sort(scaled)[-min(params.top_k, len(scaled))]
+        missing.append(least - own)
+        scaled = np.where(scaled >= least, scaled, -np.inf)
+    masses = np.exp(scaled - most)
+    if params.top_p < 1 and (before := masses[scaled > own].sum()) > 0:
+        missing.append(math.log(before / (params.top_p * masses.sum())))
+    return float(max(missing))

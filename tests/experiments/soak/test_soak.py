@@ -2,12 +2,14 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from experiments.bench import log as logs
 from experiments.soak import __main__ as soak
 from experiments.soak import run
 from experiments.soak.traffic import requests
+from tokenspeed.sampling.params import SamplingParams
 
 ENCODE = lambda text: [3 + len(word) for word in text.split()]
 
@@ -21,6 +23,16 @@ def test_the_same_seed_gives_the_same_requests_that_overlap_and_differ():
     assert len({one.prompt[:5] for one in first}) < 80, "some begin alike"
     assert any(one.cancel_after is not None for one in first) and any(one.sample for one in first)
     assert {one.params.greedy for one in first} == {True, False} and len({one.priority for one in first}) > 1
+
+
+def test_what_a_token_lacks_to_be_kept():
+    scaled = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
+    lacks = lambda token, **how: run.missing_to_be_kept(scaled, SamplingParams(**how), token)
+    assert lacks(3) == 0 and lacks(2, top_k=3) == lacks(2, top_p=0.81) == lacks(2, min_p=0.29) == 0
+    assert lacks(2, top_k=2) == pytest.approx(np.log(2)), "as much as the second has more"
+    assert lacks(2, top_p=0.79) == pytest.approx(np.log(0.8 / 0.79)), "what the others have too much"
+    assert lacks(2, min_p=0.4) == pytest.approx(np.log(0.2 / 0.15))
+    assert lacks(3, top_k=2, top_p=0.9) == pytest.approx(np.log(6)), "the most of all"
 
 
 @pytest.mark.slow
