@@ -25,7 +25,8 @@ from experiments.decode.plots import draw_decode
 from experiments.decode.table import newest
 from experiments.report.claim import claim
 from experiments.report.quantised import quantised
-from experiments.report.sections import ANY_DEVICE, WIDTH, rendered
+from experiments.report.sections import WIDTH, rendered
+from experiments.report.without_gpu import WITHOUT_GPU
 from experiments.serve_bench.plots import draw_serve
 from experiments.sweep.plots import draw_gpu
 
@@ -75,8 +76,8 @@ def results_page(records: Sequence[Record], pictures: Path) -> str:
             parts += ["### Pictures", *(f"![{path.stem}](results/{known.key}/{path.name})" for path in drawn)]
     if len(parts) == 3:
         parts.append("No results of a GPU are committed yet.")
-    if found := rendered(records, ANY_DEVICE):
-        parts += ["## Any device", *found]
+    if found := rendered(records, WITHOUT_GPU):
+        parts += ["## Without a GPU", *found]
     return "\n\n".join(parts) + "\n"
 
 

@@ -402,14 +402,28 @@ def test_servers_under_load_have_a_section_once_there_are_records(make_record):
     assert "long, 30000 in" in both and "| 0 of 1 | void: the client was late |" in both
 
 
-def test_accuracy_has_a_section_of_no_device_once_there_are_records(make_record, tmp_path):
-    assert "Any device" not in report.results_page([make_record("decode", xla_ms_per_token=3.0)], tmp_path)
+def test_accuracy_has_a_section_of_no_gpu_once_there_are_records(make_record, tmp_path):
+    assert "Without a GPU" not in report.results_page([make_record("decode", xla_ms_per_token=3.0)], tmp_path)
     records = [
         make_record("accuracy", device="cpu AMD"),
         make_record("accuracy", device="cpu AMD", format="int8", top1=0.98),
         make_record("accuracy", device="cpu AMD", top1=0.5, date="2026-01-01T00:00:00Z"),
     ]
-    before, _, page = report.results_page(records, tmp_path).partition("## Any device\n\n### Accuracy of quantised")
+    before, _, page = report.results_page(records, tmp_path).partition("## Without a GPU\n\n### Accuracy of quantised")
     assert "No results of a GPU" in before
     lines = [line for line in page.splitlines() if line.startswith("| ragged")]
     assert len(lines) == 2 and "| 95.00 | 95.00 |" in lines[0] and "| 92 met |" in lines[0] and "missed" in lines[1]
+
+
+def test_quantised_weights_on_a_processor_have_a_section_once_there_are_records(files, make_step):
+    cpu = dict(device="cpu AMD", implementation="xla", dtype="f32", model="qwen2.5-0.5b")
+    records = [
+        make_step(), make_step(**cpu, ms_per_token=60.0), make_step(**cpu | dict(implementation="triton")),
+        make_step(**cpu | dict(model="qwen2.5-0.5b-int8"), ms_per_token=80.0),
+    ]  # fmt: skip
+    assert files.run(records=records[:1]) == 0 and "Without a GPU" not in files.page.read_text()
+    assert files.run(records=records) == 0
+    page = files.page.read_text().partition("## Without a GPU\n\n### Decode on a processor")[2]
+    lines = [line for line in page.splitlines() if line.startswith("| qwen")]
+    assert len(lines) == 2 and "60.000" in lines[0] and "80.000" in lines[1] and "| 0.75 |" in lines[1]
+    assert "on cpu AMD." in page and "qwen" not in files.readme.read_text()
