@@ -65,7 +65,7 @@ def _table(
             model, weights, f"{size} ({number(plain['bytes'] / 1e9)})" if plain else size,
             number(found["floor_ms"], ".3f"),
             f"**{found['ms_per_token']:.3f}** ({found['ms_p5']:.3f} to {found['ms_p95']:.3f})",
-            number(plain and plain["ms_per_token"] / found["ms_per_token"]),
+            number(plain["ms_per_token"] / found["ms_per_token"] if plain else None),
             ", ".join(str(number(cost, ".1e")) for cost in costs),
             *([span(theirs[model])] if any(theirs.values()) else []),
         ])  # fmt: skip
