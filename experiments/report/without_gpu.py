@@ -30,7 +30,7 @@ def cpu_decode_section(records: Sequence[Record]) -> Section:
         "in the dtype of the activations before it multiplies, so quantising saves memory there and costs time."
     )
     command = (
-        "python -m experiments.decode --config=decode.py --models=qwen2.5-0.5b,qwen2.5-0.5b-int8,qwen2.5-0.5b-fp8,"
+        "python -m experiments.decode --config=decode.py --models=qwen2.5-0.5b,qwen2.5-0.5b-int8,"
         "qwen2.5-0.5b-int4-g128 --steps=8 --sequences=2 --repeats=3"
     )
     return "Decode on a processor", what, decode.decode_table(found), found, command
