@@ -14,8 +14,9 @@ Any field is overridden on the command line, tuples with commas:
 
     python -m experiments.prefill --config=prefill.py --batches=8 --prompts=1024
     python -m experiments.prefill --config=prefill.py --starts=30000 --chunks=512
+    python -m experiments.prefill --config=prefill.py --models=llama-3.1-8b,llama-3.1-8b-int8,llama-3.1-8b-int4-g128
 
-The last one times chunks alone: 512 tokens behind 30,000 that are in the cache.
+The last but one times chunks alone: 512 tokens behind 30,000 that are in the cache.
 """
 
 import ml_collections

@@ -6,6 +6,7 @@ from typing import Any
 from experiments.bench import record, tables
 from experiments.bench.record import Record
 from experiments.bench.tables import Table, number
+from experiments.bench.unquantised import with_ratio
 from tokenspeed.models.kv_dtypes import AUTO
 
 CASE = ("device", "model", "dtype", "batch", "context", "page_size", "kv_dtype")
@@ -32,7 +33,9 @@ def decode_table(records: Sequence[Record]) -> Table:
     records = newest(records)
     beside = {case_of(one) for one in records if one["implementation"] != "xla" and one["status"] == "ok"}
     shown = [one for one in records if one["implementation"] != "xla" or case_of(one) not in beside]
-    return with_extras(*with_pages(HEADER, [_line(one, records) for one in shown], shown), shown)
+    lines = [_line(one, records) for one in shown]
+    table = with_ratio(HEADER, lines, shown, records, (*CASE, "implementation"), "ms_per_token")
+    return with_extras(*with_pages(*table, shown), shown)
 
 
 def xla_beside(found: Record, records: Sequence[Record]) -> Record | None:

@@ -1,6 +1,7 @@
 """A decode step of other engines, or their work under load, on the same card: what our figures stand beside.
 
     python -m experiments.peers --engine=vllm [--models=llama-3.1-8b,llama-3.2-1b] [--batches=1,8,16] [--in_process]
+    python -m experiments.peers --engine=vllm --models=llama-3.1-8b-fp8
     python -m experiments.peers --engine=vllm --concurrency=1,8,32,64,256
     python -m experiments.peers --engine=torch
 
@@ -12,6 +13,7 @@ vllm: offline `LLM.generate`, greedy; `steps` + 1 tokens less 1 token from the s
     and start cancel. `--in_process` keeps its engine in the driver's process, where 1B is faster.
     With `--concurrency` its asynchronous engine, with the limits of its server, has so many requests under way at a
     time, as in `experiments.throughput`, and tokens are timed where a coroutine gets them.
+    Of a model in fp8 it rounds the projections itself, a scale for each, and its activations too; its head stays bf16.
 torch: a plain LLaMA of our own under `torch.compile(mode="max-autotune")`, with CUDA graphs.
 
 A record ('peer' or 'peer_load' of experiments/bench/served_kinds.py) is appended for each model and case. Figures move
@@ -33,7 +35,7 @@ from experiments.bench import provenance, record
 from experiments.bench.device import in_path, needed_gpu
 from experiments.bench.errors import ResultsError, UsageError
 from experiments.bench.log import Log
-from experiments.bench.models import FOLDER, check_models, config_of
+from experiments.bench.models import FOLDER, PUBLISHED, QUANTISED, check_models, config_of
 from experiments.bench.options import check_least, check_name, check_some
 from experiments.bench.record import Record
 from experiments.decode.options import check_context
@@ -41,6 +43,8 @@ from experiments.throughput.client import Request
 from experiments.throughput.load import times
 
 ENGINES = ("vllm", "torch")
+QUANTISES = {"vllm": ("fp8",), "torch": ()}
+"""Formats of weights, as names of models end in them, that an engine makes of random weights by itself."""
 STEP_FIELDS = {"batch", "ms", "version", "how"}
 LOAD_FIELDS = {"load", "called", "arrivals", "version", "how"}
 """Of what drivers print."""
@@ -51,7 +55,8 @@ class Options:
     """What to measure.
 
     Attributes:
-        engine: one of ENGINES. models: names in configs/models. batches: sequences at a time.
+        engine: one of ENGINES. models: names in configs/models, which may end in a format of QUANTISES.
+        batches: sequences at a time.
         context: positions before the first step. steps: tokens that a time is the mean of. repeats: times.
         in_process: vLLM's engine in the driver's own process.
         concurrency: requests under way at a time; where there are any, these are measured and not steps.
@@ -77,7 +82,11 @@ class Options:
     def __post_init__(self):
         check_name("engine", self.engine, ENGINES)
         check_some(self, "models", "batches")
-        check_models("models", self.models)
+        check_models("models", self.models, (*PUBLISHED, *QUANTISED))
+        for model in self.models:
+            if (format := as_made(model)[1]) and format not in QUANTISES[self.engine]:
+                known = " or ".join(("as published", *QUANTISES[self.engine]))
+                raise UsageError(f"models: {model}: expected weights {known}, since {self.engine} makes no {format}")
         check_least(
             self, batches=1, context=1, steps=1, repeats=2, concurrency=1, input_tokens=1, output_tokens=2, rounds=1,
             least_requests=1,
@@ -100,9 +109,15 @@ class Options:
         ]  # fmt: skip
 
 
+def as_made(model: str) -> tuple[str, str | None]:
+    """(the published model, the format that its weights are quantised in, or None)"""
+    return QUANTISED.get(model, (model, None))
+
+
 def drive(options: Options, model: str) -> Iterator[dict[str, Any]]:
     """What the engine's driver prints, a JSON object for each case."""
-    request: dict[str, Any] = dict(config=str(FOLDER / f"{model}.json"))
+    published, quantization = as_made(model)
+    request: dict[str, Any] = dict(config=str(FOLDER / f"{published}.json"), quantization=quantization)
     if options.concurrency:
         request |= dict(loads=options.loads)
     else:

@@ -1,7 +1,8 @@
-"""Decode steps of vLLM's offline LLM class on random bf16 weights: run by `python -m experiments.peers --engine=vllm`.
+"""Decode steps of vLLM's offline LLM class on random weights: run by `python -m experiments.peers --engine=vllm`.
 
 Takes a request as JSON and prints {"batch", "ms", "version", "how"} for each batch, `ms` a list: the time of `steps` +
-1 tokens less that of 1 token from the same prompts, by `steps`.
+1 tokens less that of 1 token from the same prompts, by `steps`. Weights are bf16, which vLLM quantises itself where
+`quantization` is not null.
 """
 
 import importlib.util
@@ -34,7 +35,7 @@ def main(request: dict) -> None:
     llm = vllm.LLM(
         model=str(folder), load_format="dummy", skip_tokenizer_init=True, dtype="bfloat16", seed=0,
         max_model_len=context + steps + 16, max_num_seqs=max(batches), gpu_memory_utilization=0.8,
-        enable_prefix_caching=False, generation_config="vllm",
+        enable_prefix_caching=False, generation_config="vllm", quantization=request["quantization"],
         compilation_config=dict(cudagraph_capture_sizes=sizes, max_cudagraph_capture_size=max(sizes)),
         **kernels,
     )  # fmt: skip
@@ -54,6 +55,7 @@ def main(request: dict) -> None:
         return taken
 
     how = f"compiled, CUDA graphs, {'in process' if request['in_process'] else 'engine in a child process'}"
+    how += f", its own {request['quantization']} of weights and activations" if request["quantization"] else ""
     for batch in batches:
         seconds(batch, steps + 1, 0)
         ms = []

@@ -1,8 +1,9 @@
-"""vLLM under load, random bf16 weights: run by `python -m experiments.peers --engine=vllm --concurrency=...`.
+"""vLLM under load, random weights: run by `python -m experiments.peers --engine=vllm --concurrency=...`.
 
-Takes a request as JSON: `config`, a path; `loads`, each a list of prompts' ids by a seed, so many under way at a time.
-Prints {"load", "called", "arrivals", "version", "how"} for each: of every request when it was made, and the time and
-the tokens of each of its deltas, in seconds of one clock.
+Takes a request as JSON: `config`, a path; `quantization`, which vLLM makes of bf16 weights itself, or null; `loads`,
+each a list of prompts' ids by a seed, so many under way at a time. Prints {"load", "called", "arrivals", "version",
+"how"} for each: of every request when it was made, and the time and the tokens of each of its deltas, in seconds of one
+clock.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ WARM_TOKENS = 16
 """Of each prompt of the warm run, as for ours."""
 
 
-async def measure(engine, params, loads: list[dict], vocabulary: int, version: str) -> None:
+async def measure(engine, params, loads: list[dict], vocabulary: int, version: str, how: str) -> None:
     numbers = iter(range(1 << 30))
 
     async def one(prompt: list[int], tokens: int) -> tuple[float, list[tuple[float, int]]]:
@@ -48,7 +49,7 @@ async def measure(engine, params, loads: list[dict], vocabulary: int, version: s
         done = await closed_loop(of(load["requests"], 1), load["output_tokens"], most)
         found = dict(
             load=load, called=[called for called, _ in done], arrivals=[arrivals for _, arrivals in done],
-            version=version, how="compiled, CUDA graphs, defaults of its server, engine in a child process",
+            version=version, how=how,
         )  # fmt: skip
         print(json.dumps(found), flush=True)
 
@@ -75,8 +76,11 @@ def main(request: dict) -> None:
         model=str(folder), load_format="dummy", skip_tokenizer_init=True, dtype="bfloat16", seed=0,
         max_model_len=max(load["input_tokens"] + load["output_tokens"] for load in loads) + 16,
         max_num_seqs=max(load["concurrency"] for load in loads), gpu_memory_utilization=0.8,
-        generation_config="vllm", disable_log_stats=True, **kernels,
+        generation_config="vllm", disable_log_stats=True, quantization=request["quantization"], **kernels,
     )  # fmt: skip
+    version = f"{vllm.__version__}, torch {torch.__version__}"
+    how = "compiled, CUDA graphs, defaults of its server, engine in a child process"
+    how += f", its own {request['quantization']} of weights and activations" if request["quantization"] else ""
     vocabulary = json.loads(Path(request["config"]).read_text())["vocab_size"]
 
     def params(tokens: int):
@@ -87,7 +91,7 @@ def main(request: dict) -> None:
     async def all_of_it() -> None:
         engine = AsyncLLM.from_engine_args(arguments, usage_context=UsageContext.OPENAI_API_SERVER)
         try:
-            await measure(engine, params, loads, vocabulary, f"{vllm.__version__}, torch {torch.__version__}")
+            await measure(engine, params, loads, vocabulary, version, how)
         finally:
             engine.shutdown()
 

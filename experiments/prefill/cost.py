@@ -6,6 +6,7 @@ import pallas_kernels as pk
 from experiments.bench.models import DTYPES
 from experiments.prefill.options import Case
 from tokenspeed.models.config import ModelConfig
+from tokenspeed.models.quantisation import HEAD
 
 PEAK_TFLOPS = {"a100": 312.0, "h100": 989.4, "h200": 989.4, "b200": 2250.0}
 """Dense products of 16-bit operands by the datasheets, of the SXM cards."""
@@ -32,12 +33,19 @@ def moved_bytes(config: ModelConfig, dtype: str, case: Case) -> int:
         dtype: as records have it.
     """
     c, itemsize = config, jnp.dtype(DTYPES[dtype]).itemsize
-    tables = (1 if c.tied else 2) * c.vocab_size * c.d_model
+    weights = c.weights_bytes(itemsize) - (itemsize * c.vocab_size * c.d_model if c.has_own_head else 0)
+    if case.start:
+        weights -= _head_bytes(c, itemsize)
     rows = min(case.batch * case.tokens, c.vocab_size) * c.d_model
-    head = c.vocab_size * c.d_model if case.start == 0 else 0
     seen = sum(min(case.start, case.start if layer.window is None else layer.window - 1) for layer in c.layers)
     cache = case.batch * 2 * c.num_kv_heads * c.head_dim * (seen + c.num_layers * case.tokens)
-    return itemsize * (c.num_parameters - tables + rows + head + cache)
+    return weights + itemsize * (rows + cache)
+
+
+def _head_bytes(c: ModelConfig, itemsize: int) -> int:
+    """Of the head's weight: the table, one of its own, or one that is quantised."""
+    scheme = c.quantisation.scheme_of(HEAD) if c.quantisation and c.has_own_head else None
+    return scheme.nbytes(c.vocab_size, c.d_model) if scheme else itemsize * c.vocab_size * c.d_model
 
 
 def floor_ms(*, flop: int, moved: int, ceiling_gbps: float, device: str, dtype: str) -> float:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from experiments.bench import record, tables
 from experiments.bench.record import Record
 from experiments.bench.tables import Table, number
+from experiments.bench.unquantised import with_ratio
 from experiments.decode.table import with_extras
 
 ORDER = ("device", "model", "dtype", "start", "batch", "tokens", "prefill_backend", "implementation")
@@ -35,4 +36,4 @@ def prefill_table(records: Sequence[Record]) -> Table:
                 *(number(part) for part in parts), one["prefill_backend"],
             ]
         )  # fmt: skip
-    return with_extras(HEADER, lines, records)
+    return with_extras(*with_ratio(HEADER, lines, records, records, ORDER, "ms"), records)

@@ -1,4 +1,4 @@
-"""Writes the tables from the committed results: one in README.md, all in experiments/RESULTS.md.
+"""Writes the tables from the committed results: two in README.md, all in experiments/RESULTS.md.
 
     python -m experiments.report [--check] [--pictures]
 
@@ -24,7 +24,9 @@ from experiments.bench.record import Record
 from experiments.decode.plots import draw_decode
 from experiments.decode.table import newest
 from experiments.report.claim import claim
-from experiments.report.sections import ANY_DEVICE, WIDTH, rendered
+from experiments.report.quantised import quantised
+from experiments.report.sections import WIDTH, rendered
+from experiments.report.without_gpu import WITHOUT_GPU
 from experiments.serve_bench.plots import draw_serve
 from experiments.sweep.plots import draw_gpu
 
@@ -74,15 +76,17 @@ def results_page(records: Sequence[Record], pictures: Path) -> str:
             parts += ["### Pictures", *(f"![{path.stem}](results/{known.key}/{path.name})" for path in drawn)]
     if len(parts) == 3:
         parts.append("No results of a GPU are committed yet.")
-    if found := rendered(records, ANY_DEVICE):
-        parts += ["## Any device", *found]
+    if found := rendered(records, WITHOUT_GPU):
+        parts += ["## Without a GPU", *found]
     return "\n\n".join(parts) + "\n"
 
 
 def claims(records: Sequence[Record]) -> str:
-    """What the README shows: the claim of the device with the most records."""
-    found = [claim(records, device) for device in devices_of(records)]
-    return "\n\n".join([NOTE, next((text for text in found if text), "No results of a GPU are committed yet.")])
+    """What the README shows: the claim of the device with the most records, and what quantised weights give there."""
+    for device in devices_of(records):
+        if text := claim(records, device):
+            return "\n\n".join(part for part in (NOTE, text, quantised(records, device)) if part)
+    return "\n\n".join([NOTE, "No results of a GPU are committed yet."])
 
 
 def replaced(readme: str, text: str) -> str:

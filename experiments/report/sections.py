@@ -6,7 +6,6 @@ from typing import Any
 
 from experiments.ablation.table import ablation_table, name_of
 from experiments.ablation.table import newest as newest_ablations
-from experiments.accuracy import table as accuracy
 from experiments.bench import record, select, tables
 from experiments.bench.record import Record
 from experiments.bench.tables import Table, number
@@ -256,19 +255,6 @@ def layouts_section(records: Sequence[Record]) -> Section:
     return "Layouts", what, (header, body), [*cache, *weights], "python -m experiments.layouts.cache  # or .weights"
 
 
-def accuracy_section(records: Sequence[Record]) -> Section:
-    found = accuracy.newest(records)
-    what = (
-        "All projections of the layers rounded to nearest, everything else and all activations in float32, against the "
-        "unquantised model on the same text. KL in nats; top-1: the share of positions with the same argmax, *in "
-        "float64* that of both models in float64, *no near ties* that without positions whose two best tokens are "
-        "within 0.01 nats, unquantised. Errors are those of the residual stream after each layer. By XLA on "
-        f"{', '.join(sorted({one['device'] for one in found}))}."
-    )
-    command = "python -m experiments.accuracy --model=tiny  # or a folder"
-    return "Accuracy of quantised weights", what, accuracy.accuracy_table(found), found, command
-
-
 Sections = tuple[Callable[[Sequence[Record]], Section], ...]
 SECTIONS: Sections = (
     decode_section, peers_section, generate_section, prefill_section, engine_section, peers_load_section,
@@ -276,8 +262,6 @@ SECTIONS: Sections = (
     drift_section, counters_section, layouts_section,
 )  # fmt: skip
 """Of one device."""
-ANY_DEVICE: Sections = (accuracy_section,)
-"""Whose figures are those of any."""
 
 
 def rendered(records: Sequence[Record], sections: Sections = SECTIONS) -> list[str]:

@@ -119,8 +119,8 @@ def test_without_a_gpu_it_says_so_and_makes_nothing(monkeypatch, tmp_path, capsy
 
 
 def test_the_shipped_configs_are_the_published_sizes():
-    parameters = {"llama-3.1-8b": 8030261248, "llama-3.2-1b": 1235814400, "llama-3.2-3b": 3212749824,
-                  "qwen2.5-0.5b": 494032768}  # fmt: skip
+    parameters = {"llama-3.1-70b": 70553706496, "llama-3.1-8b": 8030261248, "llama-3.2-1b": 1235814400,
+                  "llama-3.2-3b": 3212749824, "qwen2.5-0.5b": 494032768}  # fmt: skip
     assert sorted(path.stem for path in FOLDER.glob("*.json")) == sorted(PUBLISHED) == sorted(parameters)
     for model, count in parameters.items():
         assert config_of(model).num_parameters == count and config_of(model).max_positions >= 32768

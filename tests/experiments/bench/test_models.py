@@ -18,6 +18,8 @@ from tokenspeed.weights.random import described_model, random_model
         ("llama-3.1-8b-int4-g128", 4.26),
         # Tied: the head reads an int8 copy of the table.
         ("llama-3.2-1b", 2.51), ("llama-3.2-1b-int8", 1.27), ("llama-3.2-1b-int4-g128", 0.798),
+        # 70.55 B, of which the table's 1.05 B are not read; 0.34 GB of cache.
+        ("llama-3.1-70b-int4-g128", 36.7), ("llama-3.1-70b-int8", 69.9), ("llama-3.1-70b-fp8", 69.9),
     ],
 )  # fmt: skip
 def test_what_a_step_reads(name, gigabytes):
@@ -34,6 +36,14 @@ def test_bytes_are_those_of_the_model(name):
     for one, other in zip(jax.tree.leaves(model), jax.tree.leaves(described), strict=True):
         assert (one.shape, one.dtype) == (other.shape, other.dtype)
     assert model.head_weight.shape == (config.vocab_size, config.d_model)
+
+
+def test_70b_is_never_whole_in_16_bits():
+    """What is drawn at a time, in float32, and all that is kept leave room on a card of 139 GiB."""
+    config = config_of("llama-3.1-70b-int4-g128")
+    leaves = jax.tree.leaves(described_model(config, "bfloat16"))
+    assert sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) == config.weights_bytes(2) < 39e9
+    assert max(leaf.size for leaf in leaves) * 4 < 5e9
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -79,11 +80,61 @@ def test_what_a_driver_prints_is_recorded(engine, driven, capsys):
     assert all(Path(driver).is_file() for driver, _ in requests)
     for model, (_, request) in zip(MODELS, requests, strict=True):
         assert request == dict(
-            config=str(FOLDER / f"{model}.json"), batches=[1, 8], context=128, steps=31, repeats=5, in_process=False
-        )
+            config=str(FOLDER / f"{model}.json"), quantization=None, batches=[1, 8], context=128, steps=31, repeats=5,
+            in_process=False,
+        )  # fmt: skip
     out = capsys.readouterr().out
     assert f"{engine} 1.2, torch 3.4, llama-3.2-1b, batch 8: 2.750 ms a token (1.000 to 4.000)" in out
     assert "a line of the engine's own" not in out
+
+
+@pytest.mark.parametrize("load", [(), ("--concurrency=2", "--output_tokens=3")])
+def test_a_model_in_fp8_has_the_name_that_ours_has(load, driven):
+    """Its config is the published one: the engine quantises it."""
+    body = LOAD if load else PRINTING
+    status, (one,), ((_, request),) = driven(body, "--engine=vllm", "--models=llama-3.1-8b-fp8", *load)
+    assert status == 0 and one["model"] == "llama-3.1-8b-fp8" and one["dtype"] == "bf16"
+    assert request["config"] == str(FOLDER / "llama-3.1-8b.json") and request["quantization"] == "fp8"
+
+
+FAKES = dict(
+    torch="__version__ = '3.4'",
+    vllm="""
+import json, time, types
+__version__ = "1.2"
+SamplingParams = lambda **options: types.SimpleNamespace(**options)
+
+
+class LLM:
+    def __init__(self, **options):
+        print(json.dumps(dict(asked=options)), flush=True)
+
+    def generate(self, prompts, params, use_tqdm):
+        drawn = types.SimpleNamespace(token_ids=[0] * params.max_tokens)
+        return [types.SimpleNamespace(outputs=[drawn]) for _ in prompts]
+""",
+)
+
+
+@pytest.mark.parametrize("quantization", [None, "fp8"])
+def test_vllm_is_told_how_to_quantise_and_the_record_says_so(quantization, tmp_path):
+    for name, source in FAKES.items():
+        (tmp_path / f"{name}.py").write_text(source)
+    request = dict(
+        config=str(FOLDER / "llama-3.2-1b.json"), quantization=quantization, batches=[1, 2], context=8, steps=3,
+        repeats=2, in_process=True,
+    )  # fmt: skip
+    driver = Path(peers.__file__).with_name("vllm_driver.py")
+    environment = os.environ | dict(PYTHONPATH=str(tmp_path))
+    command = [sys.executable, str(driver), json.dumps(request)]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    first, *printed = map(json.loads, run.stdout.splitlines())
+    assert first["asked"]["quantization"] == quantization and first["asked"]["load_format"] == "dummy"
+    assert [(one["batch"], len(one["ms"]), one["version"]) for one in printed] == [
+        (1, 2, "1.2, torch 3.4"), (2, 2, "1.2, torch 3.4")
+    ]  # fmt: skip
+    assert all(peers.found_in(line) for line in run.stdout.splitlines()[1:])
+    assert all(("fp8 of weights and activations" in one["how"]) == bool(quantization) for one in printed)
 
 
 def test_every_run_is_kept(driven):
@@ -162,6 +213,14 @@ def test_without_a_gpu(driven, tmp_path, monkeypatch, capsys):
         ((), "engine: unknown ''; expected one of vllm, torch"),
         (("--engine=vlm",), "engine: unknown 'vlm'; did you mean vllm?"),
         (("--engine=torch", "--models=ragged"), "models: unknown 'ragged'"),
+        (
+            ("--engine=torch", "--models=llama-3.1-8b-fp8"),
+            "models: llama-3.1-8b-fp8: expected weights as published, since torch makes no fp8",
+        ),
+        (
+            ("--engine=vllm", "--models=llama-3.2-1b,llama-3.1-8b-int8"),
+            "models: llama-3.1-8b-int8: expected weights as published or fp8, since vllm makes no int8",
+        ),
         (("--engine=torch", "--models="), "models: expected at least one"),
         (("--engine=torch", "--batches=0"), "batches: expected 1 or more, got 0"),
         (("--engine=torch", "--repeats=1"), "repeats: expected 2 or more, got 1"),

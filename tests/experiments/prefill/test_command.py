@@ -13,6 +13,7 @@ import pytest
 
 from experiments.bench import log
 from experiments.bench.device import DeviceLost
+from experiments.bench.models import config_of
 from experiments.prefill import __main__ as prefill
 from experiments.prefill import chunk, cost, first_token, found
 from experiments.prefill import options as prefill_options
@@ -86,6 +87,18 @@ def test_records_of_prompts_and_of_a_chunk(run, capsys):
     out = capsys.readouterr().out
     assert out.count("; ok") == 2 and "10.0 GB/s" in out and "ms (p5 to p95)" in out
     assert "batch 2, 30 tokens behind 100, xla: " in out and "4 first tokens checked; ok" in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["ragged-int8", "ragged-fp8", "ragged-int4-g32"])
+def test_records_of_a_quantised_model(model, run):
+    status, records = run(models=model, starts=40, chunks=10)
+    assert status == 0 and [(one["start"], one["status"]) for one in records] == [(0, "ok"), (40, "ok")]
+    plain = config_of("ragged")
+    for one in records:
+        case = Case(batch=2, tokens=one["tokens"], start=one["start"])
+        assert one["model"] == model and one["flop"] == cost.flop(plain, case)
+        assert one["bytes"] < cost.moved_bytes(plain, "f32", case)
 
 
 @pytest.mark.slow

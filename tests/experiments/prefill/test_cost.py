@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from experiments.bench import formats
 from experiments.bench.models import config_of
 from experiments.prefill import cost
 from experiments.prefill.options import Case
@@ -44,6 +45,19 @@ def test_bytes():
     assert chunk - slid == 2 * 3 * (7 - 3) * 32
     untied = dataclasses.replace(CONFIG, tied=False)
     assert cost.moved_bytes(untied, "f32", Case(batch=3, tokens=5)) == prompts
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_bytes_of_quantised_weights(tied):
+    """A byte a number and a scale of 2 bytes an output; a head of its own is quantised too, and no part of a chunk."""
+    config = formats.quantised(dataclasses.replace(CONFIG, tied=tied), formats.parsed("int8"))
+    outputs = 32 + 2 * 16 + 32 + 2 * 48 + 32
+    layers = 2 * (OF_LAYER + 2 * outputs + 4 * 2 * 32) + 4 * 32  # norms are as they were
+    for start, head in ((0, TABLE + 2 * 96), (7, 0)):
+        case = Case(batch=3, tokens=5, start=start)
+        expected = layers + head + 4 * (15 * 32 + 3 * 2 * (start + 5) * 32)
+        assert cost.moved_bytes(config, "f32", case) == expected
+        assert cost.flop(config, case) == cost.flop(CONFIG, case)
 
 
 def test_the_floor():

@@ -1,5 +1,6 @@
 """The tables in README.md and RESULTS.md."""
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ from experiments.report import __main__ as report
 from experiments.report import sections
 from experiments.report.claim import claim
 from experiments.report.origin import origin
+from experiments.report.quantised import quantised
 
 EMPTY = f"# Title\n\n{report.BEGIN}\nold\n{report.END}\n\nMore.\n"
 
@@ -121,7 +123,7 @@ def test_the_claim(make_step, make_peer):
         "| llama-3.2-1b | 1 | 0.600 | **0.700** (0.690 to 0.720) | 85.7 | 1.200 | 0.90 | 0.81 to 0.88 |",
         "| llama-3.2-1b | 8 | 0.600 | **1.000** (0.980 to 1.030) | 85.7 | - | 1.40 | - |",
     ]
-    assert "on one NVIDIA H200, bf16 where the name says nothing else, context 1024" in text.replace("\n", " ")
+    assert "on one NVIDIA H200, bf16, context 1024" in text.replace("\n", " ")
     assert "Others: torch 2.0 and torch 9.9 and vllm 2.0, by" in text and "8.8" not in text
     assert "read ceiling 4000 to 4100 GB/s" in text
 
@@ -130,11 +132,56 @@ def test_the_claim(make_step, make_peer):
     "fields",
     [
         dict(device="NVIDIA H100"), dict(status="void: tokens differ"), dict(implementation="xla"), dict(batch=16),
-        dict(context=128), dict(dtype="f32"), dict(page_size=64),
+        dict(context=128), dict(dtype="f32"), dict(page_size=64), dict(model="llama-3.2-1b-int8"),
     ],
 )  # fmt: skip
 def test_what_is_not_claimed(make_step, fields):
     assert claim([make_step(**fields)], "NVIDIA H200") == ""
+
+
+def test_quantised_weights_beside_bf16(make_step, make_peer, make_record):
+    one = "llama-3.2-1b"
+    cost = functools.partial(make_record, "accuracy", text="stories", device="cpu AMD")
+    records = [
+        make_step(bytes=2_500_000_000),
+        make_step(model=f"{one}-int4-g128", ms_per_token=0.35, ms_p5=0.34, ms_p95=0.36, floor_ms=0.2, bytes=8 * 10**8),
+        make_step(model=f"{one}-int8", ms_per_token=0.5, floor_ms=0.3, bytes=1_270_000_000),
+        make_step(model=f"{one}-int8", ms_per_token=0.6, date="2026-01-01T00:00:00Z"),
+        make_step(model="llama-3.1-70b-int4-g128", ms_per_token=10.0, floor_ms=8.4, bytes=36_700_000_000),
+        make_step(model="llama-3.1-8b"),
+        make_step(model=f"{one}-fp8", status="void: tokens differ"), make_step(model=f"{one}-fp8", batch=8),
+        cost(model="tiny", format="int8", kl_mean=9e-6), cost(model="stories260K", format="int8", kl_mean=7e-4),
+        cost(model="tiny", format="int4-g128", kl_mean=3e-3), cost(model="tiny", format="int8", text="b", kl_mean=0.1),
+    ]  # fmt: skip
+    text = quantised(records, "NVIDIA H200")
+    lines = [line for line in text.splitlines() if line.startswith("| llama")]
+    assert lines == [
+        "| llama-3.1-70b | int4-g128 | 36.70 | 8.400 | **10.000** (0.690 to 0.720) | - | 3.0e-03, - |",
+        "| llama-3.2-1b | int8 | 1.27 (2.50) | 0.300 | **0.500** (0.690 to 0.720) | 1.40 | 9.0e-06, 7.0e-04 |",
+        "| llama-3.2-1b | int4-g128 | 0.80 (2.50) | 0.200 | **0.350** (0.340 to 0.360) | 2.00 | 3.0e-03, - |",
+    ], "no row without a record that counts, and none of bf16"
+    models = f"{one},llama-3.1-70b-int4-g128,{one}-int8,{one}-int4-g128"
+    assert f"--models={models}`" in text and "vLLM" not in text
+
+    theirs = make_peer("vllm", 0.9, model=f"{one}-fp8")
+    others = [
+        theirs | dict(ms_per_token=0.8),
+        theirs | dict(batch=8),
+        theirs | dict(status="failed"),
+        make_peer("vllm", 2),
+    ]
+    text = quantised([*records, theirs, *others], "NVIDIA H200")
+    header, _, large, *small = [line for line in text.splitlines() if line.startswith("|")]
+    assert header.endswith("| vLLM fp8 ms |") and large.endswith("| 3.0e-03, - | - |")
+    assert len(small) == 2 and all(line.endswith("| 0.80 to 0.90 |") for line in small)
+    assert f"--engine=vllm --models={one}-fp8`" in text
+
+
+def test_there_is_no_table_of_quantised_weights_without_records(make_step, files):
+    assert quantised([make_step(), make_step(model="llama-3.2-1b-int8", device="NVIDIA H100")], "NVIDIA H200") == ""
+    assert files.run(records=[make_step()]) == 0 and "Quantised" not in files.readme.read_text()
+    assert files.run(records=[make_step(), make_step(model="llama-3.2-1b-int8")]) == 0
+    assert "| llama-3.2-1b | int8 |" in files.readme.read_text()
 
 
 def test_the_readme_claims_for_the_device_with_the_most_records(files, make_step, make_record):
@@ -355,14 +402,28 @@ def test_servers_under_load_have_a_section_once_there_are_records(make_record):
     assert "long, 30000 in" in both and "| 0 of 1 | void: the client was late |" in both
 
 
-def test_accuracy_has_a_section_of_no_device_once_there_are_records(make_record, tmp_path):
-    assert "Any device" not in report.results_page([make_record("decode", xla_ms_per_token=3.0)], tmp_path)
+def test_accuracy_has_a_section_of_no_gpu_once_there_are_records(make_record, tmp_path):
+    assert "Without a GPU" not in report.results_page([make_record("decode", xla_ms_per_token=3.0)], tmp_path)
     records = [
         make_record("accuracy", device="cpu AMD"),
         make_record("accuracy", device="cpu AMD", format="int8", top1=0.98),
         make_record("accuracy", device="cpu AMD", top1=0.5, date="2026-01-01T00:00:00Z"),
     ]
-    before, _, page = report.results_page(records, tmp_path).partition("## Any device\n\n### Accuracy of quantised")
+    before, _, page = report.results_page(records, tmp_path).partition("## Without a GPU\n\n### Accuracy of quantised")
     assert "No results of a GPU" in before
     lines = [line for line in page.splitlines() if line.startswith("| ragged")]
     assert len(lines) == 2 and "| 95.00 | 95.00 |" in lines[0] and "| 92 met |" in lines[0] and "missed" in lines[1]
+
+
+def test_quantised_weights_on_a_processor_have_a_section_once_there_are_records(files, make_step):
+    cpu = dict(device="cpu AMD", implementation="xla", dtype="f32", model="qwen2.5-0.5b")
+    records = [
+        make_step(), make_step(**cpu, ms_per_token=60.0), make_step(**cpu | dict(implementation="triton")),
+        make_step(**cpu | dict(model="qwen2.5-0.5b-int8"), ms_per_token=80.0),
+    ]  # fmt: skip
+    assert files.run(records=records[:1]) == 0 and "Without a GPU" not in files.page.read_text()
+    assert files.run(records=records) == 0
+    page = files.page.read_text().partition("## Without a GPU\n\n### Decode on a processor")[2]
+    lines = [line for line in page.splitlines() if line.startswith("| qwen")]
+    assert len(lines) == 2 and "60.000" in lines[0] and "80.000" in lines[1] and "| 0.75 |" in lines[1]
+    assert "on cpu AMD." in page and "qwen" not in files.readme.read_text()
