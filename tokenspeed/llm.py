@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels import DTYPES, resolve_implementation
-from tokenspeed.arguments import boolean, integer, integers, is_sequence, one_of
+from tokenspeed.arguments import MAX_INT, boolean, integer, integers, is_sequence, one_of
 from tokenspeed.completion import Completion, Delta
 from tokenspeed.engine.build import EngineOptions, offline
 from tokenspeed.engine.engine import Engine
 from tokenspeed.engine.input_processor import InputProcessor, Prompt
+from tokenspeed.engine.limits import LEAST_BATCHED
 from tokenspeed.engine.row import Row
 from tokenspeed.engine.sizes import check_kv_bytes
 from tokenspeed.messages import shown
@@ -44,6 +45,9 @@ class LLM:
         model: the decoder. tokenizer: or None, for token ids only.
         max_context: positions a sequence may take, prompt and output together; the model's own limit if None.
         max_batch: sequences that run at a time; more take turns.
+        max_batched_tokens: of prompts that a step takes, 128 or more. The more, the fewer steps a crowd of prompts
+            waits for, and the longer each of them keeps others from their next token. None: 1024 while others are in
+            decode, about 500 of a long prompt; without others 2048, or offline 8192.
         kv_bytes: of the pool of keys and values; None: as many as `max_batch` sequences of `max_context` take, as far
             as there is memory, on a CPU at most a GiB.
         kv_dtype: what keys and values are stored in: 'auto' (the model's dtype), 'fp8' or 'int8', or two of these, of
@@ -66,6 +70,7 @@ class LLM:
         *,
         max_context: int | None = None,
         max_batch: int = MAX_BATCH,
+        max_batched_tokens: int | None = None,
         kv_bytes: int | None = None,
         kv_dtype: str = kv_dtypes.AUTO,
         prefix_caching: bool = True,
@@ -74,9 +79,9 @@ class LLM:
         prefill_backend: str | None = None,
     ):
         options = _options(
-            model.config, model.dtype, max_context=max_context, max_batch=max_batch, kv_bytes=kv_bytes,
-            kv_dtype=kv_dtype, prefix_caching=prefix_caching, batch_invariant=batch_invariant,
-            implementation=implementation, prefill_backend=prefill_backend,
+            model.config, model.dtype, max_context=max_context, max_batch=max_batch,
+            max_batched_tokens=max_batched_tokens, kv_bytes=kv_bytes, kv_dtype=kv_dtype, prefix_caching=prefix_caching,
+            batch_invariant=batch_invariant, implementation=implementation, prefill_backend=prefill_backend,
         )  # fmt: skip
         if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
             raise ValueError(
@@ -331,6 +336,7 @@ def _options(
     *,
     max_context: int | None = None,
     max_batch: int = MAX_BATCH,
+    max_batched_tokens: int | None = None,
     kv_bytes: int | None = None,
     kv_dtype: str = kv_dtypes.AUTO,
     prefix_caching: bool = True,
@@ -347,6 +353,10 @@ def _options(
         prefill_backend, implementation=implementation, dtype=dtype, head_dim=config.head_dim
     )
     integer("max_batch", max_batch, 1, MOST_BATCH)
+    if max_batched_tokens is not None:
+        integer("max_batched_tokens", max_batched_tokens, LEAST_BATCHED, MAX_INT)
+        if batch_invariant:
+            raise ValueError("max_batched_tokens: with batch_invariant every chunk has the same length; expected None")
     kv = kv_dtypes.parse("kv_dtype", kv_dtype, dtype)
     kv_dtypes.check_device("kv_dtype", kv, implementation)
     if kv_bytes is not None:
@@ -354,7 +364,7 @@ def _options(
     boolean("prefix_caching", prefix_caching)
     boolean("batch_invariant", batch_invariant)
     return dict(
-        max_context=max_context or limit, max_batch=max_batch, kv_bytes=kv_bytes, kv_dtype=kv_dtype,
-        prefix_caching=prefix_caching, batch_invariant=batch_invariant, implementation=implementation,
-        prefill_backend=backend,
+        max_context=max_context or limit, max_batch=max_batch, max_batched_tokens=max_batched_tokens, kv_bytes=kv_bytes,
+        kv_dtype=kv_dtype, prefix_caching=prefix_caching, batch_invariant=batch_invariant,
+        implementation=implementation, prefill_backend=backend,
     )  # fmt: skip

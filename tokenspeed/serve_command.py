@@ -63,9 +63,9 @@ def run(arguments: argparse.Namespace) -> None:
         from tokenspeed.llm import LLM
 
         return LLM.from_pretrained(
-            folder, dtype=o.dtype, max_context=o.max_model_len, max_batch=o.max_num_seqs, kv_bytes=o.kv_bytes,
-            kv_dtype=o.kv_cache_dtype, implementation=o.implementation, batch_invariant=o.batch_invariant,
-            activations=o.activations,
+            folder, dtype=o.dtype, max_context=o.max_model_len, max_batch=o.max_num_seqs,
+            max_batched_tokens=o.max_num_batched_tokens, kv_bytes=o.kv_bytes, kv_dtype=o.kv_cache_dtype,
+            implementation=o.implementation, batch_invariant=o.batch_invariant, activations=o.activations,
         )  # fmt: skip
 
     bounds = Bounds(

@@ -46,6 +46,7 @@ class EngineOptions:
 
     max_context: int
     max_batch: int
+    max_batched_tokens: int | None
     kv_bytes: int | None
     prefix_caching: bool
     batch_invariant: bool
@@ -76,14 +77,15 @@ def for_serving(model: Llama, options: EngineOptions, *, progress: bool = False)
 
 def _built(model: Llama, options: EngineOptions, *, tokens: int, steps: int, serve: bool) -> Engine:
     o = options
+    most, tokens = tokens, o.max_batched_tokens or tokens
     if o.batch_invariant:
-        tokens, steps = INVARIANT_TOKENS, 1
+        most, tokens, steps = INVARIANT_TOKENS, INVARIANT_TOKENS, 1
     kv = kv_dtypes.parse("kv_dtype", o.kv_dtype, model.dtype)
     found = sizes(
         model.config, dtype=str(model.dtype), kv=kv, max_batch=o.max_batch, max_context=o.max_context,
         prefill_tokens=tokens, kv_bytes=o.kv_bytes,
     )  # fmt: skip
-    chunk = -(-min(tokens, o.max_context) // found.page_size) * found.page_size
+    chunk = -(-min(tokens, most, o.max_context) // found.page_size) * found.page_size
     # A batch-invariant chunk has one length; offline nobody looks at the time between two tokens.
     mixed = serve and chunk >= 2 * found.page_size and not o.batch_invariant
     how = dict(max_rows=o.max_batch, max_context=o.max_context)
@@ -96,7 +98,8 @@ def _built(model: Llama, options: EngineOptions, *, tokens: int, steps: int, ser
         max_rows=o.max_batch, token_budget=max(tokens, chunk) + o.max_batch - 1, chunk=chunk, max_context=o.max_context,
         overtakes=OVERTAKES, replay=o.batch_invariant, align=align,
         lengths=tuple(length for length in shapes.lengths if length % (align or found.page_size) == 0),
-        mixed_budget=min(MIXED_TOKENS, chunk) if mixed else 0, long_budget=min(LONG_TOKENS, chunk) if mixed else 0,
+        mixed_budget=(o.max_batched_tokens or min(MIXED_TOKENS, chunk)) if mixed else 0,
+        long_budget=min(LONG_TOKENS, chunk) if mixed and not o.max_batched_tokens else 0,
         attention_tokens=_attention_tokens(model.config), pass_tokens=PASS_TOKENS,
     )  # fmt: skip
     runner = Runner(model, found, shapes, kv=kv, implementation=o.implementation, prefill_backend=o.prefill_backend)

@@ -4,6 +4,9 @@ import dataclasses
 
 from tokenspeed.arguments import MAX_INT, integer
 
+LEAST_BATCHED = 128
+"""Of prompts in a step, where they are limited: two of the shortest chunks."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:

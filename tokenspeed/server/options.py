@@ -6,6 +6,7 @@ from typing import Any
 
 from pallas_kernels import DTYPES, IMPLEMENTATIONS, ROUNDED_ACTIVATIONS
 from tokenspeed.arguments import MAX_INT, boolean, integer, number, one_of
+from tokenspeed.engine.limits import LEAST_BATCHED
 from tokenspeed.messages import shown
 from tokenspeed.models.kv_dtypes import AUTO, CHOICES, FORM
 from tokenspeed.server.defaults import BODY_BYTES, DRAIN_S, METRICS_PREFIX
@@ -76,6 +77,10 @@ OPTIONS = (
     Option("dtype", str, "of weights and activations (default: the checkpoint's)", choices=DTYPES),
     Option("max-model-len", int, "positions of a sequence (default: the model's)", metavar="N"),
     Option("max-num-seqs", int, "at a time", 64, "N"),
+    Option(
+        "max-num-batched-tokens", int, "of prompts in a step (default: 1024 beside others' decode)", metavar="N",
+        low=LEAST_BATCHED,
+    ),
     Option("kv-bytes", int, "of keys and values (default: what memory there is)", metavar="N", high=1 << 50),
     Option(
         "kv-cache-dtype", str, f"of keys and values: {FORM}", AUTO, "K[/V]",
