@@ -3,15 +3,19 @@
 import dataclasses
 from collections.abc import Callable
 
+import jax
+
 from pallas_kernels.attention import api as attention
 from pallas_kernels.attention import cost as attention_cost
 from pallas_kernels.attention.tiles import ATTENTION, AttentionShape, AttentionTiles
-from pallas_kernels.common import checks, choose_tiles
+from pallas_kernels.common import checks, choose_tiles, fixed_point
+from pallas_kernels.common.calls import stream_shape
 from pallas_kernels.common.cost import Cost
 from pallas_kernels.common.devices import Device
 from pallas_kernels.common.stream_space import SPLIT_STREAM, STREAM
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles
 from pallas_kernels.common.tile_space import TileSpace, Verdict
+from pallas_kernels.common.weights import Weight
 from pallas_kernels.gate_up import api as gate_up
 from pallas_kernels.gate_up import cost as gate_up_cost
 from pallas_kernels.head import api as head
@@ -71,6 +75,10 @@ class Op:
         checks.instance("device", device, Device)
 
 
+FIXED_POINT_ROWS = 2
+"""Up to how many activation rows come in fixed point: of more, tensor cores multiply floats."""
+
+
 OPS = {
     op.name: op
     for op in (
@@ -83,3 +91,16 @@ OPS = {
         Op(name="head_logits", tuned="head", shape=head.shape_of, cost=head_cost.head_logits, space=STREAM),
     )
 }
+
+
+def fixed_point_bits(op: str, weight: Weight, rows: int) -> int | None:
+    """Bits of the fixed point in which an op wants its activations, on the current device: `fixed_point=` of the kernel
+    that makes them, and None for floats.
+
+    Args:
+        op: one that streams a weight. weight: that weight. rows: activation rows.
+    """
+    if rows > FIXED_POINT_ROWS:
+        return None
+    shape = stream_shape(jax.ShapeDtypeStruct((rows, weight.shape[-1]), weight.dtype), weight)
+    return fixed_point.bits_for(shape, choose_tiles.resolve(OPS[op].tuned, None, shape, OPS[op].space))

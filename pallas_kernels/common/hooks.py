@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.core
 
-HOOKS = ("pipeline_loop", "prefetch_l2", "multiply_add", "launch_dependents", "load_words", "load_near")
+HOOKS = ("pipeline_loop", "prefetch_l2", "multiply_add", "launch_dependents", "load_words", "load_near", "load_vectors")
 
 _disabled: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar("disabled_hooks", default=frozenset())
 
@@ -337,6 +337,17 @@ def _load_near():
     return _load("load_near", rule)
 
 
+def _flat(ref, start: Any, offsets: Any, shape: tuple[int, ...]) -> tuple[Any, Any]:
+    """Of all axes together: (start, offsets int32 of that shape)."""
+    import jax.numpy as jnp
+
+    flat_start, flat_offsets, stride = jnp.int32(0), jnp.zeros(shape, jnp.int32), 1
+    for size, first, along in reversed(list(zip(ref.shape, start, offsets, strict=True))):
+        flat_start, flat_offsets = flat_start + first * stride, flat_offsets + along * stride
+        stride *= size
+    return flat_start, flat_offsets
+
+
 def load_near(ref, start: Any, offsets: Any, mask: Any = None):
     """Loads `ref[start + offsets]`, element by element, with one address a thread where offsets differ by constants.
 
@@ -352,11 +363,79 @@ def load_near(ref, start: Any, offsets: Any, mask: Any = None):
 
     shape = jnp.broadcast_shapes(*map(jnp.shape, offsets))
     if ref.size < 2**31 and (primitive := _load_near()):
-        flat_start, flat_offsets, stride = jnp.int32(0), jnp.zeros(shape, jnp.int32), 1
-        for size, first, along in reversed(list(zip(ref.shape, start, offsets, strict=True))):
-            flat_start, flat_offsets = flat_start + first * stride, flat_offsets + along * stride
-            stride *= size
-        flat, tree = jax.tree.flatten((ref, flat_start, flat_offsets, mask))
+        flat, tree = jax.tree.flatten((ref, *_flat(ref, start, offsets, shape), mask))
         return primitive.bind(*flat, args_tree=tree, shape=shape, dtype=ref.dtype)[0]
     index = (jnp.broadcast_to(first + along, shape) for first, along in zip(start, offsets, strict=True))
     return plt.load(ref.at[tuple(index)], mask=mask, other=None if mask is None else 0)
+
+
+@_hook
+def _load_vectors():
+    from jax._src import state
+    from jax._src.lib.triton import dialect
+    from jax._src.pallas.triton import lowering
+    from jax.extend.core import Primitive
+    from jax.extend.mlir import ir
+
+    def places(ctx, args, args_tree, more=0):
+        """The address of each vector, or of what lies so many elements behind it."""
+        pointer, start, offsets = args_tree.unflatten(args)
+        _, start_aval, offsets_aval = args_tree.unflatten(ctx.avals_in)
+        pointer = lowering._add(pointer, lowering._ensure_ir_value(start, start_aval))
+        pointer = lowering._add(pointer, lowering._ensure_ir_value(more, jax.core.ShapedArray((), "int32")))
+        return lowering._add(
+            lowering._bcast_to(pointer, offsets_aval.shape), lowering._ensure_ir_value(offsets, offsets_aval)
+        )
+
+    def rule(ctx, *args, args_tree, width):
+        words = ir.RankedTensorType.get(ctx.avals_out[0].shape, ir.IntegerType.get_signless(32))
+        names = ", ".join(f"${i}" for i in range(width))
+        # Elementwise, so that each thread loads what it needs: of a load the backend first decides who has what.
+        found = dialect.elementwise_inline_asm(
+            [words] * width,
+            f"ld.global.v{width}.b32 {{{names}}}, [${width}];",
+            constraints=",".join(["=r"] * width + ["l"]),
+            pure=True,
+            packed_element=1,
+            args=[places(ctx, args, args_tree)],
+        )
+        return list(found)
+
+    def instead(ctx, *args, args_tree, width):
+        return [lowering._load(places(ctx, args, args_tree, i)) for i in range(width)]
+
+    primitive = Primitive("load_vectors")
+    primitive.multiple_results = True
+    primitive.def_effectful_abstract_eval(
+        lambda *avals, args_tree, width: (
+            [jax.core.ShapedArray(args_tree.unflatten(avals)[2].shape, "int32")] * width,
+            {state.ReadEffect(0)},
+        )
+    )
+    _lower(primitive, rule, instead)
+    return primitive
+
+
+def load_vectors(ref, start: Any, offsets: Any, width: int, *, interpret: bool = False) -> list[jax.Array]:
+    """Loads `ref[start + offsets]` and the `width - 1` elements behind each, in one instruction a thread.
+
+    Each thread loads what it multiplies. A load of the whole would have the backend choose which thread loads what, and
+    move it to those that need it, through shared memory and past barriers.
+
+    Args:
+        ref: int32, of whole arrays; its last axis is a multiple of width. The kernel does not write it.
+        start, offsets: as in `load_near`; along the last axis multiples of width. width: 2 or 4.
+
+    Returns:
+        As many arrays, int32, of the shape that offsets broadcast to.
+    """
+    import jax.numpy as jnp
+    from jax.experimental.pallas import triton as plt
+
+    shape = jnp.broadcast_shapes(*map(jnp.shape, offsets))
+    primitive = None if interpret or ref.size >= 2**31 else _load_vectors()
+    if primitive:
+        flat, tree = jax.tree.flatten((ref, *_flat(ref, start, offsets, shape)))
+        return primitive.bind(*flat, args_tree=tree, width=width)
+    *index, last = (jnp.broadcast_to(first + along, shape) for first, along in zip(start, offsets, strict=True))
+    return [plt.load(ref.at[(*index, last + i)]) for i in range(width)]
