@@ -1,7 +1,7 @@
 """Activation rows in fixed point between kernels: rounded where they are made, not by each program that reads them.
 
-What they are rounded to is as in `integer_dots`. A run's words are neighbours in memory, so that a thread loads those
-of a plane in one instruction, with the run of weights that it multiplies them with: nothing has to change threads.
+What they are rounded to is as in `integer_dots`. A run's bytes are neighbours in memory, so that a thread loads a plane
+of the run whose weights it has in one instruction: nothing has to change threads.
 """
 
 import dataclasses
@@ -13,14 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from pallas_kernels.common import checks, hooks, integer_dots
+from pallas_kernels.common import checks, hooks
 from pallas_kernels.common.blocks import Span, scatter
-from pallas_kernels.common.integer_dots import LARGEST, WORD, Runs
+from pallas_kernels.common.integer_dots import LARGEST, ROUNDING, TINY, WORD, Runs
 from pallas_kernels.common.quantised import RUN
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles
-
-WORDS = RUN // WORD
-"""Of a run, in a plane."""
 
 
 @jax.tree_util.register_dataclass
@@ -29,8 +26,7 @@ class FixedPointRows:
     """Activation rows in fixed point, as vectors multiply them with integer weights; a pytree.
 
     Attributes:
-        numbers: int32 [B, planes, D / 4]: the high bytes of four neighbours a word, the first the lowest, then their
-            low bytes; of 8 bits one plane.
+        numbers: int8 [B, planes, D]: their high bytes, then their low ones (without a sign); of 8 bits one plane.
         runs: int32 [B, D / 16, 2]: of 16 neighbours the bits of their float32 scale, and the sum of their numbers.
         dtype: of the activations that they stand for. Static.
     """
@@ -42,7 +38,7 @@ class FixedPointRows:
     @property
     def shape(self) -> tuple[int, int]:
         """[B, D], of the rows that they stand for."""
-        return self.numbers.shape[0], WORD * self.numbers.shape[-1]
+        return self.numbers.shape[0], self.numbers.shape[-1]
 
     @property
     def ndim(self) -> int:
@@ -68,15 +64,14 @@ def check(name: str, x: Rows) -> None:
     """Raises unless the arrays of rows in fixed point go together."""
     if not isinstance(x, FixedPointRows):
         return
-    checks.shape(f"{name}.numbers", x.numbers, ("B", "planes", "D / 4"))
-    rows, planes, words = x.numbers.shape
-    if planes > 2 or words % WORDS:
-        raise ValueError(
-            f"{name}.numbers: expected 1 or 2 planes of a multiple of {WORDS} words, got {list(x.numbers.shape)}"
-        )
-    checks.shape(f"{name}.runs", x.runs, (rows, words // WORDS, 2))
-    for field in ("numbers", "runs"):
-        checks.dtype_is(f"{name}.{field}", getattr(x, field), jnp.int32)
+    checks.shape(f"{name}.numbers", x.numbers, ("B", "planes", "D"))
+    rows, planes, width = x.numbers.shape
+    if planes > 2 or width % RUN:
+        got = list(x.numbers.shape)
+        raise ValueError(f"{name}.numbers: expected 1 or 2 planes of a multiple of {RUN} numbers, got {got}")
+    checks.dtype_is(f"{name}.numbers", x.numbers, jnp.int8)
+    checks.shape(f"{name}.runs", x.runs, (rows, width // RUN, 2))
+    checks.dtype_is(f"{name}.runs", x.runs, jnp.int32)
 
 
 def check_bits(name: str, bits: Any) -> None:
@@ -117,23 +112,36 @@ def to_fixed_point(x: jax.Array, bits: int = 16, *, dtype: Any = None) -> FixedP
     Args:
         bits: 16 or 8. dtype: that the rows are to stand for; None for x's.
     """
-    rows = [integer_dots.fixed_point(row, bits, interpret=True) for row in x.astype(jnp.float32)]
-    planes = [jnp.stack([one for one in (row.high, row.low) if one is not None]) for row in rows]
-    runs = [
-        jnp.stack([lax.bitcast_convert_type(row.scales, jnp.int32), integer_dots.totals(row, interpret=True)], axis=-1)
-        for row in rows
-    ]
-    return FixedPointRows(numbers=jnp.stack(planes), runs=jnp.stack(runs), dtype=jnp.dtype(dtype or x.dtype))
+    planes, *runs = _rounded(x.astype(jnp.float32).reshape(len(x), -1, RUN), bits)
+    return FixedPointRows(
+        numbers=jnp.stack([plane.reshape(x.shape) for plane in planes], axis=1),
+        runs=jnp.stack(runs, axis=-1),
+        dtype=jnp.dtype(dtype or x.dtype),
+    )
 
 
 def to_floats(x: Rows) -> jax.Array:
     """Rows [B, D] as they are, or those that fixed point stands for, of their dtype."""
     if not isinstance(x, FixedPointRows):
         return x
-    planes = lax.bitcast_convert_type(x.numbers, jnp.int8).reshape(*x.numbers.shape[:2], -1).astype(jnp.int32)
-    whole = planes[:, 0] if planes.shape[1] == 1 else 256 * planes[:, 0] + (planes[:, 1] & 0xFF)
+    planes = x.numbers.astype(jnp.int32)
+    whole = planes[:, 0] if x.bits == 8 else 256 * planes[:, 0] + (planes[:, 1] & 0xFF)
     scales = lax.bitcast_convert_type(x.runs[..., 0], jnp.float32)
     return (whole * jnp.repeat(scales, RUN, axis=-1)).astype(x.dtype)
+
+
+def _rounded(runs: jax.Array, bits: int) -> tuple[list[jax.Array], jax.Array, jax.Array]:
+    """Of float32 [..., RUN]: planes, int8 of that shape, the bits of scales, and totals, int32 [...].
+
+    Each number by itself, for no thread has a run where they are made: `integer_dots.fixed_point` is for those that do.
+    """
+    # By their bits, of which those of NaN are the largest.
+    largest = jnp.max(lax.bitcast_convert_type(runs, jnp.int32) & 0x7FFFFFFF, axis=-1)
+    scales = lax.bitcast_convert_type(jnp.maximum(largest, TINY), jnp.float32) * (1 / LARGEST[bits])
+    numbers = lax.bitcast_convert_type(runs * (1 / scales)[..., None] + ROUNDING, jnp.int32) << 16 >> 16
+    planes = [numbers] if bits == 8 else [numbers >> 8, numbers]
+    totals = jnp.sum(numbers, axis=-1, dtype=jnp.int32)
+    return [plane.astype(jnp.int8) for plane in planes], lax.bitcast_convert_type(scales, jnp.int32), totals
 
 
 def load(refs: FixedPointRefs, row: int, inputs: Span, *, interpret: bool) -> Runs:
@@ -145,9 +153,10 @@ def load(refs: FixedPointRefs, row: int, inputs: Span, *, interpret: bool) -> Ru
     if inputs.limit is not None:  # what lies behind is replaced by the last run, with a scale of 0
         last = (inputs.limit - inputs.start) // RUN - 1
         inside, each = each <= last, jnp.minimum(each, last)
-
     words = [
-        hooks.load_vectors(refs.numbers, (row, plane, first * WORDS), (0, 0, each * WORDS), WORDS, interpret=interpret)
+        hooks.load_vectors(
+            refs.numbers, (row, plane, first * RUN), (0, 0, each * RUN), RUN // WORD, interpret=interpret
+        )
         for plane in range(planes)
     ]
     scales, totals = hooks.load_vectors(refs.runs, (row, first, 0), (0, each, 0), 2, interpret=interpret)
@@ -168,8 +177,8 @@ def made(bits: int | None, width: int, tiles: Tiles) -> int | None:
 
 def outputs(rows: int, width: int, bits: int) -> list[jax.ShapeDtypeStruct]:
     """Of a launch that makes rows [rows, width]: numbers and runs."""
-    shapes = (rows, bits // 8, width // WORD), (rows, width // RUN, 2)
-    return [jax.ShapeDtypeStruct(shape, jnp.int32) for shape in shapes]
+    numbers = jax.ShapeDtypeStruct((rows, bits // 8, width), jnp.int8)
+    return [numbers, jax.ShapeDtypeStruct((rows, width // RUN, 2), jnp.int32)]
 
 
 def made_of(results: list[jax.Array], dtype: Any) -> Rows:
@@ -187,17 +196,11 @@ def save(refs: Sequence, row: Any, first: Any, values: jax.Array, limit: Any, *,
         refs: of `outputs`. row: a scalar or [1]. values: float32, in rows that follow each other in memory.
     """
     numbers_ref, runs_ref = refs
-    planes = numbers_ref.shape[1]
-    found = integer_dots.fixed_point(values.reshape(-1), 8 * planes, interpret=interpret)
-
-    def put(ref, size, place, value):
-        at = lax.div(jnp.int32(first), jnp.int32(size)) + jnp.arange(value.size, dtype=jnp.int32)
-        scatter(
-            ref, row, *place(at), value=value, mask=at < lax.div(jnp.int32(limit), jnp.int32(size)), interpret=interpret
-        )
-
-    for plane, words in enumerate((found.high, found.low)[:planes]):
-        put(numbers_ref, WORD, lambda at, plane=plane: (plane, at), words)
-    scales = lax.bitcast_convert_type(found.scales, jnp.int32)
-    for i, value in enumerate((scales, integer_dots.totals(found, interpret=interpret))):
-        put(runs_ref, RUN, lambda at, i=i: (at, i), value)
+    planes, *runs = _rounded(values.reshape(-1, RUN), 8 * numbers_ref.shape[1])
+    at = first + RUN * lax.broadcasted_iota(jnp.int32, planes[0].shape, 0)
+    at += lax.broadcasted_iota(jnp.int32, planes[0].shape, 1)
+    for plane, value in enumerate(planes):
+        scatter(numbers_ref, row, plane, at, value=value, mask=at < limit, interpret=interpret)
+    at = lax.div(jnp.int32(first), jnp.int32(RUN)) + jnp.arange(runs[0].size, dtype=jnp.int32)
+    for i, value in enumerate(runs):
+        scatter(runs_ref, row, at, i, value=value, mask=RUN * at < limit, interpret=interpret)

@@ -378,10 +378,12 @@ def _load_vectors():
     from jax.extend.mlir import ir
 
     def places(ctx, args, args_tree, more=0):
-        """The address of each vector, or of what lies so many elements behind it."""
+        """The address of each vector, or of what lies so many of its words behind it."""
         pointer, start, offsets = args_tree.unflatten(args)
         _, start_aval, offsets_aval = args_tree.unflatten(ctx.avals_in)
         pointer = lowering._add(pointer, lowering._ensure_ir_value(start, start_aval))
+        if args_tree.unflatten(ctx.avals_in)[0].dtype.itemsize == 1:
+            more = 4 * more
         pointer = lowering._add(pointer, lowering._ensure_ir_value(more, jax.core.ShapedArray((), "int32")))
         return lowering._add(
             lowering._bcast_to(pointer, offsets_aval.shape), lowering._ensure_ir_value(offsets, offsets_aval)
@@ -402,7 +404,14 @@ def _load_vectors():
         return list(found)
 
     def instead(ctx, *args, args_tree, width):
-        return [lowering._load(places(ctx, args, args_tree, i)) for i in range(width)]
+        found, word = [], ir.IntegerType.get_signless(32)
+        for i in range(width):
+            place = places(ctx, args, args_tree, i)
+            kind = ir.RankedTensorType(place.type)
+            space = dialect.PointerType(kind.element_type).address_space
+            pointers = ir.RankedTensorType.get(kind.shape, dialect.PointerType.get(word, space))
+            found.append(lowering._load(dialect.bitcast(pointers, place)))
+        return found
 
     primitive = Primitive("load_vectors")
     primitive.multiple_results = True
@@ -417,14 +426,15 @@ def _load_vectors():
 
 
 def load_vectors(ref, start: Any, offsets: Any, width: int, *, interpret: bool = False) -> list[jax.Array]:
-    """Loads `ref[start + offsets]` and the `width - 1` elements behind each, in one instruction a thread.
+    """Loads a few words from `ref[start + offsets]` on, in one instruction a thread.
 
     Each thread loads what it multiplies. A load of the whole would have the backend choose which thread loads what, and
     move it to those that need it, through shared memory and past barriers.
 
     Args:
-        ref: int32, of whole arrays; its last axis is a multiple of width. The kernel does not write it.
-        start, offsets: as in `load_near`; along the last axis multiples of width. width: 2 or 4.
+        ref: int32, or int8 of which four neighbours are a word, the first the lowest; of whole arrays, the last axis a
+            multiple of `width` words. The kernel does not write it.
+        start, offsets: as in `load_near`; along the last axis multiples of `width` words. width: 2 or 4 words.
 
     Returns:
         As many arrays, int32, of the shape that offsets broadcast to.
@@ -438,4 +448,7 @@ def load_vectors(ref, start: Any, offsets: Any, width: int, *, interpret: bool =
         flat, tree = jax.tree.flatten((ref, *_flat(ref, start, offsets, shape)))
         return primitive.bind(*flat, args_tree=tree, width=width)
     *index, last = (jnp.broadcast_to(first + along, shape) for first, along in zip(start, offsets, strict=True))
-    return [plt.load(ref.at[(*index, last + i)]) for i in range(width)]
+    if ref.dtype != jnp.int8:
+        return [plt.load(ref.at[(*index, last + i)]) for i in range(width)]
+    by_byte = [plt.load(ref.at[(*index, last + i)]).astype(jnp.int32) & 0xFF for i in range(4 * width)]
+    return [a | b << 8 | c << 16 | d << 24 for a, b, c, d in zip(*(by_byte[i::4] for i in range(4)), strict=True)]

@@ -78,14 +78,15 @@ def test_load_near(masked):
         assert text != lowered(kernel), "hooks.load_near: the load is the backend's own"
 
 
-def test_load_vectors():
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.int8])
+def test_load_vectors(dtype):
     def kernel(x_ref, y_ref):
-        found = hooks.load_vectors(x_ref, (64 * pl.program_id(0),), (4 * jnp.arange(8, dtype=jnp.int32),), 4)
+        found = hooks.load_vectors(x_ref, (64 * pl.program_id(0),), (16 * jnp.arange(8, dtype=jnp.int32),), 4)
         y_ref[pl.ds(0, 8)] = sum(found).astype(jnp.float32)
 
-    assert "ld.global.v4.b32" in lowered(kernel, dtype=jnp.int32), "hooks.load_vectors: the backend's own loads"
+    assert "ld.global.v4.b32" in lowered(kernel, dtype=dtype), "hooks.load_vectors: the backend's own loads"
     with hooks.without_hooks("load_vectors"):
-        assert "ld.global.v4.b32" not in lowered(kernel, dtype=jnp.int32)
+        assert "ld.global.v4.b32" not in lowered(kernel, dtype=dtype)
 
 
 def test_multiply_add():

@@ -26,7 +26,7 @@ def primitives() -> set[str]:
     integers = pk.QuantisedWeight(values=s((4096, 14336), jnp.int8), scales=s((4096, 112), jnp.bfloat16), group=128)
 
     fixed = pk.FixedPointRows(
-        numbers=s((1, 2, 3584), jnp.int32), runs=s((1, 896, 2), jnp.int32), dtype=jnp.dtype(jnp.bfloat16)
+        numbers=s((1, 2, 14336), jnp.int8), runs=s((1, 896, 2), jnp.int32), dtype=jnp.dtype(jnp.bfloat16)
     )
 
     def run(x, fixed, *weights):
