@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -102,5 +103,6 @@ def fixed_point_bits(op: str, weight: Weight, rows: int) -> int | None:
     """
     if rows > FIXED_POINT_ROWS:
         return None
-    shape = stream_shape(jax.ShapeDtypeStruct((rows, weight.shape[-1]), weight.dtype), weight)
+    x: Any = jax.ShapeDtypeStruct((rows, weight.shape[-1]), weight.dtype)
+    shape = stream_shape(x, weight)
     return fixed_point.bits_for(shape, choose_tiles.resolve(OPS[op].tuned, None, shape, OPS[op].space))

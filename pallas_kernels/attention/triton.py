@@ -305,5 +305,6 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
     )
     if counters is not None and splits > 1:
         counters = results[made]
-    rows = fixed_point.made_of(results[:made], q.dtype)
-    return (rows if bits is not None else rows.reshape(q.shape)), counters
+    if bits is not None:
+        return fixed_point.made_of(results[:made], q.dtype), counters
+    return results[0].reshape(q.shape), counters

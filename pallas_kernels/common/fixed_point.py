@@ -80,10 +80,8 @@ def check_bits(name: str, bits: Any) -> None:
         raise ValueError(f"{name}: expected None, 16 or 8, got {checks.described(bits)}")
 
 
-def check_use(name: str, x: Rows, shape: StreamShape, tiles: Tiles) -> None:
-    """Raises unless a kernel of this shape with these tiles multiplies rows in fixed point as they are."""
-    if not isinstance(x, FixedPointRows):
-        return
+def check_use(name: str, x: FixedPointRows, shape: StreamShape, tiles: Tiles) -> None:
+    """Raises unless a kernel of this shape with these tiles multiplies such rows as they are."""
     expected = bits_for(shape, tiles)
     if expected is None:
         raise ValueError(f"{name}: rows in fixed point need int8 or int4 weights in whole runs, on vectors (mma=False)")

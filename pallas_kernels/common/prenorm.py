@@ -16,7 +16,7 @@ from jax.experimental import pallas as pl
 from pallas_kernels.common import fixed_point, quantised
 from pallas_kernels.common.blocks import Span, load, store
 from pallas_kernels.common.deferred_norm import DeferredNorm
-from pallas_kernels.common.fixed_point import Rows
+from pallas_kernels.common.fixed_point import FixedPointRows, Rows
 from pallas_kernels.common.launch import launch, launch_dependents
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles
 
@@ -77,7 +77,9 @@ def as_multiplied(x: Rows, tiles: Tiles, shape: StreamShape) -> Rows:
     Raises:
         ValueError: x is in fixed point, and this kernel does not multiply that.
     """
-    fixed_point.check_use("x", x, shape, tiles)
+    if isinstance(x, FixedPointRows):
+        fixed_point.check_use("x", x, shape, tiles)
+        return x
     return quantised.rounded(x) if tiles.mma and shape.activation_bits == 8 else x
 
 

@@ -10,7 +10,7 @@ from pallas_kernels.common import checks, choose_tiles, weights
 from pallas_kernels.common import implementation as impl
 from pallas_kernels.common.calls import StreamOptions, in_launches, joined, stream_shape
 from pallas_kernels.common.deferred_norm import DeferredNorm
-from pallas_kernels.common.fixed_point import Rows, check_bits
+from pallas_kernels.common.fixed_point import FixedPointRows, Rows, check_bits
 from pallas_kernels.common.fixed_point import check as check_rows
 from pallas_kernels.common.prefetch import PREFETCH_BYTES, check_prefetch
 from pallas_kernels.common.stream_space import SPLIT_STREAM
@@ -80,7 +80,7 @@ def out(
     shard_map (pass `check_vma=False`).
     """
     checks.array("x", x)
-    if len(x.shape) == 3:
+    if not isinstance(x, FixedPointRows) and len(x.shape) == 3:
         checks.shape("x", x, ("B", "N", "H"))
         x = x.reshape(x.shape[0], -1)
     return _projection(

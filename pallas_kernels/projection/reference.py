@@ -1,6 +1,7 @@
 """The obvious projection: the XLA implementation, the oracle (on float32 input) and the source of gradients."""
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -17,9 +18,10 @@ def projection(options, *, x, weight, residual, norm, prefetch):
         y = y + residual.astype(jnp.float32)
     if norm is not None:
         bits = fixed_point.made(options.fixed_point, weight.shape[0], options.tiles)
-        dtype = x.dtype if bits is None else jnp.float32
-        deferred = defer_norm(y, norm, options.norm_offset, dtype=dtype, part=options.tiles.block_n)
-        if bits is not None:
-            deferred = dataclasses.replace(deferred, x=fixed_point.to_fixed_point(deferred.x, bits, dtype=x.dtype))
-        return deferred, y
+        how: dict[str, Any] = dict(offset=options.norm_offset, part=options.tiles.block_n)
+        if bits is None:
+            return defer_norm(y, norm, dtype=x.dtype, **how), y
+        deferred = defer_norm(y, norm, dtype=jnp.float32, **how)
+        rows = fixed_point.to_fixed_point(fixed_point.to_floats(deferred.x), bits, dtype=x.dtype)
+        return dataclasses.replace(deferred, x=rows), y
     return y.astype(options.out_dtype)
