@@ -148,6 +148,21 @@ def test_who_wants_them():
         assert pk.fixed_point_bits("down", dense, 1) is None
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_who_makes_and_who_takes_them_lower(rows):
+    def run(x, norm, gate_up, down):
+        hidden = pk.gate_up(x, norm, gate_up, fixed_point=16, implementation="triton", tiles=TILES)
+        deferred, _ = pk.down(hidden, down, norm=norm, fixed_point=16, implementation="triton", tiles=TILES)
+        assert isinstance(hidden, pk.FixedPointRows) and isinstance(deferred.x, pk.FixedPointRows)
+        return pk.gate_up(deferred, None, gate_up, implementation="triton", tiles=TILES)
+
+    x, norm = (jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((rows, 128), (128,)))
+    weights = jax.eval_shape(lambda: (quantised(256, 2, 128), quantised(128, 256)))
+    with for_gpu("h200"), pytest.warns(DeprecationWarning):
+        text = jax.jit(run).trace(x, norm, *weights).lower(lowering_platforms=("cuda",)).as_text()
+    assert "ld.global.v4.b32" in text
+
+
 MMA = pk.Tiles(block_n=16, block_k=32, num_warps=1, num_stages=3, mma=True)
 
 
