@@ -42,10 +42,11 @@ def claim(records: Sequence[Record], device: str) -> str:
     peers = [found for found in mine if found["kind"] == "peer" and found["status"] == "ok"]
     shown = [found for found in peers if any(_alike(found, step) for step in steps)]
     beside = [found for step in steps if (found := xla_beside(step, mine))]
+    models = ",".join(dict.fromkeys(step["model"] for step in steps))
     parts = [
         textwrap.fill(WHAT.format(device=device, context=CONTEXT), WIDTH),
         tables.markdown(*_table(steps, mine, peers)),
-        origin([*steps, *beside], COMMAND)
+        origin([*steps, *beside], f"{COMMAND} --models={models}")
         + (f"\\\nOthers: {_versions(shown)}, by `{PEERS}` (or `torch`)." if shown else ""),
     ]
     return "\n\n".join(parts)

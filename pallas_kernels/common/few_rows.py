@@ -65,13 +65,18 @@ def _integer_space(shape: StreamShape, widest: int) -> list[Tiles]:
 
 
 def _integer_default(shape: StreamShape, device: Device) -> Tiles:
-    """As many outputs as leave about two programs for each multiprocessor, 128 bytes of them a thread at a time."""
+    """As many outputs as leave a few programs for each multiprocessor, 128 or 64 bytes of them a thread at a time.
+
+    A byte of int4 is two weights, so half as many bytes are as much to do, and more programs keep a multiprocessor
+    busy.
+    """
+    programs, bytes_each, num_stages = (4, 64, 3) if shape.parts == 2 else (2, 128, 4)
     outputs = 32
-    while outputs > 8 and round(shape.outputs * shape.groups / (outputs * device.num_sms)) < 2:
+    while outputs > 8 and round(shape.outputs * shape.groups / (outputs * device.num_sms)) < programs:
         outputs //= 2
-    block_k = min(512 if outputs > 8 else 1024, pl.next_power_of_2(shape.stored_inputs))
-    num_warps = max(1, outputs * block_k // (128 * 32))
-    return Tiles(block_n=outputs // shape.groups, block_k=block_k, num_warps=num_warps, num_stages=4)
+    block_k = min((4 if outputs > 8 else 8) * bytes_each, pl.next_power_of_2(shape.stored_inputs))
+    num_warps = max(1, outputs * block_k // (bytes_each * 32))
+    return Tiles(block_n=outputs // shape.groups, block_k=block_k, num_warps=num_warps, num_stages=num_stages)
 
 
 def _unpacking_space(shape: StreamShape) -> list[Tiles]:

@@ -3,8 +3,8 @@
 Each hook is a Pallas primitive that adds something the Triton backend cannot say in public terms. Kernels stay right
 without any of them, only slower: interpret mode runs none, `without_hooks` leaves some out, so that what they give can
 be measured, and one that a new JAX breaks is left out with a warning that names it (the loads, where they break in
-lowering, are an error that says how to leave them out). So internals, and jax.extend, which
-promises no more, are imported where a hook is first used, never with this file. For a broken hook
+lowering, are an error that says how to leave them out). So internals, and jax.extend, which promises no more, are
+imported where a hook is first used, never with this file. For a broken hook
 `tests/pallas_kernels/common/test_hooks.py` fails by name.
 """
 
@@ -359,14 +359,15 @@ def load_near(ref, start: Any, offsets: Any, mask: Any = None):
             None; what is outside reads as 0.
     """
     import jax.numpy as jnp
-    from jax.experimental.pallas import triton as plt
+
+    from pallas_kernels.common.blocks import load_masked
 
     shape = jnp.broadcast_shapes(*map(jnp.shape, offsets))
     if ref.size < 2**31 and (primitive := _load_near()):
         flat, tree = jax.tree.flatten((ref, *_flat(ref, start, offsets, shape), mask))
         return primitive.bind(*flat, args_tree=tree, shape=shape, dtype=ref.dtype)[0]
     index = (jnp.broadcast_to(first + along, shape) for first, along in zip(start, offsets, strict=True))
-    return plt.load(ref.at[tuple(index)], mask=mask, other=None if mask is None else 0)
+    return load_masked(ref.at[tuple(index)], mask)
 
 
 @_hook

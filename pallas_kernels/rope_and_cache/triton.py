@@ -23,8 +23,9 @@ def rope_and_cache(options, *, pairs, cache, positions, sequence, page_table, ro
         norm_offset=options.norm_offset, interpret=options.interpret,
     )  # fmt: skip
     q, cache, k, v = store(
-        heads, pairs[None], False, by_row=True, cache=cache, positions=positions, sequence=sequence,
-        page_table=page_table, rope=rope, q_norm=q_norm, k_norm=k_norm, bias=None, dtype=options.dtype,
+        heads, pairs[None], False, by_row=True, first_row=options.first_row, cache=cache, positions=positions,
+        sequence=sequence, page_table=page_table, rope=rope, q_norm=q_norm, k_norm=k_norm, bias=None,
+        dtype=options.dtype,
     )  # fmt: skip
     return q, k, v, cache
 
@@ -35,6 +36,7 @@ def store(
     planes: bool,
     *,
     by_row: bool = False,
+    first_row: int = 0,
     cache: KVCache,
     positions: jax.Array,
     rope: tuple[jax.Array, jax.Array] | None,
@@ -44,8 +46,8 @@ def store(
     """Adds partial sums of pairs up, and stores what they make.
 
     Args:
-        parts: [splits, M, O, 2], any float dtype; with `planes` [splits, 2, M, O].
-        by_row: whether keys and values are returned by row as well.
+        parts: [splits, M or more, O, 2], any float dtype; with `planes` [splits, 2, M or more, O].
+        by_row: whether keys and values are returned by row as well. first_row: of `parts`, that is the first of M.
         positions: int32 [M]. dtype: of q. operands: sequence, page_table, q_norm, k_norm and bias, or None.
 
     Returns:
@@ -64,8 +66,8 @@ def store(
         prepared = heads.prepare(refs, pairs, row, valid)
 
         def part(split, c):
-            index = pairs.index[None, :]
-            where = (split, c, row[:, None], index) if planes else (split, row[:, None], index, c)
+            index, place = pairs.index[None, :], first_row + row[:, None]
+            where = (split, c, place, index) if planes else (split, place, index, c)
             return gather(refs.parts, *where, mask=mask)
 
         a, b = (sum((part(split, c) for split in range(1, splits)), start=part(0, c)) for c in (0, 1))

@@ -133,7 +133,6 @@ def mixed(
     """
     batch, state, table = _of_rows(batch, others, GREEDY.plan)
     at = generation.position_of(state.token, state.position, state.step, state)
-    at = jnp.where(state.position >= 0, at, -1)
     beside = Beside(jnp.maximum(state.token, 0), at, table[:, : -(-capacity // batch.caches[0].page_size)])
     batch, _, hidden = prefill(
         weights, batch, rows, rope, length=length, behind=0, prefill_backend=prefill_backend,

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Sequence
 
 from jax.experimental.pallas import next_power_of_2
@@ -47,20 +46,12 @@ class Shapes:
 
     def decode_for(self, kind: Kind, rows: int, steps: int) -> tuple[Kind, int, int]:
         """A program for so many rows, of at most so many steps."""
-        wanted = KINDS.index(kind)
-        kind, count = min(
-            ((k, n) for k, n, _ in self.decode if KINDS.index(k) >= wanted and n >= rows),
-            key=lambda one: (KINDS.index(one[0]), one[1]),
-        )
+        kind, count = _least({(k, n) for k, n, _ in self.decode}, kind, rows)
         return kind, count, max(most for k, n, most in self.decode if (k, n) == (kind, count) and most <= max(steps, 1))
 
     def first_for(self, kind: Kind, rows: int) -> tuple[Kind, int]:
-        """A program for so many rows, or for as many of them as one takes; the fewest rows go before the kind."""
-        rows = min(rows, max(count for _, count in self.first))
-        return min(
-            ((k, n) for k, n in self.first if KINDS.index(k) >= KINDS.index(kind) and n >= rows),
-            key=lambda one: (one[1], KINDS.index(one[0])),
-        )
+        """A program for so many rows, or for as many of them as one takes."""
+        return _least(self.first, kind, min(rows, max(count for _, count in self.first)))
 
     def mixed_for(self, chunk: tuple[int, int], start: int, rows: int) -> tuple[int, int] | None:
         """A program for a chunk of `chunks` that begins at `start` and so many rows of decode, or None."""
@@ -116,9 +107,7 @@ def served(*, max_rows: int, max_context: int, steps: int = 1) -> Shapes:
     rows = tuple(count for count in powers_of_2(max_rows) if count != 2 or max_rows == 2)  # 2 take about as long as 4
     few = sorted({1, min(8, rows[-1]), min(64, rows[-1]), rows[-1]})  # what costs more is asked for less
     together = {16: 16, 64: 4}  # short prompts that come at once: a pass over the weights for all
-    lengths = tuple(
-        length for before, length in itertools.pairwise((0, 16, 64, 128, 256, 512, 1024)) if before < max_context
-    )
+    lengths = (16, 64, 128, 256, 512, 1024)
     return Shapes(
         decode=(
             *((kind, count, 1) for kind in (GREEDY, DRAWN) for count in rows),
@@ -127,7 +116,10 @@ def served(*, max_rows: int, max_context: int, steps: int = 1) -> Shapes:
         ),
         first=((GREEDY, 1), (FULL, 1), *([(FULL, min(8, rows[-1]))] if rows[-1] > 1 else [])),
         chunks=tuple(
-            (count, length) for length in lengths for count in sorted({1, min(together.get(length, 1), rows[-1])})
+            (count, length)
+            for i, length in enumerate(lengths)
+            if i == 0 or lengths[i - 1] < max_context
+            for count in sorted({1, min(together.get(length, 1), rows[-1])})
         ),
         behind=tuple(sorted({0, min(FAR, max_context), max_context})),
         scored=SCORED_TOKENS,
@@ -187,6 +179,14 @@ def powers_of_2(most: int, least: int = 1) -> tuple[int, ...]:
     """From the one, at least `least`, up to the first that is at least `most`."""
     low = next_power_of_2(least)
     return tuple(low << i for i in range((next_power_of_2(max(most, low)) // low).bit_length()))
+
+
+def _least(programs, kind: Kind, rows: int) -> tuple[Kind, int]:
+    """The first by kind, then by rows, that does what this kind does for so many rows."""
+    wanted = KINDS.index(kind)
+    return min(
+        ((k, n) for k, n in programs if KINDS.index(k) >= wanted and n >= rows), key=lambda p: (KINDS.index(p[0]), p[1])
+    )
 
 
 @functools.lru_cache(maxsize=4096)

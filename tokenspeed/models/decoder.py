@@ -4,6 +4,7 @@ Dimensions: B batch, T tokens, S slots of the cache, D model, F feed-forward, N 
 dimension, V vocabulary.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -207,26 +208,29 @@ class Llama(nnx.Module):
             (the residual stream [B, T, D], that of the tokens beside [N, D], which may be none, the caches).
         """
         batch, length = tokens.shape
-        count, others = tokens.size, 0
-        all_tokens, at, tables, counters = tokens.reshape(-1), positions.reshape(-1), page_table, None
+        count, counters = tokens.size, None
+        all_tokens = tokens.reshape(-1)
         sequence = jnp.repeat(jnp.arange(batch, dtype=jnp.int32), length)
         if beside is not None:
             if page_table is None:
                 raise ValueError("beside: expected with a page table")
-            others = beside.tokens.shape[0]
-            all_tokens, at = jnp.concatenate([all_tokens, beside.tokens]), jnp.concatenate([at, beside.positions])
-            sequence = jnp.concatenate([sequence, batch + jnp.arange(others, dtype=jnp.int32)])
-            tables = jnp.concatenate([page_table, beside.page_table])
-            counters = attention_counters(others, self.config.num_kv_heads)
+            all_tokens = jnp.concatenate([all_tokens, beside.tokens])
+            counters = attention_counters(beside.tokens.shape[0], self.config.num_kv_heads)
         x = self.embedding[...][all_tokens]  # [B * T + N, D]
         new = []
         for block, cache, layer in zip(self.blocks, caches, self.config.layers, strict=True):
             pairs = block.qkv(self.normed(x, block.attention_norm))
-            *heads, cache = rope_and_cache(
-                pairs, cache, positions=at, rope=rope, sequence=sequence, page_table=tables, out_dtype=x.dtype,
-                implementation=implementation,
-            )  # fmt: skip
-            q, k, v = (one[:count].reshape(batch, length, *one.shape[1:]) for one in heads)
+            placed = functools.partial(
+                rope_and_cache, pairs, rope=rope, out_dtype=x.dtype, implementation=implementation
+            )
+            *heads, cache = placed(
+                cache, first_row=0, positions=positions.reshape(-1), sequence=sequence, page_table=page_table
+            )
+            q, k, v = (one.reshape(batch, length, *one.shape[1:]) for one in heads)
+            if beside is not None:
+                other_q, _, _, cache = placed(
+                    cache, first_row=count, positions=beside.positions, page_table=beside.page_table
+                )
             new.append(cache)
             if prefill_backend == "cudnn":
                 mixed = attend_chunk(
@@ -238,10 +242,11 @@ class Llama(nnx.Module):
             mixed = mixed.reshape(count, *mixed.shape[2:])
             if beside is not None:
                 one_each, counters = attention(
-                    heads[0][count:], cache, lengths=beside.positions + 1, page_table=beside.page_table,
+                    other_q, cache, lengths=beside.positions + 1, page_table=beside.page_table,
                     window=layer.window, counters=counters, implementation=implementation,
                 )  # fmt: skip
-                mixed = jnp.concatenate([mixed, one_each])
+                # Not into the product that follows: it would be Triton's then, and no library's.
+                mixed = jax.lax.optimization_barrier(jnp.concatenate([mixed, one_each]))
             x = self.rest(block, x, mixed)
         return x[:count].reshape(batch, length, -1), x[count:], new
 

@@ -60,7 +60,7 @@ def shared(kv_dtype: str = "auto") -> Engine:
     return engine_of(kv_dtype=kv_dtype)
 
 
-@pytest.mark.parametrize("kv_dtype", ["auto", "fp8/int8"])
+@pytest.mark.parametrize("kv_dtype", ["auto", "int8/fp8"])
 def test_alone_together_found_and_preempted_are_the_same_bits(kv_dtype):
     engine, numbers = engine_of(kv_dtype=kv_dtype), [0, 1, 2, 3, 4, 3, 2, 1, 0, 2]
     found = run(engine, [REQUESTS[number] for number in numbers])

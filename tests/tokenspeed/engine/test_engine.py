@@ -17,8 +17,8 @@ from tokenspeed.llm import LLM
 from tokenspeed.sampling.params import SamplingParams
 
 CONTEXT, PAGE, PAGES = 128, 16, 20
-MIXED = (16, 2), (16, 4), (32, 4)
 """PAGES: enough for four rows of PARAMS. Engines with as many share their programs."""
+MIXED = (16, 2), (16, 4), (32, 4)
 PROMPTS = (
     "Once upon a time there was a little dog who",
     "The cat",
