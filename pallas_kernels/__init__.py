@@ -8,9 +8,9 @@ How an op runs:
     resolve_implementation, IMPLEMENTATIONS, DTYPES
 What is known of an op: its tiles, whether a device can run them, which are chosen, what a call costs at least:
     OPS, Op, Tiles, AttentionTiles, StreamShape, AttentionShape, Verdict, Cost, Device, DEVICES, find_device,
-    current_device, fixed_point_bits
+    current_device, fixed_point_bits, makes_fixed_point
 The same arithmetic in plain JAX, for prefill, training and references:
-    project, rms_norm, activate, ACTIVATIONS, rotate, defer_norm, finish_norm
+    project, rms_norm, activate, ACTIVATIONS, rotate, defer_norm, finish_norm, to_fixed_point, to_floats
 For kernels of your own, what the Triton backend cannot say in public terms, and one way to launch:
     launch, pipeline_loop, multiply_add, prefetch_l2, launch_dependents, load_words, load_near, load_vectors,
     without_hooks, HOOKS
@@ -26,7 +26,7 @@ from pallas_kernels.common.deferred_norm import DeferredNorm, defer_norm, finish
 from pallas_kernels.common.devices import DEVICES, Device
 from pallas_kernels.common.devices import find as find_device
 from pallas_kernels.common.eight_bits import KV_FORMATS
-from pallas_kernels.common.fixed_point import FixedPointRows
+from pallas_kernels.common.fixed_point import FixedPointRows, to_fixed_point, to_floats
 from pallas_kernels.common.hooks import (
     HOOKS,
     launch_dependents,
@@ -66,7 +66,7 @@ from pallas_kernels.common.weights import (
 )
 from pallas_kernels.gate_up.api import gate_up
 from pallas_kernels.head.api import head, head_logits
-from pallas_kernels.ops import OPS, Op, fixed_point_bits
+from pallas_kernels.ops import OPS, Op, fixed_point_bits, makes_fixed_point
 from pallas_kernels.projection.api import down, out
 from pallas_kernels.qkv.api import qkv
 from pallas_kernels.rope_and_cache.api import rope_and_cache
@@ -114,6 +114,7 @@ __all__ = [
     "load_near",
     "load_vectors",
     "load_words",
+    "makes_fixed_point",
     "multiply_add",
     "out",
     "pack_gate_up",
@@ -129,6 +130,8 @@ __all__ = [
     "rms_norm",
     "rope_and_cache",
     "rotate",
+    "to_fixed_point",
+    "to_floats",
     "unpack_gate_up",
     "unpack_int4",
     "unpack_linear",

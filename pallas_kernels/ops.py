@@ -13,7 +13,7 @@ from pallas_kernels.common import checks, choose_tiles, fixed_point
 from pallas_kernels.common.calls import stream_shape
 from pallas_kernels.common.cost import Cost
 from pallas_kernels.common.devices import Device
-from pallas_kernels.common.stream_space import SPLIT_STREAM, STREAM
+from pallas_kernels.common.stream_space import FIXED_POINT_ROWS, RUNS_OF_SPLIT_STREAM, RUNS_OF_STREAM, STREAM
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles
 from pallas_kernels.common.tile_space import TileSpace, Verdict
 from pallas_kernels.common.weights import Weight
@@ -76,33 +76,38 @@ class Op:
         checks.instance("device", device, Device)
 
 
-FIXED_POINT_ROWS = 2
-"""Up to how many activation rows come in fixed point: of more, tensor cores multiply floats."""
-
-
 OPS = {
     op.name: op
     for op in (
         Op(name="qkv", tuned="qkv", shape=qkv.shape_of, cost=qkv_cost.cost, space=QKV),
         Op(name="attention", tuned="attention", shape=attention.shape_of, cost=attention_cost.cost, space=ATTENTION),
-        Op(name="out", tuned="out", shape=projection.shape_of, cost=projection_cost.cost, space=SPLIT_STREAM),
-        Op(name="gate_up", tuned="gate_up", shape=gate_up.shape_of, cost=gate_up_cost.cost, space=STREAM),
-        Op(name="down", tuned="down", shape=projection.shape_of, cost=projection_cost.cost, space=SPLIT_STREAM),
+        Op(name="out", tuned="out", shape=projection.shape_of, cost=projection_cost.cost, space=RUNS_OF_SPLIT_STREAM),
+        Op(name="gate_up", tuned="gate_up", shape=gate_up.shape_of, cost=gate_up_cost.cost, space=RUNS_OF_STREAM),
+        Op(name="down", tuned="down", shape=projection.shape_of, cost=projection_cost.cost, space=RUNS_OF_SPLIT_STREAM),
         Op(name="head", tuned="head", shape=head.shape_of, cost=head_cost.head, space=STREAM),
         Op(name="head_logits", tuned="head", shape=head.shape_of, cost=head_cost.head_logits, space=STREAM),
     )
 }
 
 
-def fixed_point_bits(op: str, weight: Weight, rows: int) -> int | None:
+def fixed_point_bits(op: str, weight: Weight, rows: int, tiles: Tiles | None = None) -> int | None:
     """Bits of the fixed point in which an op wants its activations, on the current device: `fixed_point=` of the kernel
     that makes them, and None for floats.
 
     Args:
         op: one that streams a weight. weight: that weight. rows: activation rows.
+        tiles: that the op is to run with; None for those that it chooses.
     """
     if rows > FIXED_POINT_ROWS:
         return None
     x: Any = jax.ShapeDtypeStruct((rows, weight.shape[-1]), weight.dtype)
     shape = stream_shape(x, weight)
-    return fixed_point.bits_for(shape, choose_tiles.resolve(OPS[op].tuned, None, shape, OPS[op].space))
+    return fixed_point.bits_for(shape, tiles or choose_tiles.resolve(OPS[op].tuned, None, shape, OPS[op].space))
+
+
+def makes_fixed_point(shape: Shape, tiles: AnyTiles) -> bool:
+    """Whether attention, `out`, `gate_up` or `down` of this shape, with these tiles, makes the fixed point that it is
+    asked for (`fixed_point=`); else it leaves floats."""
+    if isinstance(shape, AttentionShape):
+        return shape.in_runs
+    return fixed_point.made(16, shape.outputs, tiles) is not None

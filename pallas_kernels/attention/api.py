@@ -163,7 +163,7 @@ def attention(
             scale=factor,
             soft_cap=soft_cap,
             window=window,
-            fixed_point=fixed_point if shape.tokens == 1 and head_dim == shape.padded_head_dim else None,
+            fixed_point=fixed_point if shape.in_runs else None,
             shape=shape,
             tiles=choose_tiles.resolve("attention", tiles, shape, ATTENTION),
             interpret=chosen == "interpret",

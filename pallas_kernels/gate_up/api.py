@@ -11,7 +11,7 @@ from pallas_kernels.common.calls import StreamOptions, in_launches, stream_shape
 from pallas_kernels.common.deferred_norm import DeferredNorm
 from pallas_kernels.common.fixed_point import Rows, check_bits
 from pallas_kernels.common.prefetch import PREFETCH_BYTES, check_prefetch
-from pallas_kernels.common.stream_space import STREAM
+from pallas_kernels.common.stream_space import RUNS_OF_STREAM
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles
 from pallas_kernels.common.weights import Weight
 from pallas_kernels.gate_up import reference, triton
@@ -89,7 +89,7 @@ def gate_up(
         shape = shape_of(x, norm, weight)
         options = Options(
             shape=shape,
-            tiles=choose_tiles.resolve("gate_up", tiles, shape, STREAM),
+            tiles=choose_tiles.resolve("gate_up", tiles, shape, RUNS_OF_STREAM),
             interpret=chosen == "interpret",
             prefetch_bytes=prefetch_bytes,
             eps=eps,

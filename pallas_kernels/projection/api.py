@@ -13,7 +13,7 @@ from pallas_kernels.common.deferred_norm import DeferredNorm
 from pallas_kernels.common.fixed_point import FixedPointRows, Rows, check_bits
 from pallas_kernels.common.fixed_point import check as check_rows
 from pallas_kernels.common.prefetch import PREFETCH_BYTES, check_prefetch
-from pallas_kernels.common.stream_space import SPLIT_STREAM
+from pallas_kernels.common.stream_space import RUNS_OF_SPLIT_STREAM
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles
 from pallas_kernels.common.weights import Weight
 from pallas_kernels.projection import reference, triton
@@ -147,7 +147,7 @@ def _projection(
         shape = shape_of(x, weight)
         options = Options(
             shape=shape,
-            tiles=choose_tiles.resolve(op, tiles, shape, SPLIT_STREAM),
+            tiles=choose_tiles.resolve(op, tiles, shape, RUNS_OF_SPLIT_STREAM),
             interpret=chosen == "interpret",
             prefetch_bytes=prefetch_bytes,
             op=op,

@@ -37,7 +37,7 @@ def decode_step(
         implementation: of the kernels, see `pallas_kernels.resolve_implementation`.
         deferred_norm: whether `out` and `down` defer the norm that follows; None for all but XLA's
             implementation, which stays as it is commonly written.
-        kernels: what has the ops by their names; another namespace puts others in their place.
+        kernels: what has the ops by their names, and `fixed_point_bits`; another namespace puts others in their place.
 
     Returns:
         (the residual stream, float32 [B * T, D], or the same as a `DeferredNorm`, which `logits` and `greedy` take;
@@ -84,7 +84,7 @@ def decode_layers(
 
     def made_for(op: str, weight) -> dict:
         """What a kernel is told of the one that takes its result: integer weights take it in fixed point."""
-        bits = pk.fixed_point_bits(op, weight, positions.shape[0]) if deferred_norm else None
+        bits = kernels.fixed_point_bits(op, weight, positions.shape[0]) if deferred_norm else None
         return {} if bits is None else dict(fixed_point=bits)
 
     def add(name: str, operand: jax.Array | FixedPointRows, weight, norm, user: str, following):

@@ -44,6 +44,7 @@ def step(rows: int, **options) -> tuple[np.ndarray, set[str]]:
 
     kernels = types.SimpleNamespace(
         attention=pk.attention,
+        fixed_point_bits=functools.partial(pk.fixed_point_bits, tiles=TILES),
         **{name: functools.partial(noting, name) for name in ("qkv", "out", "gate_up", "down", "head_logits")},
     )
     how = dict(implementation="interpret", kernels=kernels)
