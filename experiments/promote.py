@@ -53,9 +53,9 @@ def decide(
 ) -> tuple[Record | None, str]:
     """The record to promote, or None, and why.
 
-    Tiles that leave floats where the next kernel wants fixed point do not count: its time is not in theirs.
+    Tiles that leave floats where the next kernel wants fixed point do not count: what it then rounds is in its time.
     """
-    ok = [one for one in select.timed(select.newest(records)) if not case.leaves_floats(case.tiles(one["tiles"]))]
+    ok = [one for one in select.timed(select.newest(records)) if case.counts(one)]
     if not ok:
         return None, "no tile has a time"
     best = ok[0]

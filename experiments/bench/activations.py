@@ -16,10 +16,10 @@ VECTORS = pk.Tiles(block_n=16, block_k=256)
 """Any tiles on vectors: with them an op of integer weights wants fixed point, for few rows."""
 
 
-def bits_of(op: str, arguments: dict[str, Any], tiles: Any) -> int | None:
+def bits_of(op: str, arguments: dict[str, Any], tiles: pk.Tiles) -> int | None:
     """Of the fixed point in which a call with these tiles takes x; None for floats."""
     x = arguments.get("x")
-    if x is None or tiles is None:
+    if x is None:
         return None
     if x.ndim == 3 if op == "out" else op != "down" and not isinstance(x, pk.DeferredNorm):
         return None  # attention has heads of no whole runs; all of a norm comes first
@@ -29,7 +29,7 @@ def bits_of(op: str, arguments: dict[str, Any], tiles: Any) -> int | None:
 def as_taken(op: str, arguments: dict[str, Any], tiles: Any) -> dict[str, Any]:
     """The arguments with x as a call with these tiles takes it; arrays as `jax.ShapeDtypeStruct`."""
     if "x" not in arguments:
-        return arguments
+        return dict(arguments)
     x, bits = arguments["x"], bits_of(op, arguments, tiles)
     rows = jax.ShapeDtypeStruct(_rows(x).shape, _rows(x).dtype)
     if bits is not None:

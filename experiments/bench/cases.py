@@ -76,6 +76,11 @@ class Case:
         asked = self.call.arguments.get("fixed_point") is not None
         return asked and not pk.makes_fixed_point(self.shape, tiles)
 
+    def counts(self, found: dict[str, Any]) -> bool:
+        """Whether a tile's record is of the call that a step makes with that tile, all of whose cost is in its time."""
+        tiles = self.tiles(found["tiles"])
+        return found["fixed_point"] == self.fixed_point(tiles) and not self.leaves_floats(tiles)
+
     def incumbents(self, device: Device) -> list[Any]:
         """The tiles that a call runs with today, and the heuristic's."""
         return list(
@@ -91,8 +96,9 @@ class Case:
 
     def tile_fields(self, tiles: Any) -> dict[str, Any]:
         """The case, and tiles or None, as records have them."""
-        found = None if tiles is None else dataclasses.asdict(tiles)
-        return self.fields() | dict(fixed_point=self.fixed_point(tiles), tiles=found)
+        if tiles is None:
+            return self.fields() | dict(fixed_point=None, tiles=None)
+        return self.fields() | dict(fixed_point=self.fixed_point(tiles), tiles=dataclasses.asdict(tiles))
 
     def fields(self) -> dict[str, Any]:
         """The case as records have it."""

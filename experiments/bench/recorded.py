@@ -53,8 +53,14 @@ class Recorded:
         return pk.OPS[self.op].shape(**self.arguments)
 
     def cut(self, tiles: Any) -> "Recorded":
-        """As the step makes it where the op has these tiles: they say in which form they take x."""
-        return dataclasses.replace(self, arguments=activations.as_taken(self.op, self.arguments, tiles))
+        """As the step makes it where the op has these tiles: with x in the form that they take.
+
+        What they cannot make in fixed point they are not asked for, nor is the reference that they are judged by.
+        """
+        arguments = activations.as_taken(self.op, self.arguments, tiles)
+        if "fixed_point" in arguments and not pk.makes_fixed_point(self.shape, tiles):
+            del arguments["fixed_point"]
+        return dataclasses.replace(self, arguments=arguments)
 
     @property
     def cost(self) -> pk.Cost:

@@ -137,7 +137,7 @@ def _interpret_jobs(options: Options, _: list[Case], origin: Record) -> list[Job
 
     def bench(number: int, tiles: Any) -> tile_bench.Bench:
         case = small[number]
-        form = number, case.fixed_point(tiles)
+        form = number, case.fixed_point(tiles), case.leaves_floats(tiles)
         if form not in benches:
             benches[form] = tile_bench.Bench(case.call.cut(tiles), once, Machine(), options.seed)
         return benches[form]

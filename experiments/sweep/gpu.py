@@ -60,7 +60,8 @@ class Sweep:
     def __init__(self, options: Options, log: Log, machine: Machine, device: Device, origin: Record):
         self.options, self.log, self.machine, self.device, self.origin = options, log, machine, device, origin
         self.workers = options.compile_workers
-        self.benches: dict[int | None, Bench] = {}
+        self.copies: list[Any] | None = None
+        self.benches: dict[Any, Bench] = {}
         self.xla_us: float | None = None
         self.best_us = float("inf")
         self.ceiling_gbps = 0.0
@@ -137,14 +138,14 @@ class Sweep:
 
     def _begin_case(self, case: Case, program: Program) -> None:
         """Puts the case's operands on the device in place of the last one's, and times XLA's call."""
-        self.benches, self.xla_us = {}, None
+        self.benches, self.copies, self.xla_us = {}, None, None
         self.best_us = min((found["median_us"] for found in self._known(case)), default=float("inf"))
         reason = program.reason
         try:
             how = self._plan(case)
-            floats = self.benches[None] = Bench(case.call.cut(None), how, self.machine, self.options.seed)
+            plain = Bench(case.xla, how, self.machine, self.options.seed)
+            self.copies = plain.copies
             if program.once is not None:
-                plain = Bench(case.xla, how, self.machine, self.options.seed, floats.copies)
                 self.xla_us = plain.time(program, self.options.samples, FULL_SECONDS).median_us
         except Exception as error:
             reason = f"run failed: {reason_of(error)}"
@@ -162,15 +163,16 @@ class Sweep:
         ]
 
     def _bench(self, job: Job) -> Bench:
-        """That of the case with activations as the tiles take them; all stream the same."""
-        form = job.case.fixed_point(job.tiles)
+        """That of the case with activations as the tiles take and make them; all stream the same."""
+        case = job.case
+        form = case.fixed_point(job.tiles), case.leaves_floats(job.tiles)
         if form not in self.benches:
-            floats, call = self.benches[None], job.case.call.cut(job.tiles)
-            self.benches[form] = Bench(call, floats.plan, self.machine, self.options.seed, floats.copies)
+            call, how = case.call.cut(job.tiles), self._plan(case)
+            self.benches[form] = Bench(call, how, self.machine, self.options.seed, self.copies)
         return self.benches[form]
 
     def _measured(self, job: Job, program: Program) -> Record:
-        if None not in self.benches:
+        if self.copies is None:
             raise MemoryError("the case's operands could not be made")
         bench, samples = self._bench(job), self.options.samples
         verdict = bench.check(program, job.number)
