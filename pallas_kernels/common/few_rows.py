@@ -60,7 +60,7 @@ def _integer_space(shape: StreamShape, widest: int) -> list[Tiles]:
         for outputs in (4, 8, 16, 32, 64)
         for block_k in (256, 512, 1024, 2048)
         for num_warps in (1, 2, 4, 8)
-        for num_stages in (1, 3, 4)
+        for num_stages in (1, 2, 3, 4)
         if 64 <= outputs * block_k // (32 * num_warps) <= 256 and block_k <= widest
     ]
 
