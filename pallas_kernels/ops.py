@@ -110,4 +110,4 @@ def makes_fixed_point(shape: Shape, tiles: AnyTiles) -> bool:
     asked for (`fixed_point=`); else it leaves floats."""
     if isinstance(shape, AttentionShape):
         return shape.in_runs
-    return fixed_point.made(16, shape.outputs, tiles) is not None
+    return isinstance(tiles, Tiles) and fixed_point.made(16, shape.outputs, tiles) is not None

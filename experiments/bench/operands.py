@@ -129,7 +129,8 @@ def _deferred(described: pk.DeferredNorm, key: jax.Array) -> pk.DeferredNorm:
     whole = pk.defer_norm(rows, weight, dtype=jnp.float32, part=rows.shape[1])
     parts = described.squares.shape[1]
     return pk.DeferredNorm(
-        x=_rounded_to(described.x, whole.x), squares=jnp.broadcast_to(whole.squares / parts, described.squares.shape)
+        x=_rounded_to(described.x, pk.to_floats(whole.x)),
+        squares=jnp.broadcast_to(whole.squares / parts, described.squares.shape),
     )
 
 
