@@ -3,7 +3,8 @@
     python -m experiments.promote RESULTS.jsonl [MORE.jsonl ...]
 
 Only records of a GPU whose numerics passed count. A winner takes the place of the incumbent (the tuned tile if these
-results timed it, else the heuristic's) only where it is faster by more than the noise, 4%, in the same results. Where
+results timed it, else the heuristic's) only where it is faster by more than the noise, 4%, in the same results, or
+where that leaves floats to a next kernel that takes fixed point: such tiles count nowhere but in a layer. Where
 `experiments.layer.choose_tiles` tried the tiles of a case in a layer, that decides, by the same 4% of the op's time.
 """
 
@@ -50,13 +51,18 @@ def entries_of(path: Path, op: pk.Op) -> list[dict[str, Any]]:
 def decide(
     case: Case, records: Sequence[Record], entry: dict[str, Any] | None, device: Device
 ) -> tuple[Record | None, str]:
-    """The record to promote, or None, and why."""
-    ok = select.timed(select.newest(records))
+    """The record to promote, or None, and why.
+
+    Tiles that leave floats where the next kernel wants fixed point do not count: what it then rounds is in its time.
+    """
+    ok = [one for one in select.timed(select.newest(records)) if case.counts(one)]
     if not ok:
         return None, "no tile has a time"
     best = ok[0]
     heuristic = dataclasses.asdict(case.known.default_tiles(case.shape, device))
     tuned = case.tiles(entry["tiles"]) if entry else case.known.chosen_tiles(case.shape, device)
+    if case.leaves_floats(tuned):
+        return best, f"{best['median_us']:.2f} us, where the tuned tile leaves floats to the next kernel"
     used = [dataclasses.asdict(tuned)]
     rivals = [one for tiles in (*used, heuristic) for one in ok if one["tiles"] == tiles]
     if not rivals:

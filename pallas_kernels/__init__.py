@@ -4,16 +4,16 @@ The ops, each one launch (two where tiles split the reduction axis), and what th
     qkv, attention, out, gate_up, down, head, head_logits, and rope_and_cache for a QKV product from elsewhere;
     top_k_top_p, of sampling
     DenseWeight, pack_* and unpack_*, QuantisedWeight, quantise, dequantise, FORMATS, ROUNDED_ACTIVATIONS,
-    ACTIVATION_RUN, Weight, KVCache, KV_FORMATS, DeferredNorm, attention_counters
+    ACTIVATION_RUN, Weight, KVCache, KV_FORMATS, DeferredNorm, FixedPointRows, attention_counters
 How an op runs:
     resolve_implementation, IMPLEMENTATIONS, DTYPES
 What is known of an op: its tiles, whether a device can run them, which are chosen, what a call costs at least:
     OPS, Op, Tiles, AttentionTiles, StreamShape, AttentionShape, Verdict, Cost, Device, DEVICES, find_device,
-    current_device
+    current_device, fixed_point_bits, makes_fixed_point
 The same arithmetic in plain JAX, for prefill, training and references:
-    project, rms_norm, activate, ACTIVATIONS, rotate, defer_norm, finish_norm
+    project, rms_norm, activate, ACTIVATIONS, rotate, defer_norm, finish_norm, to_fixed_point, to_floats
 For kernels of your own, what the Triton backend cannot say in public terms, and one way to launch:
-    launch, pipeline_loop, multiply_add, prefetch_l2, launch_dependents, load_words, load_near,
+    launch, pipeline_loop, multiply_add, prefetch_l2, launch_dependents, load_words, load_near, load_vectors,
     without_hooks, HOOKS
 """
 
@@ -27,10 +27,12 @@ from pallas_kernels.common.deferred_norm import DeferredNorm, defer_norm, finish
 from pallas_kernels.common.devices import DEVICES, Device
 from pallas_kernels.common.devices import find as find_device
 from pallas_kernels.common.eight_bits import KV_FORMATS
+from pallas_kernels.common.fixed_point import FixedPointRows, to_fixed_point, to_floats
 from pallas_kernels.common.hooks import (
     HOOKS,
     launch_dependents,
     load_near,
+    load_vectors,
     load_words,
     multiply_add,
     pipeline_loop,
@@ -65,7 +67,7 @@ from pallas_kernels.common.weights import (
 )
 from pallas_kernels.gate_up.api import gate_up
 from pallas_kernels.head.api import head, head_logits
-from pallas_kernels.ops import OPS, Op
+from pallas_kernels.ops import OPS, Op, fixed_point_bits, makes_fixed_point
 from pallas_kernels.projection.api import down, out
 from pallas_kernels.qkv.api import qkv
 from pallas_kernels.rope_and_cache.api import rope_and_cache
@@ -88,6 +90,7 @@ __all__ = [
     "DeferredNorm",
     "DenseWeight",
     "Device",
+    "FixedPointRows",
     "KVCache",
     "Op",
     "QuantisedWeight",
@@ -104,13 +107,16 @@ __all__ = [
     "down",
     "find_device",
     "finish_norm",
+    "fixed_point_bits",
     "gate_up",
     "head",
     "head_logits",
     "launch",
     "launch_dependents",
     "load_near",
+    "load_vectors",
     "load_words",
+    "makes_fixed_point",
     "multiply_add",
     "out",
     "pack_gate_up",
@@ -126,6 +132,8 @@ __all__ = [
     "rms_norm",
     "rope_and_cache",
     "rotate",
+    "to_fixed_point",
+    "to_floats",
     "top_k_top_p",
     "unpack_gate_up",
     "unpack_int4",

@@ -2,16 +2,21 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
+
+import jax
 
 from pallas_kernels.attention import api as attention
 from pallas_kernels.attention import cost as attention_cost
 from pallas_kernels.attention.tiles import ATTENTION, AttentionShape, AttentionTiles
-from pallas_kernels.common import checks, choose_tiles
+from pallas_kernels.common import checks, choose_tiles, fixed_point
+from pallas_kernels.common.calls import stream_shape
 from pallas_kernels.common.cost import Cost
 from pallas_kernels.common.devices import Device
-from pallas_kernels.common.stream_space import SPLIT_STREAM, STREAM
+from pallas_kernels.common.stream_space import FIXED_POINT_ROWS, RUNS_OF_SPLIT_STREAM, RUNS_OF_STREAM, STREAM
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles
 from pallas_kernels.common.tile_space import TileSpace, Verdict
+from pallas_kernels.common.weights import Weight
 from pallas_kernels.gate_up import api as gate_up
 from pallas_kernels.gate_up import cost as gate_up_cost
 from pallas_kernels.head import api as head
@@ -76,10 +81,33 @@ OPS = {
     for op in (
         Op(name="qkv", tuned="qkv", shape=qkv.shape_of, cost=qkv_cost.cost, space=QKV),
         Op(name="attention", tuned="attention", shape=attention.shape_of, cost=attention_cost.cost, space=ATTENTION),
-        Op(name="out", tuned="out", shape=projection.shape_of, cost=projection_cost.cost, space=SPLIT_STREAM),
-        Op(name="gate_up", tuned="gate_up", shape=gate_up.shape_of, cost=gate_up_cost.cost, space=STREAM),
-        Op(name="down", tuned="down", shape=projection.shape_of, cost=projection_cost.cost, space=SPLIT_STREAM),
+        Op(name="out", tuned="out", shape=projection.shape_of, cost=projection_cost.cost, space=RUNS_OF_SPLIT_STREAM),
+        Op(name="gate_up", tuned="gate_up", shape=gate_up.shape_of, cost=gate_up_cost.cost, space=RUNS_OF_STREAM),
+        Op(name="down", tuned="down", shape=projection.shape_of, cost=projection_cost.cost, space=RUNS_OF_SPLIT_STREAM),
         Op(name="head", tuned="head", shape=head.shape_of, cost=head_cost.head, space=STREAM),
         Op(name="head_logits", tuned="head", shape=head.shape_of, cost=head_cost.head_logits, space=STREAM),
     )
 }
+
+
+def fixed_point_bits(op: str, weight: Weight, rows: int, tiles: Tiles | None = None) -> int | None:
+    """Bits of the fixed point in which an op wants its activations, on the current device: `fixed_point=` of the kernel
+    that makes them, and None for floats.
+
+    Args:
+        op: one that streams a weight. weight: that weight. rows: activation rows.
+        tiles: that the op is to run with; None for those that it chooses.
+    """
+    if rows > FIXED_POINT_ROWS:
+        return None
+    x: Any = jax.ShapeDtypeStruct((rows, weight.shape[-1]), weight.dtype)
+    shape = stream_shape(x, weight)
+    return fixed_point.bits_for(shape, tiles or choose_tiles.resolve(OPS[op].tuned, None, shape, OPS[op].space))
+
+
+def makes_fixed_point(shape: Shape, tiles: AnyTiles) -> bool:
+    """Whether attention, `out`, `gate_up` or `down` of this shape, with these tiles, makes the fixed point that it is
+    asked for (`fixed_point=`); else it leaves floats."""
+    if isinstance(shape, AttentionShape):
+        return shape.in_runs
+    return isinstance(tiles, Tiles) and fixed_point.made(16, shape.outputs, tiles) is not None

@@ -4,6 +4,7 @@ They stand in for the ops of pallas_kernels where `decode_step` takes its kernel
 LLaMA needs is here.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -39,18 +40,22 @@ def gate_up(x, norm, weight, *, activation, eps, **how) -> jax.Array:
     return (pk.activate(activation, both[:, ::2]) * both[:, 1::2]).astype(hidden.dtype)
 
 
-def out(x, weight, *, residual, out_dtype=None, norm=None, **how) -> Any:
+def out(x, weight, *, residual, out_dtype=None, norm=None, fixed_point=None, **how) -> Any:
     """As `pk.out`: the residual is added by XLA."""
-    return _added(pk.out(x, weight, **how), residual, out_dtype, norm)
+    return _added(pk.out(x, weight, **how), residual, out_dtype, norm, fixed_point)
 
 
-def down(x, weight, *, residual, out_dtype=None, norm=None, **how) -> Any:
+def down(x, weight, *, residual, out_dtype=None, norm=None, fixed_point=None, **how) -> Any:
     """As `pk.down`: the residual is added by XLA."""
-    return _added(pk.down(x, weight, **how), residual, out_dtype, norm)
+    return _added(pk.down(x, weight, **how), residual, out_dtype, norm, fixed_point)
 
 
-def _added(product, residual, out_dtype, norm):
+def _added(product, residual, out_dtype, norm, bits):
     y = product.astype(jnp.float32) + residual.astype(jnp.float32)
+    if bits is not None:
+        deferred = pk.defer_norm(y, norm, dtype=jnp.float32, part=y.shape[1])
+        rows = pk.to_fixed_point(pk.to_floats(deferred.x), bits, dtype=product.dtype)
+        return dataclasses.replace(deferred, x=rows), y
     if norm is not None:
         return pk.defer_norm(y, norm, dtype=product.dtype, part=y.shape[1]), y
     return y.astype(product.dtype if out_dtype is None else out_dtype)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 import pallas_kernels as pk
-from experiments.bench import operands, recorded
+from experiments.bench import activations, operands, recorded
 from experiments.bench.models import DTYPES
 from experiments.bench.recorded import BY_THE_KERNELS, OPS, Recorded
 from pallas_kernels import Device
@@ -24,7 +24,8 @@ class Case:
     Attributes:
         op: one of `recorded.OPS`. model, rows, context, dtype: as records have them.
         page_size: of the KV cache; 0 where it is contiguous. kv_dtype: what it is stored in, see `kind.KV_DTYPE`.
-        call: as the step by the kernels makes it. xla: as XLA's step makes it.
+        call: as the step by the kernels makes it, once `Recorded.cut` says in which form x comes. xla: as XLA's step
+            makes it.
     """
 
     op: str
@@ -66,6 +67,20 @@ class Case:
         """What the cache is stored in as records have it: null where it has no part in the case."""
         return self.kv_dtype if self.op == "attention" else None
 
+    def fixed_point(self, tiles: Any) -> int | None:
+        """Bits of the fixed point in which a call with these tiles has its activations; None for floats."""
+        return activations.bits_of(self.op, self.call.arguments, tiles)
+
+    def leaves_floats(self, tiles: Any) -> bool:
+        """Whether the next kernel wants fixed point, and this one with these tiles makes none."""
+        asked = self.call.arguments.get("fixed_point") is not None
+        return asked and not pk.makes_fixed_point(self.shape, tiles)
+
+    def counts(self, found: dict[str, Any]) -> bool:
+        """Whether a tile's record is of the call that a step makes with that tile, all of whose cost is in its time."""
+        tiles = self.tiles(found["tiles"])
+        return found["fixed_point"] == self.fixed_point(tiles) and not self.leaves_floats(tiles)
+
     def incumbents(self, device: Device) -> list[Any]:
         """The tiles that a call runs with today, and the heuristic's."""
         return list(
@@ -78,6 +93,12 @@ class Case:
     def tiles(self, fields: dict[str, Any]) -> Any:
         """Tiles as records have them, as the op takes them."""
         return self.known.space.tiles(**fields)
+
+    def tile_fields(self, tiles: Any) -> dict[str, Any]:
+        """The case, and tiles or None, as records have them."""
+        if tiles is None:
+            return self.fields() | dict(fixed_point=None, tiles=None)
+        return self.fields() | dict(fixed_point=self.fixed_point(tiles), tiles=dataclasses.asdict(tiles))
 
     def fields(self) -> dict[str, Any]:
         """The case as records have it."""

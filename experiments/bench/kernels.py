@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pallas_kernels as pk
+from experiments.bench.activations import VECTORS
 from experiments.bench.recorded import OPS
 from pallas_kernels import Device
 
@@ -13,8 +14,8 @@ STEP_OPS = (*OPS, "head_logits")
 
 
 def replaced(**others: Callable) -> types.SimpleNamespace:
-    """The fused ops, but for those that are given."""
-    return types.SimpleNamespace(**{name: getattr(pk, name) for name in STEP_OPS} | others)
+    """The fused ops, and who of them wants fixed point, but for those that are given."""
+    return types.SimpleNamespace(**{name: getattr(pk, name) for name in (*STEP_OPS, "fixed_point_bits")} | others)
 
 
 def with_tiles(tiles: Mapping[str, Any], prefetch_bytes: int | None = None) -> types.SimpleNamespace:
@@ -33,7 +34,10 @@ def with_tiles(tiles: Mapping[str, Any], prefetch_bytes: int | None = None) -> t
             return functools.partial(function, **early)
         return lambda *args, prefetch=None, **how: function(*args, **how)
 
-    return replaced(**{name: bound(name) for name in STEP_OPS})
+    def bits(op: str, weight: pk.Weight, rows: int) -> int | None:
+        return pk.fixed_point_bits(op, weight, rows, tiles.get(op))
+
+    return replaced(**{name: bound(name) for name in STEP_OPS}, fixed_point_bits=bits)
 
 
 def with_default_tiles(device: Device) -> types.SimpleNamespace:
@@ -48,4 +52,8 @@ def with_default_tiles(device: Device) -> types.SimpleNamespace:
 
         return call
 
-    return replaced(**{name: bound(name) for name in STEP_OPS})
+    def bits(op: str, weight: pk.Weight, rows: int) -> int | None:
+        # Of integers the heuristic's are on vectors, for as few rows as come in fixed point.
+        return pk.fixed_point_bits(op, weight, rows, VECTORS)
+
+    return replaced(**{name: bound(name) for name in STEP_OPS}, fixed_point_bits=bits)

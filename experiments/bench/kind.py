@@ -37,6 +37,10 @@ KV_DTYPE = (
     "what keys and values are stored in: auto (as dtype says), fp8 or int8, or two of them as keys/values; null where "
     "the cache has no part",
 )
+FIXED_POINT = (
+    COUNT,
+    "bits of the fixed point in which these tiles have their activations; null: floats, or none of their own",
+)
 CASE = dict(
     op=(TEXT, "the function of pallas_kernels"),
     model=(TEXT, "a name of configs/models"),
@@ -45,6 +49,7 @@ CASE = dict(
     page_size=PAGE_SIZE,
     kv_dtype=KV_DTYPE,
     dtype=(DTYPE, "bf16, f16 or f32, of weights, activations and cache"),
+    fixed_point=FIXED_POINT,
     tiles=(TILES, "as the op's dataclass of tiles"),
 )
 STATUS = dict(status=(TEXT, "'ok', or in words why there is no figure, or why it does not count"))

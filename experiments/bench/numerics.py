@@ -36,14 +36,14 @@ class Verdict:
 
 
 def widen(tree: Tree) -> Tree:
-    """With every floating-point leaf as float32, quantised weights for such activations, and caches of what they stand
-    for."""
+    """With every floating-point leaf as float32, quantised weights for such activations, fixed point that stands for
+    them, and caches of what they stand for."""
 
     def is_quantised(x):
-        return isinstance(x, pk.QuantisedWeight | pk.KVCache)
+        return isinstance(x, pk.QuantisedWeight | pk.KVCache | pk.FixedPointRows)
 
     def leaf(x):
-        if isinstance(x, pk.QuantisedWeight):
+        if isinstance(x, pk.QuantisedWeight | pk.FixedPointRows):
             return dataclasses.replace(x, dtype=jnp.dtype(jnp.float32))
         if isinstance(x, pk.KVCache):
             return pk.KVCache(k=_stands_for(x.k, x.k_scale), v=_stands_for(x.v, x.v_scale))
@@ -59,11 +59,22 @@ def _stands_for(stored: jax.Array, scale: jax.Array | None) -> jax.Array:
 
 def judged(call: Recorded, result: Tree) -> Tree:
     """What is judged of a call's result: all of it, but of a deferred norm's squares, whose parts follow the tiles, the
-    root of their sum, by which the next op divides."""
+    root of their sum, by which the next op divides. Fixed point as float32, of which it loses nothing."""
     if call.op in ("out", "down") and call.arguments.get("norm") is not None:
         deferred, total = result
-        return deferred.x, jnp.sqrt(jnp.sum(deferred.squares, axis=1)), total
-    return result[0] if call.op == "attention" else result
+        return _floats(deferred.x), jnp.sqrt(jnp.sum(deferred.squares, axis=1)), total
+    if call.op == "attention":
+        out = _floats(result[0])
+        return out.reshape(out.shape[0], -1)  # in fixed point heads lie side by side
+    return jax.tree.map(_floats, result, is_leaf=_is_fixed)
+
+
+def _is_fixed(x: Any) -> bool:
+    return isinstance(x, pk.FixedPointRows)
+
+
+def _floats(x: Any) -> Any:
+    return pk.to_floats(dataclasses.replace(x, dtype=jnp.dtype(jnp.float32))) if _is_fixed(x) else x
 
 
 class Oracle:
@@ -72,13 +83,16 @@ class Oracle:
     def __init__(self, call: Recorded):
         self.call, self.head = call, call.op == "head"
 
-        def reference(state, streamed):
+        unrounded = {name: value for name, value in call.arguments.items() if name != "fixed_point"}
+        exact = dataclasses.replace(call, arguments=unrounded)
+
+        def reference(call, state, streamed):
             if self.head:  # the token and its logit are judged by all logits
                 return cases.run(dataclasses.replace(call, op="head_logits"), state, streamed, None, "xla")
             return judged(call, cases.run(call, state, streamed, None, "xla"))
 
-        self._narrow = jax.jit(reference)
-        self._wide = jax.jit(lambda state, streamed: reference(widen(state), widen(streamed)))
+        self._narrow = jax.jit(lambda state, streamed: reference(call, state, streamed))
+        self._wide = jax.jit(lambda state, streamed: reference(exact, widen(state), widen(streamed)))
 
     def judge(self, result: Tree, state: Tree, streamed: Tree) -> Verdict:
         """Of what the call returned for this state and what it streamed."""

@@ -51,7 +51,8 @@ def feed(call: Recorded, state: dict[str, Tree], result: Tree) -> tuple[Tree, di
             return result[0], state | dict(cache=result[1])
         case "attention":
             out, counters = result
-            return out, state | dict(q=out, counters=counters)
+            following = dict(q=out) if feeds_back(call) else {}
+            return out, state | following | dict(counters=counters)
         case "out" | "down":
             total = result[1] if call.arguments.get("norm") is not None else result
             return result, state | dict(residual=total)
@@ -60,7 +61,9 @@ def feed(call: Recorded, state: dict[str, Tree], result: Tree) -> tuple[Tree, di
 
 def feeds_back(call: Recorded) -> bool:
     """Whether the next state holds what the call computed."""
-    return call.op in ("attention", "out", "down")
+    if call.op == "attention":
+        return call.arguments.get("fixed_point") is None
+    return call.op in ("out", "down")
 
 
 def _has_arrays(value: Any) -> bool:
@@ -78,6 +81,8 @@ def _drawn(name: str, described: Any, key: jax.Array) -> Any:
         return _quantised(described, key)
     if isinstance(described, pk.KVCache):
         return random_cache(described, key)
+    if isinstance(described, pk.FixedPointRows):
+        return _rounded_to(described, jax.random.normal(key, described.shape))
     if isinstance(described, pk.DeferredNorm):
         return _deferred(described, key)
     if name in NORMS:
@@ -121,9 +126,19 @@ def _deferred(described: pk.DeferredNorm, key: jax.Array) -> pk.DeferredNorm:
     rows_key, weight_key = jax.random.split(key)
     rows = jax.random.normal(rows_key, described.x.shape)
     weight = 1.0 + 0.1 * jax.random.normal(weight_key, described.x.shape[-1:])
-    whole = pk.defer_norm(rows, weight, dtype=described.x.dtype, part=rows.shape[1])
+    whole = pk.defer_norm(rows, weight, dtype=jnp.float32, part=rows.shape[1])
     parts = described.squares.shape[1]
-    return pk.DeferredNorm(x=whole.x, squares=jnp.broadcast_to(whole.squares / parts, described.squares.shape))
+    return pk.DeferredNorm(
+        x=_rounded_to(described.x, pk.to_floats(whole.x)),
+        squares=jnp.broadcast_to(whole.squares / parts, described.squares.shape),
+    )
+
+
+def _rounded_to(described: Any, rows: jax.Array) -> jax.Array | pk.FixedPointRows:
+    """Rows of float32 as such rows: of a float dtype, or in fixed point."""
+    if not isinstance(described, pk.FixedPointRows):
+        return rows.astype(described.dtype)
+    return pk.to_fixed_point(rows, described.bits, dtype=described.dtype)
 
 
 def _normal(key: jax.Array, described: jax.ShapeDtypeStruct, scale: float = 1.0) -> jax.Array:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import pallas_kernels as pk
+from experiments.bench import activations
 from experiments.bench.models import config_of
 from experiments.bench.pages import pages_of
 from pallas_kernels import KVCache, attention_counters
@@ -51,6 +52,16 @@ class Recorded:
         """The problem that tiles are for."""
         return pk.OPS[self.op].shape(**self.arguments)
 
+    def cut(self, tiles: Any) -> "Recorded":
+        """As the step makes it where the op has these tiles: with x in the form that they take.
+
+        What they cannot make in fixed point they are not asked for, nor is the reference that they are judged by.
+        """
+        arguments = activations.as_taken(self.op, self.arguments, tiles)
+        if "fixed_point" in arguments and not pk.makes_fixed_point(self.shape, tiles):
+            del arguments["fixed_point"]
+        return dataclasses.replace(self, arguments=arguments)
+
     @property
     def cost(self) -> pk.Cost:
         """The least that it must do; attention over as many keys as the context has."""
@@ -66,6 +77,10 @@ class Recorder:
     def __init__(self, context: int):
         self.calls: list[Recorded] = []
         self._context = context
+
+    def fixed_point_bits(self, op: str, weight: pk.Weight, rows: int) -> int | None:
+        """As of an op on vectors: what makes its activations is asked for them so."""
+        return pk.fixed_point_bits(op, weight, rows, activations.VECTORS)
 
     def __getattr__(self, op: str) -> Any:
         function = getattr(pk, op)

@@ -77,10 +77,10 @@ def choose(
         if timings[best].median_us > timings[0].median_us - needed:
             best = 0
         for i, (tiles, timing) in enumerate(zip(trials[op], timings)):
-            fields = dataclasses.asdict(tiles)
+            fields = case.tile_fields(tiles)
             log.append(
                 record.new(
-                    "tile_in_layer", **case.fields(), tiles=fields, status="ok", layer_us=rounded(timing.median_us),
+                    "tile_in_layer", **fields, status="ok", layer_us=rounded(timing.median_us),
                     layer_p10_us=rounded(timing.p10_us), layer_p90_us=rounded(timing.p90_us), samples=timing.samples,
                     incumbent=i == 0, chosen=i == best,
                     layer_tiles={name: dataclasses.asdict(tile) for name, tile in chosen.items()},
@@ -89,10 +89,8 @@ def choose(
                 )
             )  # fmt: skip
             mark = " chosen" if i == best else ""
-            print(
-                f"{layers.model} {op}: {timing.median_us:.2f} us a layer with {tables.tiles_text(fields)}{mark}",
-                flush=True,
-            )
+            how = tables.tiles_text(fields["tiles"]) + mark
+            print(f"{layers.model} {op}: {timing.median_us:.2f} us a layer with {how}", flush=True)
         chosen = chosen | {op: trials[op][best]}
     return chosen
 

@@ -64,7 +64,8 @@ class Layers:
         @jax.jit
         def once(weights, state, rope, page_table):
             namespace = kernels.with_tiles(tiles or {}, prefetch)
-            return _rows(_step(weights, state, rope, page_table, implementation, namespace)[0])
+            x = _step(weights, state, rope, page_table, implementation, namespace)[0]
+            return pk.to_floats(x.x) if isinstance(x, pk.DeferredNorm) else x
 
         return once(self.weights, self.state, self.rope, self.page_table)
 
@@ -91,16 +92,13 @@ def _step(weights: Weights, state: Generation, rope, page_table, implementation,
     )  # fmt: skip
 
 
-def _rows(x: jax.Array | pk.DeferredNorm) -> jax.Array:
-    return x.x if isinstance(x, pk.DeferredNorm) else x
-
-
 def _passes(weights: Weights, state: Generation, rope, page_table, *, implementation, namespace) -> Generation:
     """`STEPS` passes, each of which needs the one before: its token is the same, but only if that came to an end."""
 
     def step(_, state):
         x, caches, counters = _step(weights, state, rope, page_table, implementation, namespace)
-        token = jnp.where(jnp.isfinite(_rows(x)[:, 0]), state.token, 0)
+        last = x.squares if isinstance(x, pk.DeferredNorm) else x
+        token = jnp.where(jnp.isfinite(last[:, 0]), state.token, 0)
         return dataclasses.replace(state, caches=caches, counters=counters, token=token)
 
     return lax.fori_loop(0, STEPS, step, state)

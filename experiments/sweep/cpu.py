@@ -73,8 +73,7 @@ def run(options: Options, found: list[Case], log: Log, origin: Record) -> int:
 
 def _blank(kind: str, case: Case, tiles: Any, origin: Record) -> Record:
     """The record of a job before it is done."""
-    fields = case.fields() | dict(tiles=None if tiles is None else dataclasses.asdict(tiles))
-    return record.new(kind, **fields, status="", **origin)
+    return record.new(kind, **case.tile_fields(tiles), status="", **origin)
 
 
 def _feasible_jobs(options: Options, found: list[Case], origin: Record) -> list[Job]:
@@ -117,11 +116,12 @@ def lower(case: Case, tiles: Any, device: Device) -> str:
     """Lowers one call for CUDA, by way of a mesh that only describes the GPU; returns the module as text."""
     described = jax.sharding.AbstractDevice(device_kind=device.name, num_cores=device.num_sms, platform="gpu")
     mesh = jax.sharding.AbstractMesh((1,), ("x",), abstract_device=described)
-    state = jax.eval_shape(lambda key: operands.state(case.call, key), jax.random.key(0))
-    streamed = case.call.arguments[operands.streamed_name(case.call)]
+    call = case.call.cut(tiles)
+    state = jax.eval_shape(lambda key: operands.state(call, key), jax.random.key(0))
+    streamed = call.arguments[operands.streamed_name(call)]
     with jax.sharding.use_abstract_mesh(mesh):
-        call = jax.jit(lambda state, streamed: cases.run(case.call, state, streamed, tiles, "triton"))
-        return call.trace(state, streamed).lower(lowering_platforms=("cuda",)).as_text()
+        run = jax.jit(lambda state, streamed: cases.run(call, state, streamed, tiles, "triton"))
+        return run.trace(state, streamed).lower(lowering_platforms=("cuda",)).as_text()
 
 
 def _interpret_jobs(options: Options, _: list[Case], origin: Record) -> list[Job]:
@@ -133,21 +133,26 @@ def _interpret_jobs(options: Options, _: list[Case], origin: Record) -> list[Job
     target = pk.current_device()
     once = Plan(calls=1, copies=1, passes=1)
 
-    @functools.cache
-    def bench(number: int) -> tile_bench.Bench:
-        return tile_bench.Bench(small[number].call, once, Machine(), options.seed)
+    benches = {}
+
+    def bench(number: int, tiles: Any) -> tile_bench.Bench:
+        case = small[number]
+        form = number, case.fixed_point(tiles), case.leaves_floats(tiles)
+        if form not in benches:
+            benches[form] = tile_bench.Bench(case.call.cut(tiles), once, Machine(), options.seed)
+        return benches[form]
 
     def compile(case: Case, tiles: Any) -> Program:
         verdict = case.known.feasible(tiles, case.shape, target)
         if not verdict:
             return Program(None, None, None, f"infeasible: {verdict.reason}")
-        return tile_bench.compile_call(case.call, tiles, "interpret")
+        return tile_bench.compile_call(case.call.cut(tiles), tiles, "interpret")
 
-    def do(number: int, draw: int, program: Program) -> Record:
+    def do(number: int, draw: int, tiles: Any, program: Program) -> Record:
         if program.once is None:
             return dict(status=program.reason)
         try:
-            verdict = bench(number).check(program, draw)
+            verdict = bench(number, tiles).check(program, draw)
         except Exception as error:
             return dict(status=f"run failed: {reason_of(error)}")
         return dict(status=verdict.reason or OK_INTERPRET, error=finite(verdict.error), error_xla=verdict.error_xla)
@@ -155,7 +160,7 @@ def _interpret_jobs(options: Options, _: list[Case], origin: Record) -> list[Job
     return [
         Job(
             _blank("interpreted_tile", case, tiles, origin),
-            functools.partial(do, number, i),
+            functools.partial(do, number, i, tiles),
             functools.partial(compile, case, tiles),
         )
         for number, case in enumerate(small)

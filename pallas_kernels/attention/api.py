@@ -12,6 +12,7 @@ from pallas_kernels.common import checks, choose_tiles
 from pallas_kernels.common import implementation as impl
 from pallas_kernels.common.calls import MAX_ROWS, joined, rows_in
 from pallas_kernels.common.eight_bits import check_device
+from pallas_kernels.common.fixed_point import Rows, check_bits
 from pallas_kernels.common.kv_cache import KVCache, check_lengths, check_owners
 from pallas_kernels.common.prefetch import PREFETCH_BYTES, check_prefetch
 from pallas_kernels.common.weights import Weight
@@ -24,6 +25,7 @@ class Options:
     scale: float
     soft_cap: float | None
     window: int | None
+    fixed_point: int | None
     shape: AttentionShape
     tiles: AttentionTiles
     interpret: bool
@@ -77,11 +79,12 @@ def attention(
     soft_cap: float | None = None,
     window: int | None = None,
     counters: jax.Array | None = None,
+    fixed_point: int | None = None,
     prefetch: Weight | None = None,
     prefetch_bytes: int = PREFETCH_BYTES,
     implementation: str | None = None,
     tiles: AttentionTiles | None = None,
-) -> jax.Array | tuple[jax.Array, jax.Array]:
+) -> Rows | tuple[Rows, jax.Array]:
     """Attention of a few query rows over their sequences' cached keys and values.
 
     A query row is one (sequence, position), or T tokens of a sequence, each at a position of its own, for which the
@@ -106,14 +109,18 @@ def attention(
         window: only the last `window` keys count (sliding window, 1 or more), or None.
         counters: int32 zeros [B * T, K] from `attention_counters`, with which the combining of the splits needs no
             memory cleared: they come back zero, to be passed to the next call (donate them). None makes them anew.
+        fixed_point: 16 or 8 for rows [B, N * H] in fixed point of so many bits, as `fixed_point_bits` has it of `out`;
+            they come as floats all the same of several tokens, or where H is no power of two from 16 on. No gradient
+            passes fixed point. None for floats.
         prefetch: the weight that the next kernel streams: this kernel's programs, when their own loads are done, ask
             for its first `prefetch_bytes` to be in L2, so that memory has work between the two. None asks for nothing.
         implementation: 'triton', 'xla', 'interpret', or None to choose by device (`resolve_implementation`).
         tiles: how to cut the kernel; None takes the tuned ones or the heuristic's.
 
     Returns:
-        q's shape and dtype; with `counters` given, (that, counters). Softmax and sums are float32; the split over keys
-        is that of Flash-Decoding (Dao et al. 2023). The order of the sums is fixed: equal calls give equal bits.
+        q's shape and dtype, or `FixedPointRows`; with `counters` given, (that, counters). Softmax and sums are float32;
+        the split over keys is that of Flash-Decoding (Dao et al. 2023). The order of the sums is fixed: equal calls
+        give equal bits.
 
     Raises:
         ValueError, TypeError: an argument's shape, dtype or value is wrong; the message names it. Of arrays, the values
@@ -144,6 +151,7 @@ def attention(
     _check_lengths(cache, lengths, sequence, page_table, tuple(by_token), window)
     if counters is not None:
         checks.indices("counters", counters, (batch * tokens, kv_heads), 0, 1)
+    check_bits("fixed_point", fixed_point)
     prefetch_bytes = check_prefetch(prefetch, prefetch_bytes)
     chosen = impl.resolve(implementation)
     check_device(chosen, cache.k, cache.v)
@@ -155,6 +163,7 @@ def attention(
             scale=factor,
             soft_cap=soft_cap,
             window=window,
+            fixed_point=fixed_point if shape.in_runs else None,
             shape=shape,
             tiles=choose_tiles.resolve("attention", tiles, shape, ATTENTION),
             interpret=chosen == "interpret",

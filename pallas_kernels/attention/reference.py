@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from pallas_kernels.common import fixed_point
 from pallas_kernels.common.arithmetic import cap
 
 
@@ -59,4 +60,7 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
         out = out * cache.v_scale[:, None, None]
     out = jnp.moveaxis(out.reshape(batch, kv_heads, tokens, group, head_dim), 2, 1)
     out = jnp.where(fault[..., None, None, None], jnp.nan, out)
+    if options.fixed_point is not None:
+        rows = out.reshape(batch, heads * head_dim)
+        return fixed_point.to_fixed_point(rows, options.fixed_point, dtype=q.dtype), counters
     return out.reshape(q.shape).astype(q.dtype), counters

@@ -72,6 +72,11 @@ class AttentionShape:
         return block_t * pl.next_power_of_2(self.heads // self.kv_heads)
 
     @property
+    def in_runs(self) -> bool:
+        """Whether what a program makes can be in fixed point: of one token, each head in whole runs of 16."""
+        return self.tokens == 1 and self.head_dim == self.padded_head_dim
+
+    @property
     def padded_head_dim(self) -> int:
         return max(16, pl.next_power_of_2(self.head_dim))
 

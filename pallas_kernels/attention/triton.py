@@ -21,6 +21,7 @@ from jax.experimental.pallas import triton as plt
 
 from pallas_kernels.attention.tiles import SUM_COLUMNS, combined_at_once
 from pallas_kernels.attention.token_rows import TokenRows
+from pallas_kernels.common import fixed_point
 from pallas_kernels.common.blocks import Span, gather, load, load_masked, store
 from pallas_kernels.common.eight_bits import format_of
 from pallas_kernels.common.launch import launch, launch_dependents
@@ -92,7 +93,15 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
         name = format_of(block.dtype)
         return block if name is None else unpack(block, name, 0, str(q.dtype), interpret=interpret)
 
-    def kernel(refs, out_ref, *scratch):
+    bits = options.fixed_point
+    grouped = *((units,) if block_t == 1 else (shape.rows, shape.tokens)), shape.kv_heads, group, head_dim
+    outputs = [jax.ShapeDtypeStruct(grouped, q.dtype)]
+    if bits is not None:
+        outputs = fixed_point.outputs(units, shape.heads * head_dim, bits)
+    made = len(outputs)
+
+    def kernel(refs, *out_refs):
+        out_refs, scratch = out_refs[:made], out_refs[made:]
         launch_dependents(interpret)
         split, kv_head, row = pl.program_id(0), pl.program_id(1), pl.program_id(2)
         at = row if blocks_t == 1 else row // blocks_t  # of the arrays that have a row for each sequence
@@ -218,10 +227,13 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
             out = values / jnp.where(total == 0.0, 1.0, total)
             if v_scale is not None:
                 out = out * v_scale
-            if tokens is None:
-                store(out_ref, row, kv_head, heads, dims, value=out, interpret=interpret)
+            if bits is not None:
+                first = kv_head * group * head_dim
+                fixed_point.save(out_refs, row, first, out, first + group * head_dim, interpret=interpret)
+            elif tokens is None:
+                store(out_refs[0], row, kv_head, heads, dims, value=out, interpret=interpret)
             else:
-                tokens.store(out_ref, out)
+                tokens.store(out_refs[0], out)
 
         if splits == 1:
             finish(heads, total[:, None], values)
@@ -268,12 +280,10 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
             counters_ref[row, kv_head] = jnp.int32(0)
 
     by_token = (units,) if block_t == 1 else (shape.rows, shape.tokens)
-    grouped = *by_token, shape.kv_heads, group, head_dim
     inputs = dict(
         q=q.reshape(grouped), k=cache.k, v=cache.v, k_scale=cache.k_scale, v_scale=cache.v_scale,
         lengths=lengths.reshape(by_token), sequence=sequence, page_table=page_table, prefetch=flat_values(prefetch),
     )  # fmt: skip
-    outputs = [jax.ShapeDtypeStruct(grouped, q.dtype)]
     if splits > 1:
         per_head = units, shape.kv_heads
         inputs["counters"] = jnp.zeros(per_head, jnp.int32) if counters is None else counters
@@ -288,11 +298,13 @@ def attention(options, *, q, cache, lengths, sequence, page_table, counters, pre
         grid=(splits, shape.kv_heads, units),
         inputs=inputs,
         outputs=outputs,
-        aliases=dict(counters=1) if splits > 1 else {},
+        aliases=dict(counters=made) if splits > 1 else {},
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
         interpret=interpret,
     )
     if counters is not None and splits > 1:
-        counters = results[1]
+        counters = results[made]
+    if bits is not None:
+        return fixed_point.made_of(results[:made], q.dtype), counters
     return results[0].reshape(q.shape), counters

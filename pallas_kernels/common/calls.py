@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels.common.deferred_norm import DeferredNorm
+from pallas_kernels.common.fixed_point import Rows
 from pallas_kernels.common.quantised import QuantisedWeight
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles
 
@@ -25,12 +26,12 @@ class StreamOptions:
     prefetch_bytes: int = 0
 
 
-def rows_of(x: jax.Array | DeferredNorm) -> int:
+def rows_of(x: Rows | DeferredNorm) -> int:
     """Activation rows, of a plain array or of a deferred norm."""
     return (x.x if isinstance(x, DeferredNorm) else x).shape[0]
 
 
-def stream_shape(x: jax.Array | DeferredNorm, weight: Any, *, norm: bool = False) -> StreamShape:
+def stream_shape(x: Rows | DeferredNorm, weight: Any, *, norm: bool = False) -> StreamShape:
     """The problem of one launch over these activation rows."""
     return StreamShape(
         rows=min(rows_of(x), MAX_ROWS),

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pallas_kernels.common import checks
+from pallas_kernels.common import checks, fixed_point
 from pallas_kernels.common.arithmetic import rms_norm
+from pallas_kernels.common.fixed_point import Rows
 
 
 @jax.tree_util.register_dataclass
@@ -22,12 +23,12 @@ class DeferredNorm:
     """Activation rows that carry the weight of their RMSNorm, and not yet its factor; a pytree.
 
     Attributes:
-        x: [B, D], the rows times the norm's weight; bfloat16, float16 or float32.
+        x: [B, D], the rows times the norm's weight; bfloat16, float16 or float32, or in fixed point.
         squares: float32 [B, parts], partial sums of the squares of the rows themselves; RMSNorm of the rows is
             x / sqrt(sum(squares) / D + eps).
     """
 
-    x: jax.Array
+    x: Rows
     squares: jax.Array
 
 
@@ -70,11 +71,13 @@ def finish_norm(x: jax.Array | DeferredNorm, weight: jax.Array | None, eps: floa
         return rms_norm(x, weight, eps, offset)
     check(x, weight, "weight")
     squares = jnp.sum(x.squares, axis=1, keepdims=True)
-    return x.x.astype(jnp.float32) * lax.rsqrt(squares / x.x.shape[1] + eps)
+    return fixed_point.to_floats(x.x).astype(jnp.float32) * lax.rsqrt(squares / x.x.shape[1] + eps)
 
 
-def check(x: jax.Array | DeferredNorm, norm: jax.Array | None, name: str = "norm") -> jax.Array:
-    """The rows of the argument `x` as an array; raises unless they and the norm's weight go together."""
+def check(x: jax.Array | DeferredNorm, norm: jax.Array | None, name: str = "norm") -> Rows:
+    """The rows of the argument `x`; raises unless they and the norm's weight go together."""
+    if isinstance(x, fixed_point.FixedPointRows):
+        raise TypeError("x: expected an array or a DeferredNorm, got rows in fixed point, which no norm is fused with")
     if not isinstance(x, DeferredNorm):
         checks.shape("x", x, ("B", "D"))
         checks.float_dtype("x", x)
@@ -84,6 +87,7 @@ def check(x: jax.Array | DeferredNorm, norm: jax.Array | None, name: str = "norm
         checks.norm_weight(name, norm, x.shape[1])
         return x
     checks.shape("x.x", x.x, ("B", "D"))
+    fixed_point.check("x.x", x.x)
     checks.float_dtype("x", x.x)
     checks.shape("x.squares", x.squares, (x.x.shape[0], "parts"))
     checks.dtype_is("x.squares", x.squares, jnp.float32)

@@ -5,6 +5,7 @@ import dataclasses
 from jax.experimental import pallas as pl
 
 from pallas_kernels.common.devices import Device
+from pallas_kernels.common.quantised import RUN
 from pallas_kernels.common.stream_tiles import RESERVED_BYTES, StreamShape, Tiles, shared_memory_bytes
 
 VECTOR_ROWS = 2
@@ -59,7 +60,7 @@ def _integer_space(shape: StreamShape, widest: int) -> list[Tiles]:
         for outputs in (4, 8, 16, 32, 64)
         for block_k in (256, 512, 1024, 2048)
         for num_warps in (1, 2, 4, 8)
-        for num_stages in (1, 3, 4)
+        for num_stages in (1, 2, 3, 4)
         if 64 <= outputs * block_k // (32 * num_warps) <= 256 and block_k <= widest
     ]
 
@@ -77,6 +78,14 @@ def _integer_default(shape: StreamShape, device: Device) -> Tiles:
     block_k = min((4 if outputs > 8 else 8) * bytes_each, pl.next_power_of_2(shape.stored_inputs))
     num_warps = max(1, outputs * block_k // (bytes_each * 32))
     return Tiles(block_n=outputs // shape.groups, block_k=block_k, num_warps=num_warps, num_stages=num_stages)
+
+
+def in_runs(shape: StreamShape) -> Tiles:
+    """The heuristic for integer weights whose result comes in whole runs of fixed point, as their activations mostly
+    do: 128 bytes a thread, for each of which there is then the least to do without spilling."""
+    block_k = min(512 // shape.groups, pl.next_power_of_2(shape.stored_inputs))
+    num_warps = max(1, shape.groups * RUN * block_k // (128 * 32))
+    return Tiles(block_n=RUN, block_k=block_k, num_warps=num_warps, num_stages=3)
 
 
 def _unpacking_space(shape: StreamShape) -> list[Tiles]:

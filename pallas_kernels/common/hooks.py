@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.core
 
-HOOKS = ("pipeline_loop", "prefetch_l2", "multiply_add", "launch_dependents", "load_words", "load_near")
+HOOKS = ("pipeline_loop", "prefetch_l2", "multiply_add", "launch_dependents", "load_words", "load_near", "load_vectors")
 
 _disabled: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar("disabled_hooks", default=frozenset())
 
@@ -337,6 +337,17 @@ def _load_near():
     return _load("load_near", rule)
 
 
+def _flat(ref, start: Any, offsets: Any, shape: tuple[int, ...]) -> tuple[Any, Any]:
+    """Of all axes together: (start, offsets int32 of that shape)."""
+    import jax.numpy as jnp
+
+    flat_start, flat_offsets, stride = jnp.int32(0), jnp.zeros(shape, jnp.int32), 1
+    for size, first, along in reversed(list(zip(ref.shape, start, offsets, strict=True))):
+        flat_start, flat_offsets = flat_start + first * stride, flat_offsets + along * stride
+        stride *= size
+    return flat_start, flat_offsets
+
+
 def load_near(ref, start: Any, offsets: Any, mask: Any = None):
     """Loads `ref[start + offsets]`, element by element, with one address a thread where offsets differ by constants.
 
@@ -353,11 +364,92 @@ def load_near(ref, start: Any, offsets: Any, mask: Any = None):
 
     shape = jnp.broadcast_shapes(*map(jnp.shape, offsets))
     if ref.size < 2**31 and (primitive := _load_near()):
-        flat_start, flat_offsets, stride = jnp.int32(0), jnp.zeros(shape, jnp.int32), 1
-        for size, first, along in reversed(list(zip(ref.shape, start, offsets, strict=True))):
-            flat_start, flat_offsets = flat_start + first * stride, flat_offsets + along * stride
-            stride *= size
-        flat, tree = jax.tree.flatten((ref, flat_start, flat_offsets, mask))
+        flat, tree = jax.tree.flatten((ref, *_flat(ref, start, offsets, shape), mask))
         return primitive.bind(*flat, args_tree=tree, shape=shape, dtype=ref.dtype)[0]
     index = (jnp.broadcast_to(first + along, shape) for first, along in zip(start, offsets, strict=True))
     return load_masked(ref.at[tuple(index)], mask)
+
+
+@_hook
+def _load_vectors():
+    from jax._src import state
+    from jax._src.lib.triton import dialect
+    from jax._src.pallas.triton import lowering
+    from jax.extend.core import Primitive
+    from jax.extend.mlir import ir
+
+    def places(ctx, args, args_tree, more=0):
+        """The address of each vector, or of what lies so many of its words behind it."""
+        pointer, start, offsets = args_tree.unflatten(args)
+        _, start_aval, offsets_aval = args_tree.unflatten(ctx.avals_in)
+        pointer = lowering._add(pointer, lowering._ensure_ir_value(start, start_aval))
+        if args_tree.unflatten(ctx.avals_in)[0].dtype.itemsize == 1:
+            more = 4 * more
+        pointer = lowering._add(pointer, lowering._ensure_ir_value(more, jax.core.ShapedArray((), "int32")))
+        return lowering._add(
+            lowering._bcast_to(pointer, offsets_aval.shape), lowering._ensure_ir_value(offsets, offsets_aval)
+        )
+
+    def rule(ctx, *args, args_tree, width):
+        words = ir.RankedTensorType.get(ctx.avals_out[0].shape, ir.IntegerType.get_signless(32))
+        names = ", ".join(f"${i}" for i in range(width))
+        # Elementwise, so that each thread loads what it needs: of a load the backend first decides who has what.
+        found = dialect.elementwise_inline_asm(
+            [words] * width,
+            f"ld.global.v{width}.b32 {{{names}}}, [${width}];",
+            constraints=",".join(["=r"] * width + ["l"]),
+            pure=True,
+            packed_element=1,
+            args=[places(ctx, args, args_tree)],
+        )
+        return list(found)
+
+    def instead(ctx, *args, args_tree, width):
+        found, word = [], ir.IntegerType.get_signless(32)
+        for i in range(width):
+            place = places(ctx, args, args_tree, i)
+            kind = ir.RankedTensorType(place.type)
+            space = dialect.PointerType(kind.element_type).address_space
+            pointers = ir.RankedTensorType.get(kind.shape, dialect.PointerType.get(word, space))
+            found.append(lowering._load(dialect.bitcast(pointers, place)))
+        return found
+
+    primitive = Primitive("load_vectors")
+    primitive.multiple_results = True
+    primitive.def_effectful_abstract_eval(
+        lambda *avals, args_tree, width: (
+            [jax.core.ShapedArray(args_tree.unflatten(avals)[2].shape, "int32")] * width,
+            {state.ReadEffect(0)},
+        )
+    )
+    _lower(primitive, rule, instead)
+    return primitive
+
+
+def load_vectors(ref, start: Any, offsets: Any, width: int, *, interpret: bool = False) -> list[jax.Array]:
+    """Loads a few words from `ref[start + offsets]` on, in one instruction a thread.
+
+    Each thread loads what it multiplies. A load of the whole would have the backend choose which thread loads what, and
+    move it to those that need it, through shared memory and past barriers.
+
+    Args:
+        ref: int32, or int8 of which four neighbours are a word, the first the lowest; of whole arrays, the last axis a
+            multiple of `width` words. The kernel does not write it.
+        start, offsets: as in `load_near`; along the last axis multiples of `width` words. width: 2 or 4 words.
+
+    Returns:
+        As many arrays, int32, of the shape that offsets broadcast to.
+    """
+    import jax.numpy as jnp
+    from jax.experimental.pallas import triton as plt
+
+    shape = jnp.broadcast_shapes(*map(jnp.shape, offsets))
+    primitive = None if interpret or ref.size >= 2**31 else _load_vectors()
+    if primitive:
+        flat, tree = jax.tree.flatten((ref, *_flat(ref, start, offsets, shape)))
+        return primitive.bind(*flat, args_tree=tree, width=width)
+    *index, last = (jnp.broadcast_to(first + along, shape) for first, along in zip(start, offsets, strict=True))
+    if ref.dtype != jnp.int8:
+        return [plt.load(ref.at[(*index, last + i)]) for i in range(width)]
+    by_byte = [plt.load(ref.at[(*index, last + i)]).astype(jnp.int32) & 0xFF for i in range(4 * width)]
+    return [a | b << 8 | c << 16 | d << 24 for a, b, c, d in zip(*(by_byte[i::4] for i in range(4)), strict=True)]

@@ -42,6 +42,19 @@ class FixedPoint(NamedTuple):
     scales: jax.Array
 
 
+class Runs(NamedTuple):
+    """The same in runs, as `FixedPointRows` has them in memory.
+
+    Attributes:
+        high, low: for each word of a run int32 [I / RUN]. scales: as above. totals: int32 [I / RUN], see `totals`.
+    """
+
+    high: list[jax.Array]
+    low: list[jax.Array] | None
+    scales: jax.Array
+    totals: jax.Array
+
+
 class Bytes(NamedTuple):
     """A weight's numbers as bytes, each `factor * (number + offset)`.
 
@@ -91,18 +104,28 @@ def bytes_of(words: jax.Array, format: str, part: int, *, interpret: bool) -> By
     return Bytes(high, signed=True, offset=0, factor=16)
 
 
-def run_sums(weight: Bytes, x: FixedPoint, *, interpret: bool) -> jax.Array:
+def run_sums(weight: Bytes, x: FixedPoint | Runs, *, interpret: bool) -> jax.Array:
     """int32 [N, I / RUN], exact: the products of a weight's numbers, times their factor, with x's, summed up by run."""
-    words, planes = _columns(weight.words), _for_outputs(x, weight.words.shape, interpret)
-    high, low = (None if plane is None else _columns(plane) for plane in planes)
+    words, total = _columns(weight.words), None
+    if isinstance(x, Runs):
+        shape = words[0].shape
+        high, low = ([_of_outputs(word, shape) for word in plane] if plane else None for plane in (x.high, x.low))
+        total = _of_outputs(x.totals, shape)
+    else:
+        planes = _for_outputs(x, weight.words.shape, interpret)
+        high, low = (None if plane is None else _columns(plane) for plane in planes)
     start = jnp.zeros_like(words[0])
-    if weight.offset:  # a thread's outputs share the sum of x, which it takes from the bytes that it has anyway
-        start = _totals(high, low, interpret) * (-weight.factor * weight.offset)
+    if weight.offset:
+        if total is None:  # a thread's outputs share it, and it has the bytes of x anyway
+            total = _totals(high, low, interpret)
+        start = total * (-weight.factor * weight.offset)
     return _sums(words, high, low, start, weight.signed, interpret)
 
 
-def totals(x: FixedPoint, *, interpret: bool) -> jax.Array:
+def totals(x: FixedPoint | Runs, *, interpret: bool) -> jax.Array:
     """int32 [I / RUN]: the sums of x's numbers by run."""
+    if isinstance(x, Runs):
+        return x.totals
     by_word = _totals([x.high], None if x.low is None else [x.low], interpret)
     return jnp.sum(by_word.reshape(-1, RUN // WORD), axis=1, dtype=jnp.int32)
 
@@ -130,13 +153,17 @@ def _chain(a, b, c, signed: tuple[bool, bool], interpret: bool) -> jax.Array:
 def _for_outputs(x: FixedPoint, shape: tuple[int, ...], interpret: bool) -> tuple[jax.Array, jax.Array | None]:
     """High words and low ones for every output, [N, I / WORD]."""
     if x.low is None:
-        return jnp.broadcast_to(x.high[None, :], shape), None
+        return _of_outputs(x.high, shape), None
     if interpret:
-        return jnp.broadcast_to(x.high[None, :], shape), jnp.broadcast_to(x.low[None, :], shape)
+        return _of_outputs(x.high, shape), _of_outputs(x.low, shape)
     # Threads that round x hand it to those that multiply it: in one go where both words are one number of 64 bits.
     both = lax.broadcast_in_dim(_assembly("mov.b64 $0, {$1, $2};", x.high, x.low, dtype="int64"), shape, (1,))
     high, low = (_assembly(f"{{ .reg .b32 t; mov.b64 {{{half}}}, $1; }}", both) for half in ("$0, t", "t, $0"))
     return high, low
+
+
+def _of_outputs(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jnp.broadcast_to(x[None, :], shape)
 
 
 def _columns(x: jax.Array) -> list[jax.Array]:

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
-from pallas_kernels.common import quantised
+from pallas_kernels.common import fixed_point, quantised
 from pallas_kernels.common.blocks import Span, load, store
 from pallas_kernels.common.deferred_norm import DeferredNorm
+from pallas_kernels.common.fixed_point import FixedPointRows, Rows
 from pallas_kernels.common.launch import launch, launch_dependents
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles
 
@@ -37,19 +38,19 @@ class Activations(NamedTuple):
 
     Attributes:
         norm: None for nothing.
-        x: the rows to stream past, [M, I].
+        x: the rows to stream past, [M, I], floats or in fixed point.
         weight: of the norm, [I], to be multiplied in, or None; then the squares are gathered on the way.
         squares: of a deferred norm, float32 [M, parts], to be summed up for the factor, or None.
     """
 
     norm: Norm | None
-    x: jax.Array
+    x: Rows
     weight: jax.Array | None = None
     squares: jax.Array | None = None
 
     def inputs(self) -> dict[str, jax.Array | None]:
         """Of the launch, by the names that `Stream` has them under."""
-        return dict(x=self.x, norm=self.weight, squares=self.squares)
+        return fixed_point.inputs(self.x) | dict(norm=self.weight, squares=self.squares)
 
 
 def prenorm(
@@ -70,8 +71,15 @@ def prenorm(
     return Activations(None, as_multiplied(rms_norm(norm, x, weight, shape.dtype, interpret=interpret), tiles, shape))
 
 
-def as_multiplied(x: jax.Array, tiles: Tiles, shape: StreamShape) -> jax.Array:
-    """x [M, I] with 8 bits where the shape has so many and tensor cores, which multiply floats, are to see them."""
+def as_multiplied(x: Rows, tiles: Tiles, shape: StreamShape) -> Rows:
+    """x [M, I] with 8 bits where the shape has so many and tensor cores, which multiply floats, are to see them.
+
+    Raises:
+        ValueError: x is in fixed point, and this kernel does not multiply that.
+    """
+    if isinstance(x, FixedPointRows):
+        fixed_point.check_use("x", x, shape, tiles)
+        return x
     return quantised.rounded(x) if tiles.mma and shape.activation_bits == 8 else x
 
 

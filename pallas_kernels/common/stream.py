@@ -99,7 +99,7 @@ class Stream:
         parts, scales = form.parts(), weights.row_scales()
         if self.early:
             launch_dependents(self.interpret)
-        carry = self._steps(lambda k, ragged, carry: form.step(weights, k, ragged, carry), form.zeros(), form.pipelined)
+        carry = self._steps(form, weights)
         self._loaded()
         for ready, sums in zip(prepared, form.sums(carry, parts), strict=True):
             finish(block, ready, sums if scales is None else [y * s[None, :] for y, s in zip(sums, scales)])
@@ -136,8 +136,8 @@ class Stream:
         if not self.early:
             launch_dependents(self.interpret)
 
-    def _steps(self, body, carry, pipelined: bool) -> Any:
-        """Runs body(k, ragged, carry) over the program's part of the reduction axis.
+    def _steps(self, form: Any, weights: WeightBlock) -> Any:
+        """Runs a form's steps over the program's part of the reduction axis.
 
         Only a last step that hangs over the axis is masked; there is none where the axis is split.
         """
@@ -145,17 +145,25 @@ class Stream:
         share = self.shape.stored_inputs // self.tiles.splits
         begin = self.split() * share
         full, rest = divmod(share, block_k)
+        carry = form.zeros()
 
         def step(j, carry):
-            if pipelined and not self.interpret:
+            if form.pipelined and not self.interpret:
                 hooks.pipeline_loop(self.tiles.num_stages)
-            return body(begin + j * block_k, False, carry)
+            ahead, carry = carry
+            following = form.ahead(weights, begin + jnp.minimum(j + 1, full - 1) * block_k, False)
+            return following, form.step(weights, begin + j * block_k, False, ahead, carry)
 
-        if full == 1:
-            carry = body(begin, False, carry)
-        elif full:
-            carry = lax.fori_loop(0, full, step, carry)
-        return body(full * block_k, True, carry) if rest else carry
+        if full:
+            ahead = form.ahead(weights, begin, False)
+            if full == 1:
+                carry = form.step(weights, begin, False, ahead, carry)
+            else:
+                _, carry = lax.fori_loop(0, full, step, (ahead, carry))
+        if rest:
+            k = full * block_k
+            carry = form.step(weights, k, True, form.ahead(weights, k, True), carry)
+        return carry
 
     def parts(self, *rows) -> jax.Array | None:
         """The partial squares of activation rows, [..., parts]; asked for before the weights, summed up after them."""

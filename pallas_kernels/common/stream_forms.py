@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.pallas import triton as plt
 
-from pallas_kernels.common import hooks, integer_dots
+from pallas_kernels.common import fixed_point, hooks, integer_dots
 from pallas_kernels.common.blocks import Span, load
 from pallas_kernels.common.quantised import RUN
 from pallas_kernels.common.weight_block import Operands, WeightBlock
@@ -20,6 +20,8 @@ def form_of(stream: Any) -> "Vectors | TensorCores":
     """That of a `Stream`, by its tiles and by what it streams."""
     if stream.tiles.mma:
         return TensorCores(stream)
+    if isinstance(stream.x_ref, fixed_point.FixedPointRefs):
+        return LoadedIntegers(stream)
     return Integers(stream) if stream.shape.in_integers else Vectors(stream)
 
 
@@ -39,7 +41,11 @@ class Vectors:
         squares = (jnp.zeros((tiles.block_k,), jnp.float32),) * (shape.rows if self.gathers_squares else 0)
         return ((zeros,) * shape.groups,) * shape.rows, squares
 
-    def step(self, weights: WeightBlock, k, ragged, carry):
+    def ahead(self, weights: WeightBlock, k, ragged):
+        """What a step at k needs beside its weights, loaded in the step before."""
+        return ()
+
+    def step(self, weights: WeightBlock, k, ragged, ahead, carry):
         for operands in weights.operands(k, ragged, "float32"):
             carry = self._with(operands, *carry)
         return carry
@@ -94,18 +100,30 @@ class Integers(Vectors):
         sums, squares = super().zeros()
         return jax.tree.map(lambda x: jnp.zeros((x.shape[0], x.shape[1] // RUN), x.dtype), sums), squares
 
-    def step(self, weights: WeightBlock, k, ragged, carry):
-        shape, length = self.stream.shape, self.stream.shape.stored_inputs
+    def step(self, weights: WeightBlock, k, ragged, ahead, carry):
         words = weights.words(k, ragged)
         sums, squares = carry
         parts = []  # all of x before the first product: what one rounding waits for, others hide
-        for part in range(shape.parts):
-            span = Span(part * length + k, self.stream.tiles.block_k, (part + 1) * length if ragged else None)
+        for part, span in enumerate(self._spans(k, ragged)):
             scales, gain, rows = weights.run_scales(k, part, ragged), self._gain(span), []
-            for m in range(shape.rows):
+            for m in range(self.stream.shape.rows):
                 x, squares = self._activations(m, span, gain, squares)
-                rows.append(integer_dots.fixed_point(x, shape.activation_bits, interpret=self.stream.interpret))
+                bits = self.stream.shape.activation_bits
+                rows.append(integer_dots.fixed_point(x, bits, interpret=self.stream.interpret))
             parts.append((rows, scales))
+        return self._products(words, parts, sums), squares
+
+    def _spans(self, k, ragged) -> list[Span]:
+        """The inputs of a step, of each part."""
+        shape, length = self.stream.shape, self.stream.shape.stored_inputs
+        return [
+            Span(part * length + k, self.stream.tiles.block_k, (part + 1) * length if ragged else None)
+            for part in range(shape.parts)
+        ]
+
+    def _products(self, words, parts, sums):
+        """The sums with the products of words and parts: for each part of the inputs rows, and scales of the weight."""
+        shape = self.stream.shape
         for part, (rows, scales) in enumerate(parts):
             stored = [
                 integer_dots.bytes_of(one, str(shape.weight_dtype), part, interpret=self.stream.interpret)
@@ -115,7 +133,7 @@ class Integers(Vectors):
                 tuple(self._added(*each, x) for each in zip(sums[m], stored, scales, strict=True))
                 for m, x in enumerate(rows)
             )
-        return sums, squares
+        return sums
 
     def _added(self, sums, stored, scales, x):
         by_run, zeros = scales
@@ -128,6 +146,24 @@ class Integers(Vectors):
         if by_run is None:
             return self._multiply_add(found, factor, sums)
         return self._multiply_add(found * factor, by_run, sums)
+
+
+class LoadedIntegers(Integers):
+    """The same of x that comes in fixed point: no number changes threads, so no thread waits for another."""
+
+    def ahead(self, weights: WeightBlock, k, ragged):
+        """See `_products`."""
+        stream, parts = self.stream, []
+        for part, span in enumerate(self._spans(k, ragged)):
+            rows = [
+                fixed_point.load(stream.x_ref, m, span, interpret=stream.interpret) for m in range(stream.shape.rows)
+            ]
+            parts.append((rows, weights.run_scales(k, part, ragged)))
+        return parts
+
+    def step(self, weights: WeightBlock, k, ragged, ahead, carry):
+        sums, squares = carry
+        return self._products(weights.words(k, ragged), ahead, sums), squares
 
 
 class TensorCores:
@@ -148,7 +184,10 @@ class TensorCores:
         shape = (tiles.block_n, tiles.block_m) if tiles.swap_ab else (tiles.block_m, tiles.block_n)
         return (jnp.zeros(shape, jnp.float32),) * self.stream.shape.groups
 
-    def step(self, weights: WeightBlock, k, ragged, sums):
+    def ahead(self, weights: WeightBlock, k, ragged):
+        return ()
+
+    def step(self, weights: WeightBlock, k, ragged, ahead, sums):
         # x goes into the product as it is loaded: so it comes by the ring of asynchronous copies, as the weights do.
         stream, swapped = self.stream, self.stream.tiles.swap_ab
         for operands in weights.operands(k, ragged, None):

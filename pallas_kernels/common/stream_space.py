@@ -5,9 +5,12 @@ from collections.abc import Sequence
 
 from pallas_kernels.common import few_rows, many_rows
 from pallas_kernels.common.devices import Device
+from pallas_kernels.common.quantised import RUN
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles, feasible, feasible_whole, padded_rows
 from pallas_kernels.common.tile_space import MMA_ROWS, TileSpace
 
+FIXED_POINT_ROWS = few_rows.VECTOR_ROWS
+"""Up to how many activation rows come in fixed point: of more, tensor cores multiply floats."""
 FORMS_OF_MANY = 16
 """How many of the tiles of many rows are tried for 3 to 16, the most promising ones: their forms, for few rows."""
 
@@ -38,6 +41,30 @@ def default_whole(shape: StreamShape, device: Device) -> Tiles:
     if shape.rows > MMA_ROWS:
         return within_groups(many_rows.default(shape, device, feasible_whole), shape)
     return default(shape, device)
+
+
+def makes_runs(shape: StreamShape) -> bool:
+    """Whether an op of such a weight is to make whole runs of its result: the next takes them in fixed point."""
+    return shape.in_integers and shape.rows <= FIXED_POINT_ROWS and shape.outputs % RUN == 0
+
+
+def _of_runs(space: TileSpace) -> TileSpace:
+    """The space of an op whose result may be in fixed point.
+
+    On vectors a program of fewer than 16 outputs, which leaves floats, is the faster one only at the cost of the next
+    kernel, whose programs each round all of them: so none is tried, and none is the heuristic's. It can run.
+    """
+
+    def search(shape: StreamShape) -> list[Tiles]:
+        found = space.search(shape)
+        if not makes_runs(shape):
+            return found
+        return [tiles for tiles in found if tiles.mma or tiles.block_n % RUN == 0]
+
+    def default(shape: StreamShape, device: Device) -> Tiles:
+        return few_rows.in_runs(shape) if makes_runs(shape) else space.default(shape, device)
+
+    return dataclasses.replace(space, search=search, default=default)
 
 
 def within_groups(tiles: Tiles, shape: StreamShape) -> Tiles:
@@ -78,3 +105,5 @@ SPLIT_STREAM = TileSpace(
 )
 """Of ops that have a second launch for partial sums."""
 STREAM = dataclasses.replace(SPLIT_STREAM, search=search_space_whole, feasible=feasible_whole, default=default_whole)
+RUNS_OF_SPLIT_STREAM, RUNS_OF_STREAM = map(_of_runs, (SPLIT_STREAM, STREAM))
+"""The same, of ops whose result may be in fixed point."""

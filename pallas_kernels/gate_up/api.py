@@ -9,8 +9,9 @@ from pallas_kernels.common import implementation as impl
 from pallas_kernels.common.arithmetic import ACTIVATIONS
 from pallas_kernels.common.calls import StreamOptions, in_launches, stream_shape
 from pallas_kernels.common.deferred_norm import DeferredNorm
+from pallas_kernels.common.fixed_point import Rows, check_bits
 from pallas_kernels.common.prefetch import PREFETCH_BYTES, check_prefetch
-from pallas_kernels.common.stream_space import STREAM
+from pallas_kernels.common.stream_space import RUNS_OF_STREAM
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles
 from pallas_kernels.common.weights import Weight
 from pallas_kernels.gate_up import reference, triton
@@ -23,6 +24,7 @@ class Options(StreamOptions):
     eps: float
     norm_offset: float
     activation: str
+    fixed_point: int | None
 
 
 def shape_of(x: jax.Array | DeferredNorm, norm: jax.Array | None, weight: Weight, **_) -> StreamShape:
@@ -38,11 +40,12 @@ def gate_up(
     activation: str = "silu",
     eps: float = 1e-5,
     norm_offset: float = 0.0,
+    fixed_point: int | None = None,
     prefetch: Weight | None = None,
     prefetch_bytes: int = PREFETCH_BYTES,
     implementation: str | None = None,
     tiles: Tiles | None = None,
-) -> jax.Array:
+) -> Rows:
     """RMSNorm, the gate and up projections, and activation(gate) * up (Shazeer 2020).
 
     Sizes: B activation rows, D model, F feed-forward.
@@ -56,13 +59,16 @@ def gate_up(
         activation: 'silu' or 'gelu_tanh'.
         eps: added to the mean square; above 0.
         norm_offset: added to the norm's weight (1.0 for Gemma); a `DeferredNorm` has it in it.
+        fixed_point: 16 or 8 for the result in fixed point of so many bits, as `fixed_point_bits` has it
+            of the next kernel; it comes as floats all the same where the tiles leave a program no whole runs of 16. No
+            gradient passes fixed point. None for floats.
         prefetch: the weight that the next kernel streams: this kernel's programs, when their own loads are done, ask
             for its first `prefetch_bytes` to be in L2, so that memory has work between the two. None asks for nothing.
         implementation: 'triton', 'xla', 'interpret', or None to choose by device (`resolve_implementation`).
         tiles: how to cut the kernel; None takes the tuned ones or the heuristic's.
 
     Returns:
-        [B, F] of the weight's dtype; sums and activation are float32.
+        [B, F] of the weight's dtype, or `FixedPointRows`; sums and activation are float32.
 
     Raises:
         ValueError, TypeError: an argument's shape, dtype or value is wrong; the message names it.
@@ -75,6 +81,7 @@ def gate_up(
     deferred_norm.weight_dtype(weight, x)
     checks.one_of("activation", activation, ACTIVATIONS)
     eps, norm_offset = checks.positive("eps", eps), checks.number("norm_offset", norm_offset)
+    check_bits("fixed_point", fixed_point)
     prefetch_bytes = check_prefetch(prefetch, prefetch_bytes)
     chosen = impl.resolve(implementation)
 
@@ -82,12 +89,13 @@ def gate_up(
         shape = shape_of(x, norm, weight)
         options = Options(
             shape=shape,
-            tiles=choose_tiles.resolve("gate_up", tiles, shape, STREAM),
+            tiles=choose_tiles.resolve("gate_up", tiles, shape, RUNS_OF_STREAM),
             interpret=chosen == "interpret",
             prefetch_bytes=prefetch_bytes,
             eps=eps,
             norm_offset=norm_offset,
             activation=activation,
+            fixed_point=fixed_point,
         )
         kernel = reference.gate_up if chosen == "xla" else triton.gate_up
         return impl.call(kernel, reference.gate_up, options, dict(x=x, norm=norm, weight=weight, prefetch=prefetch))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
+from pallas_kernels.common import fixed_point
 from pallas_kernels.common.arithmetic import cap
 from pallas_kernels.common.blocks import Span, gather, load, scatter
 from pallas_kernels.common.launch import launch
@@ -66,7 +67,8 @@ def _vocabulary(options, name, finish, outputs, x, norm, weight):
 
     def kernel(refs, *out_refs):
         stream = Stream(
-            x_ref=refs.x, norm_ref=refs.norm, weight=weight_refs(refs), shape=shape, tiles=tiles, norm=activations.norm,
+            x_ref=fixed_point.refs_of(refs), norm_ref=refs.norm, weight=weight_refs(refs), shape=shape, tiles=tiles,
+            norm=activations.norm,
             interpret=options.interpret, squares_ref=refs.squares,
         )  # fmt: skip
 

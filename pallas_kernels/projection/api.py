@@ -10,8 +10,10 @@ from pallas_kernels.common import checks, choose_tiles, weights
 from pallas_kernels.common import implementation as impl
 from pallas_kernels.common.calls import StreamOptions, in_launches, joined, stream_shape
 from pallas_kernels.common.deferred_norm import DeferredNorm
+from pallas_kernels.common.fixed_point import FixedPointRows, Rows, check_bits
+from pallas_kernels.common.fixed_point import check as check_rows
 from pallas_kernels.common.prefetch import PREFETCH_BYTES, check_prefetch
-from pallas_kernels.common.stream_space import SPLIT_STREAM
+from pallas_kernels.common.stream_space import RUNS_OF_SPLIT_STREAM
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles
 from pallas_kernels.common.weights import Weight
 from pallas_kernels.projection import reference, triton
@@ -24,21 +26,23 @@ class Options(StreamOptions):
     op: str
     out_dtype: str
     norm_offset: float
+    fixed_point: int | None
 
 
-def shape_of(x: jax.Array, weight: Weight, **_) -> StreamShape:
+def shape_of(x: Rows, weight: Weight, **_) -> StreamShape:
     """The problem of one launch of a call with these arguments."""
     return stream_shape(x, weight)
 
 
 def out(
-    x: jax.Array,
+    x: Rows,
     weight: Weight,
     *,
     residual: jax.Array | None = None,
     out_dtype: Any = None,
     norm: jax.Array | None = None,
     norm_offset: float = 0.0,
+    fixed_point: int | None = None,
     prefetch: Weight | None = None,
     prefetch_bytes: int = PREFETCH_BYTES,
     implementation: str | None = None,
@@ -49,7 +53,7 @@ def out(
     Sizes: B activation rows, N query heads, H head dimension, D model.
 
     Args:
-        x: [B, N, H] or [B, N * H], bfloat16, float16 or float32: what attention returned.
+        x: [B, N, H] or [B, N * H], bfloat16, float16 or float32, or in fixed point: what attention returned.
         weight: [D, N * H] of x's dtype, from `pack_linear`, with or without a bias [D].
         residual: [B, D] of x's dtype or float32, added in float32, or None.
         out_dtype: of the sum that is returned: float32, or x's (None). In float32 it is a residual stream that neither
@@ -58,6 +62,9 @@ def out(
             the sum then comes back as a `DeferredNorm` and in float32. `qkv`, `gate_up` and `head` take that in place
             of x and of their own norm's weight. None for the sum itself.
         norm_offset: added to the norm's weight (1.0 for Gemma).
+        fixed_point: 16 or 8 for the `DeferredNorm`'s x in fixed point of so many bits, as `fixed_point_bits` has it of
+            the next kernel; it comes as floats all the same where the tiles leave a program no whole runs of 16. No
+            gradient passes fixed point. None for floats.
         prefetch: the weight that the next kernel streams: this kernel's programs, when their own loads are done, ask
             for its first `prefetch_bytes` to be in L2, so that memory has work between the two. None asks for nothing.
         implementation: 'triton', 'xla', 'interpret', or None to choose by device (`resolve_implementation`).
@@ -73,22 +80,24 @@ def out(
     shard_map (pass `check_vma=False`).
     """
     checks.array("x", x)
-    if len(x.shape) == 3:
+    if not isinstance(x, FixedPointRows) and len(x.shape) == 3:
         checks.shape("x", x, ("B", "N", "H"))
         x = x.reshape(x.shape[0], -1)
     return _projection(
-        "out", x, weight, residual, out_dtype, norm, norm_offset, prefetch, prefetch_bytes, implementation, tiles
-    )
+        "out", x, weight, residual, out_dtype, norm, norm_offset, fixed_point, prefetch, prefetch_bytes,
+        implementation, tiles,
+    )  # fmt: skip
 
 
 def down(
-    x: jax.Array,
+    x: Rows,
     weight: Weight,
     *,
     residual: jax.Array | None = None,
     out_dtype: Any = None,
     norm: jax.Array | None = None,
     norm_offset: float = 0.0,
+    fixed_point: int | None = None,
     prefetch: Weight | None = None,
     prefetch_bytes: int = PREFETCH_BYTES,
     implementation: str | None = None,
@@ -99,20 +108,22 @@ def down(
     Sizes: B activation rows, F feed-forward, D model.
 
     Args:
-        x: [B, F], bfloat16, float16 or float32: what `gate_up` returned.
+        x: [B, F], bfloat16, float16 or float32, or in fixed point: what `gate_up` returned.
         weight: [D, F] of x's dtype, from `pack_linear`, with or without a bias [D].
 
     The other arguments, the results and the errors are those of `out`.
     """
     return _projection(
-        "down", x, weight, residual, out_dtype, norm, norm_offset, prefetch, prefetch_bytes, implementation, tiles
-    )
+        "down", x, weight, residual, out_dtype, norm, norm_offset, fixed_point, prefetch, prefetch_bytes,
+        implementation, tiles,
+    )  # fmt: skip
 
 
 def _projection(
-    op, x, weight, residual, out_dtype, norm, norm_offset, prefetch, prefetch_bytes, implementation, tiles
+    op, x, weight, residual, out_dtype, norm, norm_offset, fixed_point, prefetch, prefetch_bytes, implementation, tiles
 ):  # fmt: skip
     checks.shape("x", x, ("B", "I"))
+    check_rows("x", x)
     dtype = checks.float_dtype("x", x)
     weights.check(weight, ("D", x.shape[1]), "pack_linear")
     checks.same_dtype("weight", weight, "x", x)
@@ -123,6 +134,9 @@ def _projection(
             checks.same_dtype("residual", residual, "x", x)
     if norm is not None:
         checks.norm_weight("norm", norm, outputs)
+    check_bits("fixed_point", fixed_point)
+    if fixed_point is not None and norm is None:
+        raise ValueError(f"fixed_point: expected None without a norm, got {fixed_point}")
     norm_offset = checks.number("norm_offset", norm_offset)
     prefetch_bytes = check_prefetch(prefetch, prefetch_bytes)
     out_dtype = checks.one_of_dtypes("out_dtype", dtype if out_dtype is None else out_dtype, (dtype, "float32"))
@@ -133,12 +147,13 @@ def _projection(
         shape = shape_of(x, weight)
         options = Options(
             shape=shape,
-            tiles=choose_tiles.resolve(op, tiles, shape, SPLIT_STREAM),
+            tiles=choose_tiles.resolve(op, tiles, shape, RUNS_OF_SPLIT_STREAM),
             interpret=chosen == "interpret",
             prefetch_bytes=prefetch_bytes,
             op=op,
             out_dtype=out_dtype,
             norm_offset=norm_offset,
+            fixed_point=fixed_point,
         )
         operands = dict(x=x, weight=weight, residual=residual, norm=norm, prefetch=prefetch)
         return impl.call(kernel, reference.projection, options, operands)

@@ -6,6 +6,7 @@ With splits it stores partial sums alone, and `combine` does the rest.
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels.common import fixed_point
 from pallas_kernels.common.blocks import gather, scatter
 from pallas_kernels.common.deferred_norm import DeferredNorm
 from pallas_kernels.common.launch import launch
@@ -24,18 +25,21 @@ def projection(options, *, x, weight, residual, norm, prefetch):
     # longer, presumably as they settle unevenly, where there is room.
     early = not tiles.mma
     dtypes = [options.out_dtype] if norm is None else [x.dtype, jnp.float32]
+    bits = None if norm is None else fixed_point.made(options.fixed_point, shape.outputs, tiles)
+    outputs = [jax.ShapeDtypeStruct((shape.rows, shape.outputs), dtype) for dtype in dtypes]
+    if bits is not None:
+        outputs[:1] = fixed_point.outputs(shape.rows, shape.outputs, bits)
     if tiles.splits > 1:
         results = combine(
             _partial_sums(options, x, weight, prefetch), bias=weight.bias, residual=residual, norm=norm,
             norm_offset=options.norm_offset, dtypes=dtypes, interpret=options.interpret,
         )  # fmt: skip
-        return _result(results, norm)
+        return _result(results, norm, x.dtype)
 
     def kernel(refs, *out_refs):
-        y_refs, squares_ref = out_refs[: len(dtypes)], out_refs[-1]
         stream = Stream(
-            x_ref=refs.x, norm_ref=None, weight=weight_refs(refs), shape=shape, tiles=tiles, norm=None,
-            interpret=options.interpret, prefetch_ref=refs.prefetch, prefetch_bytes=options.prefetch_bytes,
+            x_ref=fixed_point.refs_of(refs), norm_ref=None, weight=weight_refs(refs), shape=shape, tiles=tiles,
+            norm=None, interpret=options.interpret, prefetch_ref=refs.prefetch, prefetch_bytes=options.prefetch_bytes,
             early=early,
         )  # fmt: skip
 
@@ -58,17 +62,20 @@ def projection(options, *, x, weight, residual, norm, prefetch):
         def finish(block, prepared, sums):
             (rows, columns, mask, term, gain), (y,) = prepared, sums
             y += term
-            for y_ref, value in zip(y_refs, (y,) if gain is None else (y * gain, y), strict=True):
+            y_refs, values = out_refs, [y] if gain is None else [y * gain, y]
+            if bits is not None:
+                fixed, *y_refs = out_refs[:2], *out_refs[2:]
+                fixed_point.save(fixed, rows, block.first, values.pop(0), shape.outputs, interpret=options.interpret)
+            for y_ref, value in zip(y_refs, values, strict=False):  # behind them the squares
                 scatter(y_ref, rows[:, None], columns[None, :], value=value, mask=mask, interpret=options.interpret)
             if gain is not None:
                 squares = jnp.sum(jnp.where(mask, y * y, 0.0), axis=1)
                 scatter(
-                    squares_ref, rows, block.index, value=squares, mask=rows < shape.rows, interpret=options.interpret
+                    out_refs[-1], rows, block.index, value=squares, mask=rows < shape.rows, interpret=options.interpret
                 )
 
         stream.run(finish, before)
 
-    outputs = [jax.ShapeDtypeStruct((shape.rows, shape.outputs), dtype) for dtype in dtypes]
     if norm is not None:
         outputs.append(jax.ShapeDtypeStruct((shape.rows, blocks_of(shape, tiles)), jnp.float32))
     results = launch(
@@ -76,13 +83,14 @@ def projection(options, *, x, weight, residual, norm, prefetch):
         name=options.op,
         grid=(programs_of(shape, tiles),),
         inputs=streamed(weight)
-        | dict(x=x, bias=weight.bias, residual=residual, norm=norm, prefetch=flat_values(prefetch)),
+        | fixed_point.inputs(x)
+        | dict(bias=weight.bias, residual=residual, norm=norm, prefetch=flat_values(prefetch)),
         outputs=outputs,
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
         interpret=options.interpret,
     )
-    return _result(results, norm)
+    return _result(results, norm, x.dtype)
 
 
 def _partial_sums(options, x, weight, prefetch):
@@ -91,8 +99,8 @@ def _partial_sums(options, x, weight, prefetch):
 
     def kernel(refs, partial_ref):
         stream = Stream(
-            x_ref=refs.x, norm_ref=None, weight=weight_refs(refs), shape=shape, tiles=tiles, norm=None,
-            interpret=options.interpret, prefetch_ref=refs.prefetch, prefetch_bytes=options.prefetch_bytes,
+            x_ref=fixed_point.refs_of(refs), norm_ref=None, weight=weight_refs(refs), shape=shape, tiles=tiles,
+            norm=None, interpret=options.interpret, prefetch_ref=refs.prefetch, prefetch_bytes=options.prefetch_bytes,
         )  # fmt: skip
 
         def finish(block, group, sums):
@@ -108,7 +116,7 @@ def _partial_sums(options, x, weight, prefetch):
         kernel,
         name=options.op,
         grid=(programs_of(shape, tiles), tiles.splits),
-        inputs=streamed(weight) | dict(x=x, prefetch=flat_values(prefetch)),
+        inputs=streamed(weight) | fixed_point.inputs(x) | dict(prefetch=flat_values(prefetch)),
         outputs=[jax.ShapeDtypeStruct((tiles.splits, shape.rows, shape.outputs), jnp.float32)],
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
@@ -117,8 +125,8 @@ def _partial_sums(options, x, weight, prefetch):
     return partial
 
 
-def _result(results, norm):
+def _result(results, norm, dtype):
     if norm is None:
         return results[0]
-    y, total, squares = results
-    return DeferredNorm(x=y, squares=squares), total
+    *rows, total, squares = results
+    return DeferredNorm(x=fixed_point.made_of(rows, dtype), squares=squares), total

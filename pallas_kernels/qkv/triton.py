@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels.common import fixed_point
 from pallas_kernels.common.blocks import scatter
 from pallas_kernels.common.launch import launch
 from pallas_kernels.common.prefetch import flat_values
@@ -36,7 +37,8 @@ def qkv(options, *, x, norm, weight, cache, positions, sequence, page_table, rop
 
     def stream_of(refs):
         return Stream(
-            x_ref=refs.x, norm_ref=refs.norm, weight=weight_refs(refs), shape=shape, tiles=tiles, norm=activations.norm,
+            x_ref=fixed_point.refs_of(refs), norm_ref=refs.norm, weight=weight_refs(refs), shape=shape, tiles=tiles,
+            norm=activations.norm,
             block_stride=block_stride, interpret=options.interpret, squares_ref=refs.squares,
             prefetch_ref=refs.prefetch, prefetch_bytes=options.prefetch_bytes,
         )  # fmt: skip

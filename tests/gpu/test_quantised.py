@@ -3,6 +3,10 @@
 The RMS error over draws is at most 1.5 times that of XLA in the same dtype on the numbers that the weight stands for.
 """
 
+import dataclasses
+import functools
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -132,6 +136,83 @@ def test_activations_of_8_bits(format, group, tiles, rows, implementation):
     assert np.sqrt(np.mean((np.asarray(found) - truth) ** 2) / np.mean(truth**2)) < (1e-5 if not tiles.mma else 2e-3)
 
 
+MAKERS = pk.Tiles(block_n=16, block_k=256, num_warps=2, num_stages=3)
+FIXED = [MAKERS, pk.Tiles(block_n=32, block_k=128, num_warps=4)]
+
+
+@pytest.mark.parametrize("tiles", FIXED, ids=["a ring", "at once"])
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("format, group", [("int8", None), ("int4", 128), ("int4", 32)])
+def test_activations_in_fixed_point(format, group, rows, tiles, implementation):
+    """Against float64 on the numbers that fixed point stands for, of which nothing is lost but by float32 sums."""
+    weight = pk.quantise(normal(304, 1024, seed=0), format, group=group, scale_dtype=jnp.bfloat16)
+    x = pk.to_fixed_point(normal(rows, 1024, seed=1), dtype=jnp.bfloat16)
+    with guarded():
+        found = pk.out(x, weight, implementation=implementation, tiles=tiles, out_dtype=jnp.float32)
+        again = pk.out(x, weight, implementation=implementation, tiles=tiles, out_dtype=jnp.float32)
+    np.testing.assert_array_equal(found, again)
+    exact = np.asarray(pk.to_floats(dataclasses.replace(x, dtype=jnp.dtype(jnp.float32))), np.float64)
+    truth = exact @ np.asarray(pk.dequantise(weight), np.float64).T
+    assert np.sqrt(np.mean((np.asarray(found) - truth) ** 2) / np.mean(truth**2)) < 1e-5
+
+
+def assert_rounded(found, plain):
+    """That rows are those in 16-bit fixed point: each within half a step, 2^-16 of the largest of 16 neighbours, and as
+    much again where the division by the step, or the sum before it, comes out otherwise by its last bit."""
+    assert isinstance(found, pk.FixedPointRows) and found.bits == 16
+    wide = pk.to_floats(dataclasses.replace(found, dtype=jnp.dtype(jnp.float32)))
+    plain = np.asarray(plain, np.float32).reshape(found.shape)
+    steps = np.abs(plain).reshape(len(plain), -1, 16).max(-1) / 32767
+    assert np.all(np.abs(wide - plain).reshape(*steps.shape, 16) <= 1.05 * steps[..., None] + 1e-12)
+    numbers = np.asarray(found.numbers, np.int32)
+    whole = 256 * numbers[:, 0] + (numbers[:, 1] & 0xFF)
+    np.testing.assert_array_equal(found.runs[..., 1], whole.reshape(len(whole), -1, 16).sum(-1))
+
+
+@pytest.mark.parametrize("tiles", FIXED, ids=["a ring", "at once"])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_down_makes_fixed_point(rows, tiles, implementation):
+    """With all runs and sums of squares as without: the stream in float32 is the same to the bit."""
+    weight = pk.quantise(normal(304, 1024, seed=0), "int4", group=128, scale_dtype=jnp.bfloat16)
+    given = dict(
+        x=normal(rows, 1024, seed=1).astype(jnp.bfloat16), weight=weight, residual=normal(rows, 304, seed=2),
+        norm=1 + 0.1 * normal(304, seed=3), implementation=implementation, tiles=tiles,
+    )  # fmt: skip
+    with guarded():
+        (found, total), (plain, same) = (pk.down(**given, fixed_point=bits) for bits in (16, None))
+    np.testing.assert_array_equal(total, same)
+    np.testing.assert_array_equal(found.squares, plain.squares)
+    assert_rounded(found.x, total * given["norm"])
+
+
+@pytest.mark.parametrize("tiles", FIXED, ids=["a ring", "at once"])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_gate_up_takes_and_makes_fixed_point(rows, tiles, implementation):
+    weight = pk.quantise(normal(304, 2, 1024, seed=0) / 32, "int4", group=128, scale_dtype=jnp.bfloat16)
+    x = pk.defer_norm(normal(rows, 1024, seed=1), 1 + 0.1 * normal(1024, seed=2), dtype=jnp.float32, part=16)
+    x = dataclasses.replace(x, x=pk.to_fixed_point(x.x, dtype=jnp.bfloat16))
+    with guarded():
+        found = pk.gate_up(x, None, weight, fixed_point=16, implementation=implementation, tiles=tiles)
+        plain = pk.gate_up(x, None, weight, implementation=implementation, tiles=tiles)
+    wide = np.asarray(pk.to_floats(dataclasses.replace(found, dtype=jnp.dtype(jnp.float32))))
+    # Of one sum two roundings: that of bfloat16, 2^-9, and that of fixed point, which small neighbours feel.
+    steps = np.abs(wide).reshape(rows, -1, 16).max(-1, keepdims=True) / 32767
+    allowed = 2**-8 * np.abs(wide) + np.broadcast_to(steps, (rows, 19, 16)).reshape(wide.shape)
+    assert np.all(np.abs(wide - np.asarray(plain, np.float32)) <= allowed)
+
+
+@pytest.mark.parametrize("splits", [1, 4])
+def test_attention_makes_fixed_point(splits, implementation):
+    q, k, v = (normal(*shape, seed=i) for i, shape in enumerate([(2, 8, 64), (2, 2, 256, 64), (2, 2, 256, 64)]))
+    tiles = pk.AttentionTiles(block_s=32, splits=splits, num_warps=2)
+    given = dict(
+        q=q, cache=pk.KVCache(k=k, v=v), lengths=jnp.array([256, 37]), implementation=implementation, tiles=tiles
+    )  # fmt: skip
+    with guarded():
+        found, plain = (pk.attention(**given, fixed_point=bits) for bits in (16, None))
+    assert_rounded(found, plain)
+
+
 def scheme(format, group=None):
     return Scheme(layout=PACKED, format=format, group=group)
 
@@ -139,7 +220,38 @@ def scheme(format, group=None):
 @pytest.mark.parametrize("weights", [scheme("int4", 128), scheme("int8")], ids=["int4", "int8"])
 @pytest.mark.parametrize("rows", [1, 8])
 def test_a_decode_step_of_a_quantised_model(weights, rows, implementation):
-    """Logits and the greedy token as XLA's implementation gives them, within what bfloat16 rounds."""
+    """Logits as XLA's implementation gives them, within what bfloat16 rounds."""
+    found, plain = (step(weights, rows, implementation=name) for name in (implementation, "xla"))
+    assert difference(found, plain) < 0.02
+
+
+@pytest.mark.parametrize("weights", [scheme("int4", 128), scheme("int8")], ids=["int4", "int8"])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_decode_step_with_and_without_fixed_point(weights, rows, implementation):
+    """Without it activations are rounded to bfloat16 between kernels."""
+    took, tiles = set(), pk.Tiles(block_n=16, block_k=128, num_warps=2, num_stages=3)
+
+    def noting(name, x, *args, **how):
+        if isinstance(getattr(x, "x", x), pk.FixedPointRows):
+            took.add(name)
+        return getattr(pk, name)(x, *args, tiles=tiles, **how)
+
+    ops = ("qkv", "out", "gate_up", "down", "head_logits")
+    kernels = types.SimpleNamespace(
+        attention=pk.attention, fixed_point_bits=functools.partial(pk.fixed_point_bits, tiles=tiles),
+        **{name: functools.partial(noting, name) for name in ops},
+    )  # fmt: skip
+    found = step(weights, rows, implementation=implementation, kernels=kernels)
+    assert took == set(ops)
+    kernels.fixed_point_bits = lambda *_: None
+    took.clear()
+    plain = step(weights, rows, implementation=implementation, kernels=kernels)
+    assert not took
+    assert difference(found, plain) < 0.02
+
+
+def step(weights, rows, **how):
+    """The logits of a decode step of a small model with projections quantised in a way, [rows, V]."""
     config = ModelConfig(
         family="llama", vocab_size=1000, d_model=512, d_ff=1024, num_heads=8, num_kv_heads=2, head_dim=64,
         layers=(LayerConfig(),) * 2, max_positions=256, eps=1e-5, rope=Rope(theta=1e4), tied=True,
@@ -154,11 +266,11 @@ def test_a_decode_step_of_a_quantised_model(weights, rows, implementation):
         k, v = jax.random.normal(key, (2, rows, 2, 128, 64), jnp.bfloat16)
         return pk.KVCache(k=k, v=v)
 
-    found = {}
-    for name in (implementation, "xla"):
-        caches = [kv(jax.random.key(i)) for i in range(2)]
-        x, _, _ = decode.decode_step(model, caches, tokens, positions, rope, implementation=name)
-        found[name] = np.asarray(decode.logits(model, x, name), np.float64)
-    ours, theirs = found[implementation], found["xla"]
-    size = np.sqrt(np.mean(theirs**2))
-    assert np.sqrt(np.mean((ours - theirs) ** 2)) < 0.02 * size
+    caches = [kv(jax.random.key(i)) for i in range(2)]
+    x, _, _ = decode.decode_step(model, caches, tokens, positions, rope, **how)
+    return np.asarray(decode.logits(model, x, **how), np.float64)
+
+
+def difference(found, plain):
+    """RMS of the difference, over RMS."""
+    return np.sqrt(np.mean((found - plain) ** 2) / np.mean(plain**2))

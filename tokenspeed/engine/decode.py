@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 import pallas_kernels as pk
-from pallas_kernels import DeferredNorm, KVCache
+from pallas_kernels import DeferredNorm, FixedPointRows, KVCache
 from tokenspeed.models.decoder import Llama
 
 
@@ -37,7 +37,7 @@ def decode_step(
         implementation: of the kernels, see `pallas_kernels.resolve_implementation`.
         deferred_norm: whether `out` and `down` defer the norm that follows; None for all but XLA's
             implementation, which stays as it is commonly written.
-        kernels: what has the ops by their names; another namespace puts others in their place.
+        kernels: what has the ops by their names, and `fixed_point_bits`; another namespace puts others in their place.
 
     Returns:
         (the residual stream, float32 [B * T, D], or the same as a `DeferredNorm`, which `logits` and `greedy` take;
@@ -82,11 +82,17 @@ def decode_layers(
         x = model.embedding[...][tokens.reshape(-1)]
     stream = x.astype(jnp.float32)  # neither layers nor norms round it
 
-    def add(name: str, operand: jax.Array, weight, following, norm):
-        """A projection that adds to the residual stream: what the next kernel takes, and the stream."""
+    def made_for(op: str, weight) -> dict:
+        """What a kernel is told of the one that takes its result: integer weights take it in fixed point."""
+        bits = kernels.fixed_point_bits(op, weight, positions.shape[0]) if deferred_norm else None
+        return {} if bits is None else dict(fixed_point=bits)
+
+    def add(name: str, operand: jax.Array | FixedPointRows, weight, norm, user: str, following):
+        """A projection that adds to the residual stream: what the next kernel, `user`, takes, and the stream."""
         op, options = getattr(kernels, name), dict(residual=stream, prefetch=following, **how)
         with jax.named_scope(name):
             if deferred_norm:
+                options |= made_for(user, following)
                 return op(operand, weight, norm=norm, **options)
             total = op(operand, weight, out_dtype=jnp.float32, **options)
         return total, total
@@ -96,7 +102,7 @@ def decode_layers(
     next_norms = [*(block.attention_norm[...] for block in model.blocks[1:]), model.norm[...]]
     for i, (block, cache, layer) in enumerate(zip(model.blocks, caches, config.layers, strict=True)):
         qkv, out, gate_up, down = weights[i]
-        following = weights[i + 1][0] if i + 1 < len(weights) else model.head_weight
+        following = ("qkv", weights[i + 1][0]) if i + 1 < len(weights) else ("head", model.head_weight)
         norm = block.mlp_norm[...]
         with jax.named_scope("qkv"):
             q, cache = kernels.qkv(
@@ -107,17 +113,19 @@ def decode_layers(
         with jax.named_scope("attention"):
             mixed = kernels.attention(
                 q.reshape(*by_token, *q.shape[1:]), cache, lengths=lengths, page_table=page_table, window=layer.window,
-                counters=counters, prefetch=out, **how,
+                counters=counters, prefetch=out, **made_for("out", out), **how,
             )  # fmt: skip
         if counters is not None:
             mixed, counters = mixed
-        mixed = mixed.reshape(q.shape)
-        x, stream = add("out", mixed, out, gate_up, norm)
+        if not isinstance(mixed, FixedPointRows):
+            mixed = mixed.reshape(q.shape)
+        x, stream = add("out", mixed, out, norm, "gate_up", gate_up)
         with jax.named_scope("gate_up"):
             product = kernels.gate_up(
-                x, _norm_for(x, norm), gate_up, activation=config.activation, eps=config.eps, prefetch=down, **how
-            )
-        x, stream = add("down", product, down, following, next_norms[i])
+                x, _norm_for(x, norm), gate_up, activation=config.activation, eps=config.eps, prefetch=down,
+                **made_for("down", down), **how,
+            )  # fmt: skip
+        x, stream = add("down", product, down, next_norms[i], *following)
     return x, stream, new, counters
 
 

@@ -43,7 +43,7 @@ def test_tiles_are_those_that_are_bound(default):
 def test_default_tiles_are_the_heuristics(default, device):
     namespace = kernels.with_default_tiles(device)
     assert block_of(namespace) == default.block_n
-    assert set(vars(namespace)) == set(kernels.STEP_OPS)
+    assert set(vars(namespace)) == {*kernels.STEP_OPS, "fixed_point_bits"}
 
 
 def prefetched_bytes(namespace, op):

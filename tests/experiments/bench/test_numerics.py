@@ -48,6 +48,29 @@ def test_quantised_weights_are_judged_by_what_they_stand_for(op, model):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("op", ["out", "gate_up", "head"])
+def test_fixed_point_is_judged_by_what_it_stands_for(op):
+    tiles = pk.Tiles(block_n=32, block_k=32, num_warps=1)
+    call = cases.make(op, "ragged-int8", rows=2).call.cut(tiles)
+    state, streamed = operands.state(call, jax.random.key(1)), operands.streamed(call, jax.random.key(2))
+    oracle, result = numerics.Oracle(call), cases.run(call, state, streamed, tiles, "interpret")
+    verdict = oracle.judge(result, state, streamed)
+    assert verdict.reason == "" and 0 < verdict.error < 1e-2
+
+    def without_low_bytes(x):
+        return dataclasses.replace(x, numbers=x.numbers.at[:, 1].set(0)) if isinstance(x, pk.FixedPointRows) else x
+
+    def spoilt(tree):
+        return jax.tree.map(without_low_bytes, tree, is_leaf=lambda x: isinstance(x, pk.FixedPointRows))
+
+    if op == "out":
+        verdict = oracle.judge(spoilt(result), state, streamed)
+    else:
+        verdict = oracle.judge(cases.run(call, spoilt(state), streamed, tiles, "interpret"), state, streamed)
+    assert verdict.reason.startswith("wrong") or op == "head"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kv_dtype", ["int8", "fp8", "auto/int8"])
 def test_a_cache_in_8_bits_is_judged_by_what_it_stands_for(kv_dtype):
     call = cases.make("attention", "ragged", rows=2, context=80, kv_dtype=kv_dtype).call

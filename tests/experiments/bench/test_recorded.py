@@ -38,7 +38,8 @@ def spying():
 
         return call
 
-    return types.SimpleNamespace(**{op: spy(op) for op in (*recorded.OPS, "head_logits")}), calls
+    ops = {op: spy(op) for op in (*recorded.OPS, "head_logits")}
+    return types.SimpleNamespace(**ops, fixed_point_bits=pk.fixed_point_bits), calls
 
 
 def calls_of(model, batch, implementation, dtype="bfloat16", context=CONTEXT, page_size=0):

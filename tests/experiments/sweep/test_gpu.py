@@ -244,6 +244,16 @@ def test_kernels_in_interpret_mode_take_the_same_path(make_options, make_machine
     assert bytes_[0] == bytes_[1], "pages hold the same keys"
 
 
+@pytest.mark.slow
+def test_activations_are_in_the_form_that_each_tile_takes(make_options, make_machine, device):
+    """At 2 rows, with tiles on vectors and on tensor cores."""
+    options = make_options(ops=("out", "gate_up"), models=("ragged-int8",), rows=(2,), max_tiles=3, calls=1)
+    _, records = swept(options, make_machine(implementation="interpret"), device)
+    assert {found["status"] for found in records} == {"ok"}
+    forms = {(found["op"], found["tiles"]["mma"], found["fixed_point"]) for found in records}
+    assert forms == {("out", False, None), ("out", True, None), ("gate_up", False, 16), ("gate_up", True, None)}
+
+
 def test_results_and_pictures_are_named_after_the_device(make_options, make_machine, device, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     options = make_options(results=str(tmp_path / "sweep-{device}.jsonl"), plots=str(tmp_path / "plots"), max_tiles=1)

@@ -34,7 +34,9 @@ def test_there_are_records_to_compare_with():
 def test_the_heuristic_is_near_the_winner(device, records):
     case = cases.of_record(records[0])
     default = dataclasses.asdict(case.known.default_tiles(case.shape, device))
-    ok = select.timed(select.fullest(records))
+    ok = [found for found in select.timed(select.fullest(records)) if case.counts(found)]
+    if not ok:
+        pytest.skip("measured with activations as floats, which a step hands on in fixed point today")
     times = [found["median_us"] for found in ok if found["tiles"] == default]
     assert times, f"the heuristic's tile of today has no time in the fullest sweep: {default}"
     assert len(ok) > 10, "beside a few others every tile is near the fastest"

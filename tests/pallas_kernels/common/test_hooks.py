@@ -78,6 +78,17 @@ def test_load_near(masked):
         assert text != lowered(kernel), "hooks.load_near: the load is the backend's own"
 
 
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.int8])
+def test_load_vectors(dtype):
+    def kernel(x_ref, y_ref):
+        found = hooks.load_vectors(x_ref, (64 * pl.program_id(0),), (16 * jnp.arange(8, dtype=jnp.int32),), 4)
+        y_ref[pl.ds(0, 8)] = sum(found).astype(jnp.float32)
+
+    assert "ld.global.v4.b32" in lowered(kernel, dtype=dtype), "hooks.load_vectors: the backend's own loads"
+    with hooks.without_hooks("load_vectors"):
+        assert "ld.global.v4.b32" not in lowered(kernel, dtype=dtype)
+
+
 def test_multiply_add():
     def kernel(x_ref, y_ref, hooked):
         x = x_ref[pl.ds(0, 8)]
@@ -156,7 +167,8 @@ def use_all(module, x_ref, y_ref):
     module.prefetch_l2(x_ref.at[32], 128)
     near = module.load_near(x_ref, (0,), (jnp.arange(8, dtype=jnp.int32),))
     words = module.load_words(x_ref, lambda along: (along,), 0, 8)
-    y_ref[pl.ds(0, 8)] = jax.lax.fori_loop(0, 100, body, near + words.astype(jnp.float32))
+    vector, _ = module.load_vectors(x_ref, (0,), (2 * jnp.arange(8, dtype=jnp.int32),), 2)
+    y_ref[pl.ds(0, 8)] = jax.lax.fori_loop(0, 100, body, near + vector + words.astype(jnp.float32))
 
 
 def names(caught):

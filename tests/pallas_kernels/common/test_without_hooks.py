@@ -20,16 +20,21 @@ def equations(jaxpr):
 
 
 def primitives() -> set[str]:
-    """Those of `down`'s kernels, by name: of a dense weight and of one in integers."""
+    """Those of `down`'s kernels, by name: of a dense weight, and of one in integers with x as floats and without."""
     s = jax.ShapeDtypeStruct
     dense = pk.DenseWeight(values=s((4096, 14336), jnp.bfloat16))
     integers = pk.QuantisedWeight(values=s((4096, 14336), jnp.int8), scales=s((4096, 112), jnp.bfloat16), group=128)
 
-    def run(x, *weights):
-        return [pk.down(x, weight, prefetch=weights[0], implementation="triton") for weight in weights]
+    fixed = pk.FixedPointRows(
+        numbers=s((1, 2, 14336), jnp.int8), runs=s((1, 896, 2), jnp.int32), dtype=jnp.dtype(jnp.bfloat16)
+    )
+
+    def run(x, fixed, *weights):
+        calls = [(x, weights[0]), (x, weights[1]), (fixed, weights[1])]
+        return [pk.down(x, weight, prefetch=weights[0], implementation="triton") for x, weight in calls]
 
     with for_gpu("h100"):
-        jaxpr = jax.make_jaxpr(run)(s((1, 14336), jnp.bfloat16), dense, integers).jaxpr
+        jaxpr = jax.make_jaxpr(run)(s((1, 14336), jnp.bfloat16), fixed, dense, integers).jaxpr
     return {equation.primitive.name for equation in equations(jaxpr)}
 
 
@@ -44,7 +49,7 @@ def test_each_can_be_left_out(hook):
 
 def test_two_at_once_and_nested():
     with pk.without_hooks("prefetch_l2"), pk.without_hooks("launch_dependents", "pipeline_loop"):
-        assert primitives() & set(pk.HOOKS) == {"multiply_add", "load_words", "load_near"}
+        assert primitives() & set(pk.HOOKS) == {"multiply_add", "load_words", "load_near", "load_vectors"}
     assert set(pk.HOOKS) <= primitives()
 
 

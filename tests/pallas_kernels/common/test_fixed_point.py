@@ -1,0 +1,191 @@
+"""Rows in fixed point between kernels: those that make them, those that take them, and what is refused."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pallas_kernels as pk
+from pallas_kernels.common import launch
+from pallas_kernels.common.fixed_point import to_fixed_point, to_floats
+from pallas_kernels.common.quantised import RUN
+from tests.pallas_kernels.common.test_quantised import normal
+from tests.pallas_kernels.lowering import for_gpu
+from tests.pallas_kernels.marks import slow
+
+TILES = pk.Tiles(block_n=16, block_k=64, num_warps=1, num_stages=3)
+RUNS_OF_TWO_PROGRAMS = dataclasses.replace(TILES, block_n=8)
+STEP = {16: 2.0**-15, 8: 2.0**-7}
+"""Of a number, at most, as part of the largest of its run."""
+
+
+def assert_rounded(found, exact, bits, beside=0.0):
+    """Rows in fixed point are within half of a step of exact ones, and their totals are right; beside: what those may
+    be off by themselves, as part of the largest of a run."""
+    assert isinstance(found, pk.FixedPointRows) and found.bits == bits and found.shape == exact.shape
+    exact = np.asarray(exact, np.float64)
+    largest = np.repeat(np.abs(exact.reshape(len(exact), -1, RUN)).max(axis=2), RUN, axis=1)
+    stands_for = np.asarray(to_floats(dataclasses.replace(found, dtype=jnp.dtype(jnp.float32))), np.float64)
+    assert np.all(np.abs(stands_for - exact) <= largest * (0.51 * STEP[bits] + beside))
+    scales = np.asarray(found.runs[..., 0]).view(np.float32).astype(np.float64)
+    sums = stands_for.reshape(*scales.shape, RUN).sum(axis=2)
+    np.testing.assert_allclose(sums, scales * np.asarray(found.runs[..., 1]), atol=1e-5 * largest.max())
+
+
+@pytest.mark.parametrize("bits", [16, 8])
+def test_rounding(bits):
+    x = normal(3, 5 * RUN) * jnp.logspace(-3, 3, 5 * RUN)
+    assert_rounded(to_fixed_point(x, bits), x, bits)
+
+
+def quantised(*shape, format="int4", group=32, activations=None, symmetric=True):
+    return pk.quantise(
+        normal(*shape) / shape[-1] ** 0.5, format, group=group, scale_dtype=jnp.bfloat16, activations=activations,
+        symmetric=symmetric,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "op, rows, inputs, way",
+    [
+        ("out", 1, 208, dict(format="int8", group=None)),
+        slow("down", 1, 416, dict()),
+        slow("out", 2, 208, dict(format="int8", group=None)),
+        slow("out", 1, 416, dict(symmetric=False)),
+        slow("down", 1, 208, dict(format="int8", group=48, symmetric=False)),
+        slow("down", 2, 416, dict(activations="int8")),
+        slow("gate_up", 1, 416, dict()),
+        slow("head_logits", 2, 208, dict(format="int8")),
+    ],
+)
+def test_taken(op, rows, inputs, way):
+    """The products are of the very numbers: as near as float32 sums are. Blocks hang over, and what lies behind is
+    poisoned."""
+    weight = quantised(*((41, 2, inputs) if op == "gate_up" else (41, inputs)), **way)
+    x = to_fixed_point(normal(rows, inputs, seed=1), 8 if way.get("activations") else 16, dtype=jnp.bfloat16)
+    floats = to_floats(dataclasses.replace(x, dtype=jnp.dtype(jnp.float32)))
+    dense = pk.DenseWeight(values=pk.dequantise(weight))
+    if op in ("out", "down"):
+        given, plain, options = dict(x=x), dict(x=floats), dict(out_dtype=jnp.float32)
+    else:
+        squares = jnp.ones((rows, 3))
+        given, plain = (dict(x=pk.DeferredNorm(x=one, squares=squares), norm=None) for one in (x, floats))
+        options = {}
+    function = getattr(pk, op)
+    with launch.guarded():
+        found = function(weight=weight, implementation="interpret", tiles=TILES, **given, **options)
+    truth = function(weight=dense, implementation="xla", **plain, **options)
+    tolerance = 1e-2 if op == "gate_up" else 2e-5  # its result is bfloat16
+    np.testing.assert_allclose(np.float32(found), truth, rtol=tolerance, atol=tolerance * float(jnp.abs(truth).max()))
+
+
+@pytest.mark.parametrize("implementation, bits", [("xla", 16), slow("interpret", 16), slow("interpret", 8)])
+def test_gate_up_makes_them(implementation, bits):
+    weight, x, norm = quantised(48, 2, 128), normal(2, 128, seed=1).astype(jnp.bfloat16), jnp.ones(128, jnp.bfloat16)
+    with launch.guarded():
+        found = pk.gate_up(x, norm, weight, fixed_point=bits, implementation=implementation, tiles=TILES)
+    exact = pk.gate_up(x.astype(jnp.float32), norm, pk.DenseWeight(values=pk.dequantise(weight)), implementation="xla")
+    beside = 2.0**-12 if implementation == "interpret" else 2.0**-5  # XLA multiplies rounded weights
+    assert_rounded(found, exact, bits, beside)
+    assert found.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("rows, implementation", [slow(1, "interpret"), slow(2, "interpret"), (2, "xla")])
+def test_projections_make_them(rows, implementation):
+    """In a `DeferredNorm`; the sums beside them are what they are without."""
+    weight, x, norm = quantised(48, 128), normal(rows, 128, seed=1), 1 + 0.1 * normal(48, seed=2)
+    given = dict(
+        x=x.astype(jnp.bfloat16), weight=weight, residual=normal(rows, 48, seed=3), norm=norm, norm_offset=1.0,
+        implementation=implementation, tiles=TILES,
+    )  # fmt: skip
+    with launch.guarded():
+        (found, total), (plain, same) = (pk.down(**given, fixed_point=bits) for bits in (16, None))
+    np.testing.assert_array_equal(total, same)
+    np.testing.assert_array_equal(found.squares, plain.squares)
+    assert_rounded(found.x, total * (norm + 1.0), 16, 1e-6)
+    assert found.x.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("splits, implementation", [slow(1, "interpret"), slow(2, "interpret"), (1, "xla")])
+def test_attention_makes_them(splits, implementation):
+    q, (k, v) = normal(2, 6, 16), (normal(2, 2, 64, 16, seed=seed) for seed in (1, 2))
+    tiles = pk.AttentionTiles(block_s=32, splits=splits, num_warps=1)
+    given = dict(
+        q=q, cache=pk.KVCache(k=k, v=v), lengths=jnp.array([64, 37]), implementation=implementation,
+        tiles=tiles if implementation == "interpret" else None,
+    )  # fmt: skip
+    with launch.guarded():
+        found, plain = (pk.attention(**given, fixed_point=bits) for bits in (16, None))
+    assert_rounded(found, plain.reshape(2, 96), 16, 1e-6)
+
+
+@pytest.mark.slow
+def test_runs_that_two_programs_share_come_as_floats():
+    weight, x, norm = quantised(48, 2, 128), normal(1, 128).astype(jnp.bfloat16), jnp.ones(128, jnp.bfloat16)
+    for tiles, width in ((RUNS_OF_TWO_PROGRAMS, 48), (TILES, 40)):
+        part = jax.tree.map(lambda array, width=width: array[:width], weight)
+        given = dict(x=x, norm=norm, weight=part, implementation="interpret", tiles=tiles)
+        found, plain = (pk.gate_up(**given, fixed_point=bits) for bits in (16, None))
+        np.testing.assert_array_equal(found, plain)
+
+
+def test_who_wants_them():
+    def bits(op, rows=1, **way):
+        """As on that GPU, of a weight [64, 128] that is quantised in a way."""
+        shape = (64, 2, 128) if op == "gate_up" else (64, 128)
+        weight = jax.eval_shape(lambda: quantised(*shape, **way))
+        with for_gpu("h200"):
+            return pk.fixed_point_bits(op, weight, rows)
+
+    assert bits("down") == bits("gate_up") == bits("out", rows=2) == 16
+    assert bits("head", rows=2, activations="int8") == 8
+    assert bits("out", rows=3) is None
+    assert bits("down", format="fp8") is None
+    dense = pk.DenseWeight(values=jax.ShapeDtypeStruct((64, 128), jnp.bfloat16))
+    with for_gpu("h200"):
+        assert pk.fixed_point_bits("down", dense, 1) is None
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_who_makes_and_who_takes_them_lower(rows):
+    def run(x, norm, gate_up, down):
+        hidden = pk.gate_up(x, norm, gate_up, fixed_point=16, implementation="triton", tiles=TILES)
+        deferred, _ = pk.down(hidden, down, norm=norm, fixed_point=16, implementation="triton", tiles=TILES)
+        assert isinstance(hidden, pk.FixedPointRows) and isinstance(deferred.x, pk.FixedPointRows)
+        return pk.gate_up(deferred, None, gate_up, implementation="triton", tiles=TILES)
+
+    x, norm = (jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((rows, 128), (128,)))
+    weights = jax.eval_shape(lambda: (quantised(256, 2, 128), quantised(128, 256)))
+    with for_gpu("h200"), pytest.warns(DeprecationWarning):
+        text = jax.jit(run).trace(x, norm, *weights).lower(lowering_platforms=("cuda",)).as_text()
+    assert "ld.global.v4.b32" in text
+
+
+MMA = pk.Tiles(block_n=16, block_k=32, num_warps=1, num_stages=3, mma=True)
+
+
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        (dict(tiles=MMA), r"^x: rows in fixed point need int8 or int4 weights in whole runs, on vectors"),
+        (dict(weight=pk.DenseWeight(values=normal(48, 128).astype(jnp.bfloat16))), "^x: rows in fixed point need int8"),
+        (dict(x=to_fixed_point(normal(1, 128), 8, dtype=jnp.bfloat16)), "^x: expected numbers of 16 bits .* got 8"),
+        (dict(fixed_point=16), "^fixed_point: expected None without a norm, got 16"),
+        (dict(fixed_point=12, norm=jnp.ones(48)), "^fixed_point: expected None, 16 or 8, got 12"),
+    ],
+)
+def test_what_is_refused(change, match):
+    given = dict(
+        x=to_fixed_point(normal(1, 128), dtype=jnp.bfloat16), weight=quantised(48, 128), tiles=TILES,
+        implementation="interpret",
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=match):
+        pk.down(**given | change)
+
+
+def test_a_norm_yet_to_be_made_is_refused():
+    x = to_fixed_point(normal(1, 128), dtype=jnp.bfloat16)
+    with pytest.raises(TypeError, match=r"^x: expected an array or a DeferredNorm, got rows"):
+        pk.gate_up(x, jnp.ones(128), quantised(48, 2, 128), implementation="interpret")
