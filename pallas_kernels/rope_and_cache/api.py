@@ -22,7 +22,6 @@ class Options:
     eps: float
     norm_offset: float
     dtype: str
-    first_row: int
     interpret: bool
 
 
@@ -39,7 +38,6 @@ def rope_and_cache(
     rotary_dim: int | None = None,
     eps: float = 1e-5,
     norm_offset: float = 0.0,
-    first_row: int | None = None,
     out_dtype: Any = None,
     implementation: str | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array, KVCache]:
@@ -55,8 +53,6 @@ def rope_and_cache(
         positions, rope, sequence, page_table, q_norm, k_norm: as in `qkv`.
         rotary_dim: that the weight was packed for; None for all of H.
         eps, norm_offset: of QK-norm, as in `qkv`.
-        first_row: of `pairs`, which then may have more rows than B: those of this call begin there. So several calls
-            share a product without a copy of its parts. None: `pairs` has B rows.
         out_dtype: of q: one of `DTYPES`; None for the cache's, whose keys then are not of 8 bits.
         implementation: 'triton', 'xla', 'interpret', or None to choose by device (`resolve_implementation`).
 
@@ -73,11 +69,6 @@ def rope_and_cache(
     checks.instance("cache", cache, KVCache)
     cache.check()
     batch, head_dim = pairs.shape[0], cache.k.shape[3]
-    if first_row is not None:
-        checks.shape("positions", positions, ("B",))
-        batch, end = positions.shape[0], checks.whole("first_row", first_row, 0) + positions.shape[0]
-        if end > pairs.shape[0]:
-            raise ValueError(f"pairs: expected {end} rows, for positions from first_row on, got {pairs.shape[0]}")
     num_heads = check_heads("pairs", pairs.shape[1], cache)
     check_places(cache, positions, sequence, page_table, batch)
     check_rotation(rope, positions, batch, head_dim, weights.checked_rotary_dim(head_dim, rotary_dim))
@@ -90,7 +81,6 @@ def rope_and_cache(
         eps=checks.positive("eps", eps),
         norm_offset=checks.number("norm_offset", norm_offset),
         dtype=checks.one_of_dtypes("out_dtype", cache.k.dtype if out_dtype is None else out_dtype, checks.DTYPES),
-        first_row=first_row or 0,
         interpret=chosen == "interpret",
     )
     operands = dict(

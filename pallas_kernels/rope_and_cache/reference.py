@@ -8,7 +8,6 @@ from pallas_kernels.common.weights import unpacked_order
 
 def rope_and_cache(options, **operands):
     """As `api.rope_and_cache`, with every optional array present or None."""
-    operands["pairs"] = operands["pairs"][options.first_row :][: operands["positions"].shape[0]]
     return of_pairs(
         heads=options.num_heads, rotary_dim=options.rotary_dim, eps=options.eps, norm_offset=options.norm_offset,
         dtype=options.dtype, **operands,

@@ -17,22 +17,20 @@ class Sums:
 
     Attributes:
         splits: partial sums of each. dtype: of a number. planes: whether [splits, 2, M, O], not [splits, M, O, 2].
-        first_row: of those that are loaded. words: whether the two of a pair are seen as one 32-bit word; the backend
-            would load them one by one.
+        words: whether the two of a pair are seen as one 32-bit word; the backend would load them one by one.
     """
 
     splits: int
     dtype: Any
     planes: bool
-    first_row: int
     words: bool
 
     @classmethod
-    def of(cls, parts: jax.Array, planes: bool, first_row: int, *, words: bool) -> "Sums":
+    def of(cls, parts: jax.Array, planes: bool, *, words: bool) -> "Sums":
         """Those of `parts`, in words if wanted and if they can be."""
         splits = parts.shape[0]
         words = words and splits == 1 and not planes and parts.dtype.itemsize == 2
-        return cls(splits=splits, dtype=parts.dtype, planes=planes, first_row=first_row, words=words)
+        return cls(splits=splits, dtype=parts.dtype, planes=planes, words=words)
 
     def operand(self, parts: jax.Array) -> jax.Array:
         """What the kernel takes in place of `parts`: the same bytes, which XLA does not copy."""
@@ -40,7 +38,7 @@ class Sums:
 
     def load(self, ref: Any, pairs: Pairs, rows: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The two of each pair, float32 [m, block]; zeros where the mask is False."""
-        index, place = pairs.index[None, :], self.first_row + rows[:, None]
+        index, place = pairs.index[None, :], rows[:, None]
         if self.words:
             at = (jnp.broadcast_to(jnp.asarray(i, jnp.int32), mask.shape) for i in (0, place, index))
             return self._halves(load_masked(ref.at[tuple(at)], mask))

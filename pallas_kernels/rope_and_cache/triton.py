@@ -29,9 +29,8 @@ def rope_and_cache(options, *, pairs, cache, positions, sequence, page_table, ro
         norm_offset=options.norm_offset, interpret=options.interpret,
     )  # fmt: skip
     q, cache, k, v = store(
-        heads, pairs[None], False, by_row=True, first_row=options.first_row, cache=cache, positions=positions,
-        sequence=sequence, page_table=page_table, rope=rope, q_norm=q_norm, k_norm=k_norm, bias=None,
-        dtype=options.dtype,
+        heads, pairs[None], False, by_row=True, cache=cache, positions=positions, sequence=sequence,
+        page_table=page_table, rope=rope, q_norm=q_norm, k_norm=k_norm, bias=None, dtype=options.dtype,
     )  # fmt: skip
     return q, k, v, cache
 
@@ -42,7 +41,6 @@ def store(
     planes: bool,
     *,
     by_row: bool = False,
-    first_row: int = 0,
     cache: KVCache,
     positions: jax.Array,
     rope: tuple[jax.Array, jax.Array] | None,
@@ -52,8 +50,8 @@ def store(
     """Adds partial sums of pairs up, and stores what they make.
 
     Args:
-        parts: [splits, M or more, O, 2], any float dtype; with `planes` [splits, 2, M or more, O].
-        by_row: whether keys and values are returned by row as well. first_row: of `parts`, that is the first of M.
+        parts: [splits, M, O, 2], any float dtype; with `planes` [splits, 2, M, O].
+        by_row: whether keys and values are returned by row as well.
         positions: int32 [M]. dtype: of q. operands: sequence, page_table, q_norm, k_norm and bias, or None.
 
     Returns:
@@ -63,7 +61,7 @@ def store(
     many = rows > FEW_ROWS
     block_m = max(1, PAIRS_OF_THREAD * 32 * WARPS // block) if many else BLOCK_M
     each = math.gcd(HEADS_OF_MANY_ROWS, heads.kv_heads) if many else 1  # query heads are a multiple of kv heads
-    sums = Sums.of(parts, planes, first_row, words=many)
+    sums = Sums.of(parts, planes, words=many)
 
     def rows_of(program):
         row = program * block_m + jnp.arange(block_m, dtype=jnp.int32)

@@ -7,7 +7,7 @@ tells a program travels in one array of integers.
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,7 @@ import jax.numpy as jnp
 from pallas_kernels import KVCache, attention_counters, resolve_implementation
 from tokenspeed.engine import decode, generation
 from tokenspeed.engine.generation import Drawn, Generation, Weights
-from tokenspeed.engine.kinds import GREEDY
 from tokenspeed.models.config import ModelConfig
-from tokenspeed.models.decoder import Beside
 from tokenspeed.models.kv_dtypes import KVDtypes
 from tokenspeed.models.kv_scales import KVScales
 from tokenspeed.sampling.params import MAX_LOGPROBS
@@ -43,9 +41,8 @@ class Batch:
     Attributes:
         caches: of each layer, the pool: pages [P, K, Z, H].
         page_table: int32 [S, pages of a sequence], -1 where there is no page.
-        token: int32 [S], drawn last, not yet in the cache; any that is not negative behind a chunk, negative where the
-            sequence has ended.
-        hidden: float32 [S, D], the residual stream of the last token of each prompt, or of a mixed step.
+        token: int32 [S], drawn last, not yet in the cache.
+        hidden: float32 [S, D], the residual stream of the last token of each prompt.
         tables: bool [S], whether the slot's bias counts; else it is of a sequence that was there before.
         sampling: of S rows, with every table that any plan of the engine needs.
     """
@@ -109,42 +106,7 @@ def write_tables(batch: Batch, slot: jax.Array, rows: SamplingRows) -> Batch:
 def chunk(weights: Weights, batch: Batch, rows: jax.Array, *arguments: Any, **options: Any) -> tuple[Batch, jax.Array]:
     """As `prefill`, and instead of the residual stream a number of no meaning, which is there when the chunk is; to be
     compiled."""
-    return prefill(weights, batch, rows, *arguments, **options).batch, rows[0, 0]
-
-
-def mixed(
-    weights: Weights,
-    batch: Batch,
-    rows: jax.Array,
-    others: jax.Array,
-    rope: tuple[jax.Array, jax.Array],
-    *,
-    length: int,
-    capacity: int,
-    prefill_backend: str,
-    implementation: str,
-) -> tuple[Batch, jax.Array]:
-    """As `chunk`, of chunks that begin at 0, and a step of decode of other sequences in the same pass over the weights;
-    `first` then draws their tokens. To be compiled.
-
-    Args:
-        rows, rope, length, prefill_backend, implementation: as in `prefill`.
-        others: int32 [B, 6], DECODE_COLUMNS. capacity: as in `steps`.
-    """
-    batch, state, table = _of_rows(batch, others, GREEDY.plan)
-    at = generation.position_of(state.token, state.position, state.step, state)
-    beside = Beside(jnp.maximum(state.token, 0), at, table[:, : -(-capacity // batch.caches[0].page_size)])
-    batch, _, hidden = prefill(
-        weights, batch, rows, rope, length=length, behind=0, prefill_backend=prefill_backend,
-        implementation=implementation, beside=beside,
-    )  # fmt: skip
-    slot, token = _or_none(others[:, 0], batch), jnp.where(at >= 0, state.token, generation.ENDED)
-    after = dataclasses.replace(
-        batch,
-        hidden=batch.hidden.at[slot].set(hidden.astype(jnp.float32), mode="drop"),
-        token=batch.token.at[slot].set(token, mode="drop"),
-    )
-    return after, rows[0, 0]
+    return prefill(weights, batch, rows, *arguments, **options)[0], rows[0, 0]
 
 
 def score(weights: Weights, batch: Batch, rows: jax.Array, *arguments: Any, **options: Any) -> tuple[Batch, Logprobs]:
@@ -157,17 +119,9 @@ def score(weights: Weights, batch: Batch, rows: jax.Array, *arguments: Any, **op
         (the batch, of each token the MAX_LOGPROBS most likely to follow it, and the one that does).
     """
     length = options["length"]
-    batch, x, _ = prefill(weights, batch, rows[:, :-length], *arguments, **options)
+    batch, x = prefill(weights, batch, rows[:, :-length], *arguments, **options)
     logits = decode.logits(weights.model, x.reshape(-1, x.shape[-1]), options["implementation"])
     return batch, logprobs_of(logits, rows[:, -length:].reshape(-1), MAX_LOGPROBS)
-
-
-class Prefilled(NamedTuple):
-    """What `prefill` leaves: the batch, the residual stream of its tokens [B, T, D], and of those beside [N, D]."""
-
-    batch: Batch
-    hidden: jax.Array
-    beside: jax.Array
 
 
 def prefill(
@@ -180,8 +134,7 @@ def prefill(
     behind: int,
     prefill_backend: str,
     implementation: str,
-    beside: Beside | None = None,
-) -> Prefilled:
+) -> tuple[Batch, jax.Array]:
     """The next tokens of some sequences into the cache, and how each draws into its slot.
 
     Args:
@@ -189,7 +142,10 @@ def prefill(
         rope: from `Llama.rope_tables`.
         length: static: T, of the longest of them.
         behind: static: a bound of where any of them begins, 0 where all begin at 0.
-        prefill_backend, implementation, beside: see `Llama.prefill_beside`.
+        prefill_backend, implementation: see `Llama.prefill`.
+
+    Returns:
+        (the batch, the residual stream of the tokens [B, T, D]).
     """
     model, state = weights.model, batch.sampling
     count, pages_each = len(rows), batch.page_table.shape[1]
@@ -208,17 +164,17 @@ def prefill(
     }
     place = jnp.arange(length, dtype=jnp.int32)
     positions = jnp.where(place < tokens_of[:, None], start[:, None] + place, -1)
-    if beside is None and takes_decode_kernels(count, length, implementation):
+    if takes_decode_kernels(count, length, implementation):
         counters = attention_counters(count, model.config.num_kv_heads, length)
         _, x, caches, _ = decode.decode_layers(
             model, batch.caches, tokens, positions, rope, page_table=table, counters=counters,
             implementation=implementation,
         )  # fmt: skip
-        x, others = x.reshape(count, length, -1), x[:0]
+        x = x.reshape(count, length, -1)
     else:
-        x, others, caches = model.prefill_beside(
+        x, caches = model.prefill(
             batch.caches, tokens, positions, rope, capacity=behind + length, start=start if behind else None,
-            page_table=table, beside=beside, prefill_backend=prefill_backend, implementation=implementation,
+            page_table=table, prefill_backend=prefill_backend, implementation=implementation,
         )  # fmt: skip
     last = jnp.take_along_axis(x, jnp.maximum(tokens_of - 1, 0)[:, None, None], axis=1)[:, 0].astype(jnp.float32)
     if batch.caches[0].k_scale is not None or batch.caches[0].v_scale is not None:
@@ -230,12 +186,11 @@ def prefill(
         batch,
         caches=caches,
         hidden=batch.hidden.at[slot_or_none].set(last, mode="drop"),
-        token=batch.token.at[slot_or_none].set(0, mode="drop"),
         page_table=batch.page_table.at[slot_or_none].set(table, mode="drop"),
         tables=batch.tables.at[slot_or_none].set(tables != 0, mode="drop"),
         sampling=dataclasses.replace(state, **placed),
     )
-    return Prefilled(after, x, others)
+    return after, x
 
 
 def takes_decode_kernels(count: int, length: int, implementation: str) -> bool:
@@ -246,10 +201,8 @@ def takes_decode_kernels(count: int, length: int, implementation: str) -> bool:
 def first(
     weights: Weights, batch: Batch, rows: jax.Array, *, plan: SamplingPlan, logprobs: int | None, implementation: str
 ) -> tuple[Batch, Drawn]:
-    """Draws the token that follows each prompt, or the last token of a mixed step; `Drawn` of one step. To be compiled;
-    arguments as in `steps`."""
+    """Draws the token that follows each prompt; `Drawn` of one step. To be compiled; arguments as in `steps`."""
     batch, state, _ = _of_rows(batch, rows, plan)
-    state = dataclasses.replace(state, position=jnp.where(state.token >= 0, state.position, -1))
     state, drawn = generation.draw_first(weights, state, logprobs=logprobs, implementation=implementation)
     return _back(batch, rows, state), drawn
 

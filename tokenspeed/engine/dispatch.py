@@ -56,17 +56,15 @@ class Dispatcher:
         Returns:
             The calls whose results are wanted, at least one, which are being copied to the host.
         """
-        decodes = {s.id: self._row(self._states[s.id], s.computed) for s in plan.decodes}
-        calls, done, mixed = self._chunks(plan.chunks, list(decodes.values()), now)
-        firsts = [chunk.sequence for chunk in plan.chunks if chunk.final]
-        for states in self._groups([*firsts, *plan.decodes] if mixed else firsts):
+        calls, done = self._chunks(plan.chunks, now)
+        for states in self._groups(chunk.sequence for chunk in plan.chunks if chunk.final):
             while states:
                 _, count = self._runner.shapes.first_for(widest(states), len(states))
                 some, states = states[:count], states[count:]
-                rows = [decodes.get(s.sequence.id) or self._row(s, s.sequence.prefill_end - 1) for s in some]
+                rows = [self._row(state, state.sequence.prefill_end - 1) for state in some]
                 calls.append(InFlight(self._runner.first(rows, widest(some)), some))
-        for states in self._groups(() if mixed else plan.decodes):
-            rows = [decodes[state.sequence.id] for state in states]
+        for states in self._groups(plan.decodes):
+            rows = [self._row(state, state.sequence.computed) for state in states]
             calls.append(InFlight(self._runner.steps(rows, plan.steps, widest(states)), states))
         if not calls:
             assert done is not None
@@ -89,22 +87,16 @@ class Dispatcher:
             return [states] if states else []
         return [some for kind in KINDS if (some := [state for state in states if state.kind == kind])]
 
-    def _chunks(
-        self, chunks: tuple[Chunk, ...], decodes: list[tuple[int, ...]], now: float
-    ) -> tuple[list[Call], jax.Array | None, bool]:
+    def _chunks(self, chunks: tuple[Chunk, ...], now: float) -> tuple[list[Call], jax.Array | None]:
         """Starts prefill: the first parts of all chunks, then the second ones, as there are programs for them.
 
-        Args:
-            decodes: the rows of a step of decode, which goes along with a part that there is such a program for.
-
         Returns:
-            (the calls whose results are wanted, what is there when the last of the others has ended, whether the step
-            of decode went along).
+            (the calls whose results are wanted, what is there when the last of the others has ended).
         """
         runner, shapes = self._runner, self._runner.shapes
         parts: list[list[ChunkRow]] = []
         scored: list[Call] = []
-        done, mixed = None, False
+        done = None
         for chunk in chunks:
             state, place = self._states[chunk.sequence.id], chunk.start
             follows = state.slot is not None
@@ -124,12 +116,8 @@ class Dispatcher:
                 row, place = row._replace(follows=True), place + length
         for together in parts:
             for shape, members in shapes.pack([len(part.tokens) for part in together]):
-                some = [together[i] for i in members]
-                if decodes and not mixed and (both := shapes.mixed_for(shape, some[0].start, len(decodes))):
-                    done, mixed = runner.mixed(some[0], decodes, both), True
-                else:
-                    done = runner.chunk(some, shape)
-        return scored, done, mixed
+                done = runner.chunk([together[i] for i in members], shape)
+        return scored, done
 
     def _row(self, state: RequestState, position: int) -> tuple[int, ...]:
         """By `batch.DECODE_COLUMNS`."""

@@ -124,7 +124,8 @@ def decode_steps(
         caches, counters, sampling, tokens, all_found = carry
         last = tokens[i]
         drawn = state.step + i  # by those that have not ended
-        position = position_of(last, state.position + i, drawn, state)
+        ended, _ = finished(last, drawn - 1, sampling.ends, state.max_tokens)
+        position = jnp.where((last >= 0) & ~ended, state.position + i, -1)
         with jax.named_scope("decode_step"):
             x, caches, counters = decode.decode_step(
                 model, caches, last[:, None], position[:, None], rope, page_table=page_table, counters=counters,
@@ -144,17 +145,6 @@ def decode_steps(
     carry = state.caches, state.counters, state.sampling, tokens, nothing
     caches, counters, sampling, tokens, found = lax.fori_loop(0, steps, step, carry)
     return _after(dataclasses.replace(state, caches=caches, counters=counters, sampling=sampling), tokens[1:], found)
-
-
-def position_of(last: jax.Array, position: jax.Array, drawn: jax.Array, state: Generation) -> jax.Array:
-    """int32 [B]: where the last token of each sequence stands, or -1 where it has ended the sequence, or there is none.
-
-    Args:
-        last: int32 [B]. position: where it would stand. drawn: int32 [B], tokens that were drawn, with the last.
-        state: of the sequences, of which what ends them is looked at.
-    """
-    ended, _ = finished(last, drawn - 1, state.sampling.ends, state.max_tokens)
-    return jnp.where((last >= 0) & ~ended, position, -1)
 
 
 def _draw(model, sampling, x, step, running, logprobs, implementation, kernels=pk):

@@ -29,7 +29,6 @@ _jit = functools.partial(jax.jit, donate_argnums=1)
 PROGRAMS: dict[str, Any] = dict(
     tables=jax.jit(batches.write_tables, donate_argnums=0),
     chunk=_jit(batches.chunk, static_argnames=("length", "behind", "prefill_backend", "implementation")),
-    mixed=_jit(batches.mixed, static_argnames=("length", "capacity", "prefill_backend", "implementation")),
     score=_jit(batches.score, static_argnames=("length", "behind", "prefill_backend", "implementation")),
     first=_jit(batches.first, static_argnames=("plan", "logprobs", "implementation")),
     steps=_jit(batches.steps, static_argnames=("count", "capacity", "plan", "logprobs", "implementation")),
@@ -73,8 +72,6 @@ class Program(NamedTuple):
     def __str__(self) -> str:
         if self.name == "chunk":
             return f"chunk {self.rows} x {self.length} behind {self.behind}"
-        if self.name == "mixed":
-            return f"chunk of {self.length} beside {self.rows}"
         kind = "" if self.kind is None else f" of kind {KINDS.index(self.kind)}"
         return f"{self.name} of {self.rows}{kind}" + (f", {self.steps} at a time" if self.steps > 1 else "")
 
@@ -154,17 +151,6 @@ class Runner:
         self.batch, done = program(self._weights, self.batch, packed, self._rope)
         return done
 
-    def mixed(self, part: ChunkRow, rows: Sequence[tuple[int, ...]], shape: tuple[int, int]) -> jax.Array:
-        """As `chunk`, of one part that begins at 0, with a step of decode of other slots in one pass over the weights.
-
-        `first` then draws their tokens. By a program of a shape of `Shapes.mixed`; rows as in `steps`.
-        """
-        packed = np.zeros((1, self._columns(shape[0])), np.int32)
-        self._pack(packed[0], part)
-        program = self._program(self.mixed_program(shape, max(position for _, position, *_ in rows) + 1))
-        self.batch, done = program(self._weights, self.batch, packed, self._packed(rows, shape[1]), self._rope)
-        return done
-
     def score(self, part: ChunkRow, following: Sequence[int]) -> Logprobs:
         """As `chunk`, of one part of at most `Shapes.scored` tokens; how likely the tokens that follow each are.
 
@@ -200,18 +186,17 @@ class Runner:
         few = batches.takes_decode_kernels(*shape, **self._kernels)
         return Program("chunk", shape[0], length=shape[1], behind=0 if few else self.shapes.behind_for(start))
 
-    def mixed_program(self, shape: tuple[int, int], positions: int) -> Program:
-        """Of `Shapes.mixed`, for so many positions at most."""
-        return Program("mixed", shape[1], length=shape[0], capacity=self._capacity(positions))
-
     def score_program(self) -> Program:
         """It is asked for so rarely that there is one, for wherever a prompt's tokens begin."""
         return self.chunk_program((1, self.shapes.scored), self.sizes.max_context)._replace(name="score")
 
     def steps_program(self, shape: tuple[Kind, int, int], positions: int) -> Program:
-        """Of `Shapes.decode`, for so many positions at most."""
+        """Of `Shapes.decode`, for so many positions at most. The kernels of a GPU look at lengths alone."""
         kind, rows, steps = shape
-        return Program("steps", rows, kind, steps=steps, capacity=self._capacity(positions))
+        capacity = self.sizes.max_context
+        if resolve_implementation(self._kernels["implementation"]) == "xla":
+            capacity = self.shapes.behind_for(min(positions, capacity))
+        return Program("steps", rows, kind, steps=steps, capacity=capacity)
 
     def settle(self) -> bool:
         """Waits for the device: a process that ended before would be aborted. Whether nothing of its work failed."""
@@ -230,7 +215,6 @@ class Runner:
                 [
                     Program("tables"),
                     *(self.chunk_program(shape, start) for shape in shapes.chunks for start in far),
-                    *(self.mixed_program(shape, positions) for shape in shapes.mixed for positions in far[1:]),
                     self.score_program(),
                     *(Program("first", rows, kind) for kind, rows in shapes.first),
                     *(self.steps_program(shape, positions) for shape in shapes.decode for positions in far[1:]),
@@ -262,13 +246,6 @@ class Runner:
         self.settle()
         self.compile_s += time.perf_counter() - begun
         return time.perf_counter() - begun
-
-    def _capacity(self, positions: int) -> int:
-        """A bound of positions for attention of decode. The kernels of a GPU look at lengths alone."""
-        most = self.sizes.max_context
-        if resolve_implementation(self._kernels["implementation"]) == "xla":
-            return self.shapes.behind_for(min(positions, most))
-        return most
 
     def _program(self, program: Program) -> Any:
         found = self._compiled.get(program)
@@ -309,12 +286,8 @@ class Runner:
             columns = self._columns(program.length) + (program.length if program.name == "score" else 0)
             static = dict(length=program.length, behind=program.behind, **self._prefill)
             return (self._weights, batch, rows((program.rows, columns), jnp.int32), self._rope), static
-        packed = rows((program.rows, len(DECODE_COLUMNS)), jnp.int32)
-        if program.name == "mixed":
-            static = dict(length=program.length, capacity=program.capacity, **self._prefill)
-            chunk = rows((1, self._columns(program.length)), jnp.int32)
-            return (self._weights, batch, chunk, packed, self._rope), static
         assert program.kind is not None
+        packed = rows((program.rows, len(DECODE_COLUMNS)), jnp.int32)
         static = dict(plan=program.kind.plan, logprobs=program.kind.logprobs, **self._kernels)
         if program.name == "first":
             return (self._weights, batch, packed), static

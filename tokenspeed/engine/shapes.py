@@ -2,12 +2,10 @@
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Sequence
 
 from jax.experimental.pallas import next_power_of_2
 
-from tokenspeed.engine.generation import FEW_TOKENS
 from tokenspeed.engine.kinds import DRAWN, FULL, GREEDY, KINDS, Kind
 
 FEWEST_TOKENS = 16
@@ -31,8 +29,6 @@ class Shapes:
         decode: (kind, rows, steps in one call); of every kind the most rows, and 1 step for each kind and rows.
         first: (kind, rows) of what draws the tokens that follow prompts.
         chunks: (sequences, tokens of each) of prefill; for each number of tokens also 1 sequence.
-        mixed: (tokens, rows) of a chunk of one sequence that begins at 0 with a step of decode beside it; of `chunks`'
-            numbers of tokens.
         behind: bounds of where chunks begin, ascending: the last is what a sequence may have.
         scored: tokens of the program of prefill that says how likely they are.
         pass_tokens: what a program of prefill takes beside its tokens, in tokens of a large one.
@@ -43,25 +39,16 @@ class Shapes:
     chunks: tuple[tuple[int, int], ...]
     behind: tuple[int, ...]
     scored: int
-    mixed: tuple[tuple[int, int], ...] = ()
     pass_tokens: int = PASS_TOKENS
 
     def decode_for(self, kind: Kind, rows: int, steps: int) -> tuple[Kind, int, int]:
         """A program for so many rows, of at most so many steps."""
-        programs = _enough(((k, n) for k, n, _ in self.decode), kind, rows)
-        kind, count = min(programs, key=lambda one: (KINDS.index(one[0]), one[1]))
+        kind, count = _least({(k, n) for k, n, _ in self.decode}, kind, rows)
         return kind, count, max(most for k, n, most in self.decode if (k, n) == (kind, count) and most <= max(steps, 1))
 
     def first_for(self, kind: Kind, rows: int) -> tuple[Kind, int]:
-        """A program for so many rows, or for as many of them as one takes; the fewest rows go before the kind."""
-        rows = min(rows, max(count for _, count in self.first))
-        return min(_enough(self.first, kind, rows), key=lambda one: (one[1], KINDS.index(one[0])))
-
-    def mixed_for(self, chunk: tuple[int, int], start: int, rows: int) -> tuple[int, int] | None:
-        """A program for a chunk of `chunks` that begins at `start` and so many rows of decode, or None."""
-        count, tokens = chunk
-        found = [one for one in self.mixed if one[0] == tokens and one[1] >= rows]
-        return min(found) if found and count == 1 and start == 0 else None
+        """A program for so many rows, or for as many of them as one takes."""
+        return _least(self.first, kind, min(rows, max(count for _, count in self.first)))
 
     def behind_for(self, start: int) -> int:
         return least(self.behind, start)
@@ -109,25 +96,22 @@ def served(*, max_rows: int, max_context: int, steps: int = 1) -> Shapes:
         steps: of decode in one call, where one sequence runs alone.
     """
     rows = tuple(count for count in powers_of_2(max_rows) if count != 2 or max_rows == 2)  # 2 take about as long as 4
-    skipped = (4,) if rows[-1] <= 128 else (4, 16)  # that there are 40 programs at most
-    fewer = tuple(count for count in rows if count not in skipped or count == rows[-1])
-    many = tuple(sorted({min(64, rows[-1]), rows[-1]}))
+    few = sorted({1, min(8, rows[-1]), min(64, rows[-1]), rows[-1]})  # what costs more is asked for less
     together = {16: 16, 64: 4}  # short prompts that come at once: a pass over the weights for all
-    lengths = tuple(
-        length for before, length in itertools.pairwise((0, 16, 64, 128, 256, 512, 1024)) if before < max_context
-    )
+    lengths = (16, 64, 128, 256, 512, 1024)
     return Shapes(
         decode=(
-            *((GREEDY, count, 1) for count in rows),
-            *((DRAWN, count, 1) for count in fewer),
+            *((kind, count, 1) for kind in (GREEDY, DRAWN) for count in rows),
             *((kind, 1, steps) for kind in (GREEDY, DRAWN) if steps > 1),
-            *((FULL, count, 1) for count in sorted({1, *many})),  # what costs more is asked for less
+            *((FULL, count, 1) for count in few),
         ),
-        first=tuple(dict.fromkeys([(GREEDY, 1), (FULL, 1), *((kind, many[0]) for kind in KINDS)])),
+        first=((GREEDY, 1), (FULL, 1), *([(FULL, min(8, rows[-1]))] if rows[-1] > 1 else [])),
         chunks=tuple(
-            (count, length) for length in lengths for count in sorted({1, min(together.get(length, 1), rows[-1])})
+            (count, length)
+            for i, length in enumerate(lengths)
+            if i == 0 or lengths[i - 1] < max_context
+            for count in sorted({1, min(together.get(length, 1), rows[-1])})
         ),
-        mixed=tuple((lengths[-1], count) for count in many) if lengths[-1] > FEW_TOKENS and max_rows > 1 else (),
         behind=tuple(sorted({0, min(FAR, max_context), max_context})),
         scored=SCORED_TOKENS,
     )
@@ -188,9 +172,12 @@ def powers_of_2(most: int, least: int = 1) -> tuple[int, ...]:
     return tuple(low << i for i in range((next_power_of_2(max(most, low)) // low).bit_length()))
 
 
-def _enough(programs, kind: Kind, rows: int) -> list[tuple[Kind, int]]:
-    """Those (kind, rows) that do what this kind does for so many rows."""
-    return [(k, n) for k, n in programs if KINDS.index(k) >= KINDS.index(kind) and n >= rows]
+def _least(programs, kind: Kind, rows: int) -> tuple[Kind, int]:
+    """The first by kind, then by rows, that does what this kind does for so many rows."""
+    wanted = KINDS.index(kind)
+    return min(
+        ((k, n) for k, n in programs if KINDS.index(k) >= wanted and n >= rows), key=lambda p: (KINDS.index(p[0]), p[1])
+    )
 
 
 @functools.lru_cache(maxsize=4096)

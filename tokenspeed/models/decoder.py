@@ -4,25 +4,13 @@ Dimensions: B batch, T tokens, S slots of the cache, D model, F feed-forward, N 
 dimension, V vocabulary.
 """
 
-import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from pallas_kernels import (
-    DenseWeight,
-    KVCache,
-    QuantisedWeight,
-    Weight,
-    activate,
-    attention,
-    attention_counters,
-    project,
-    rms_norm,
-    rope_and_cache,
-)
+from pallas_kernels import DenseWeight, KVCache, QuantisedWeight, Weight, activate, project, rms_norm, rope_and_cache
 from tokenspeed.measure.available_memory import needing
 from tokenspeed.models.config import ModelConfig
 from tokenspeed.models.prefill_attention import attend, attend_chunk, of_sequences
@@ -30,19 +18,6 @@ from tokenspeed.models.quantisation import Quantisation
 from tokenspeed.models.rope import tables
 
 INIT_SCALE = 0.02
-
-
-class Beside(NamedTuple):
-    """One token of each of N other sequences, which share a prefill's pass over the weights.
-
-    Attributes:
-        tokens, positions: int32 [N]; position -1 for a row that is not in use, which writes nothing and sees nothing.
-        page_table: int32 [N, pages of a sequence].
-    """
-
-    tokens: jax.Array
-    positions: jax.Array
-    page_table: jax.Array
 
 
 class Linear(nnx.Module):
@@ -58,7 +33,7 @@ class Linear(nnx.Module):
         return DenseWeight(values=self.values[...], bias=None if self.bias is None else self.bias[...])
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x [..., I] to [..., O] or [..., O, 2] of x's dtype; sums are float32."""
+        """x [B, T, I] to [B, T, O] or [B, T, O, 2] of x's dtype; sums are float32."""
         return project(x, self.weight, out_dtype=x.dtype)
 
 
@@ -179,58 +154,17 @@ class Llama(nnx.Module):
         Returns:
             (the residual stream [B, T, D], the caches).
         """
-        x, _, caches = self.prefill_beside(
-            caches, tokens, positions, rope, beside=None, capacity=capacity, start=start, page_table=page_table,
-            prefill_backend=prefill_backend, implementation=implementation,
-        )  # fmt: skip
-        return x, caches
-
-    def prefill_beside(
-        self,
-        caches: list[KVCache],
-        tokens: jax.Array,
-        positions: jax.Array,
-        rope: tuple[jax.Array, jax.Array],
-        *,
-        beside: Beside | None,
-        capacity: int,
-        start: jax.Array | None,
-        page_table: jax.Array | None,
-        prefill_backend: str,
-        implementation: str | None,
-    ) -> tuple[jax.Array, jax.Array, list[KVCache]]:
-        """As `prefill`, and a step of decode of other sequences in the same pass over the weights.
-
-        Args:
-            beside: their tokens, or None; they need a page table, and attend as in `decode.decode_step`.
-
-        Returns:
-            (the residual stream [B, T, D], that of the tokens beside [N, D], which may be none, the caches).
-        """
         batch, length = tokens.shape
-        count, counters = tokens.size, None
-        all_tokens = tokens.reshape(-1)
+        x = self.embedding[...][tokens]
         sequence = jnp.repeat(jnp.arange(batch, dtype=jnp.int32), length)
-        if beside is not None:
-            if page_table is None:
-                raise ValueError("beside: expected with a page table")
-            all_tokens = jnp.concatenate([all_tokens, beside.tokens])
-            counters = attention_counters(beside.tokens.shape[0], self.config.num_kv_heads)
-        x = self.embedding[...][all_tokens]  # [B * T + N, D]
         new = []
         for block, cache, layer in zip(self.blocks, caches, self.config.layers, strict=True):
             pairs = block.qkv(self.normed(x, block.attention_norm))
-            placed = functools.partial(
-                rope_and_cache, pairs, rope=rope, out_dtype=x.dtype, implementation=implementation
-            )
-            *heads, cache = placed(
-                cache, first_row=0, positions=positions.reshape(-1), sequence=sequence, page_table=page_table
-            )
+            *heads, cache = rope_and_cache(
+                pairs.reshape(batch * length, *pairs.shape[2:]), cache, positions=positions.reshape(-1), rope=rope,
+                sequence=sequence, page_table=page_table, out_dtype=x.dtype, implementation=implementation,
+            )  # fmt: skip
             q, k, v = (one.reshape(batch, length, *one.shape[1:]) for one in heads)
-            if beside is not None:
-                other_q, _, _, cache = placed(
-                    cache, first_row=count, positions=beside.positions, page_table=beside.page_table
-                )
             new.append(cache)
             if prefill_backend == "cudnn":
                 mixed = attend_chunk(
@@ -239,16 +173,8 @@ class Llama(nnx.Module):
             else:
                 k, v = of_sequences(cache, batch, page_table, capacity, x.dtype)
                 mixed = attend(q, k, v, positions, window=layer.window)
-            mixed = mixed.reshape(count, *mixed.shape[2:])
-            if beside is not None:
-                one_each, counters = attention(
-                    other_q, cache, lengths=beside.positions + 1, page_table=beside.page_table,
-                    window=layer.window, counters=counters, implementation=implementation,
-                )  # fmt: skip
-                # Not into the product that follows: it would be Triton's then, and no library's.
-                mixed = jax.lax.optimization_barrier(jnp.concatenate([mixed, one_each]))
             x = self.rest(block, x, mixed)
-        return x[:count].reshape(batch, length, -1), x[count:], new
+        return x, new
 
     def rope_tables(self, positions: int) -> tuple[jax.Array, jax.Array]:
         """(cos, sin) of that many positions: float32 [positions, H / 2] each.
@@ -275,8 +201,8 @@ class Llama(nnx.Module):
         return tuple(jnp.split(heads, (c.num_heads, turned), axis=2))
 
     def rest(self, block: Block, x: jax.Array, mixed: jax.Array) -> jax.Array:
-        """What follows attention in a layer: both residual adds and the MLP; x [..., D], mixed [..., N, H]."""
-        x = x + block.out(mixed.reshape(*x.shape[:-1], -1))
+        """What follows attention in a layer: both residual adds and the MLP; mixed [B, T, N, H]."""
+        x = x + block.out(mixed.reshape(*x.shape[:2], -1))
         both = block.gate_up(self.normed(x, block.mlp_norm)).astype(jnp.float32)
         product = (activate(self.config.activation, both[..., 0]) * both[..., 1]).astype(x.dtype)
         return x + block.down(product)

@@ -95,22 +95,6 @@ def test_a_row_without_a_place_is_nan_where_it_is_traced():
         assert np.isnan(q[2]).all() and np.isfinite(np.delete(q, 2, axis=0)).all()
 
 
-@pytest.mark.parametrize("implementation", ["xla", "interpret"])
-def test_calls_that_share_a_product(implementation):
-    """Each takes its rows of it, and what they write is what a call of those rows alone writes."""
-    pairs, cache, how, _ = call_of(rows=21, layout=Layout(6, 5))
-    positions, sequence = how.pop("positions"), how.pop("sequence")
-    in_parts = alone = cache
-    for rows in (slice(0, 13), slice(13, 20)):
-        own = dict(positions=positions[rows], sequence=sequence[rows], implementation=implementation, **how)
-        *found, in_parts = pk.rope_and_cache(pairs, in_parts, first_row=rows.start, **own)
-        *expected, alone = pk.rope_and_cache(pairs[rows], alone, **own)
-        for one, other in zip(found, expected, strict=True):
-            assert_same_bits(one, other)
-    assert_same_bits(in_parts.k, alone.k)
-    assert_same_bits(in_parts.v, alone.v)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "dtype, options",
@@ -140,8 +124,6 @@ def test_its_dtypes():
     [
         (dict(pairs=jnp.ones((5, 96))), "pairs: expected shape [B, (N + 2K) * H / 2, 2], got [5, 96]"),
         (dict(pairs=jnp.ones((6, 96, 2))), "sequence: expected shape [6], got [5]"),
-        (dict(first_row=1), "pairs: expected 6 rows, for positions from first_row on, got 5"),
-        (dict(first_row=-1), "first_row: expected"),
         (dict(pairs=jnp.ones((5, 40, 2))), "pairs: expected (N + 2K) * H / 2 pairs for K=2 and an even H=24, got 40"),
         (dict(pairs=jnp.ones((5, 96, 2), jnp.int32)), "pairs: expected"),
         (dict(rotary_dim=5), "rotary_dim: expected an even number"),

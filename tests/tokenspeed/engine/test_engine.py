@@ -18,7 +18,6 @@ from tokenspeed.sampling.params import SamplingParams
 
 CONTEXT, PAGE, PAGES = 128, 16, 20
 """PAGES: enough for four rows of PARAMS. Engines with as many share their programs."""
-MIXED = (16, 2), (16, 4), (32, 4)
 PROMPTS = (
     "Once upon a time there was a little dog who",
     "The cat",
@@ -60,13 +59,9 @@ def lone() -> Engine:
     return engine_of(reuse=False)
 
 
-def engine_of(
-    pages: int = PAGES, *, rows: int = 4, budget: int = 64, steps: int = 1, reuse: bool = True,
-    mixed: tuple[tuple[int, int], ...] = (),
-) -> Engine:  # fmt: skip
+def engine_of(pages: int = PAGES, *, rows: int = 4, budget: int = 64, steps: int = 1, reuse: bool = True) -> Engine:
     sizes = Sizes(pages=pages, page_size=PAGE, slots=rows, max_context=CONTEXT)
     shapes = any_size(max_rows=rows, tokens=32, max_context=CONTEXT, steps=steps)
-    shapes = dataclasses.replace(shapes, mixed=mixed)
     runner = Runner(llm().model, sizes, shapes, implementation="xla", prefill_backend="xla")
 
     limits = Limits(max_rows=rows, token_budget=budget, chunk=32, max_context=CONTEXT, overtakes=2)
@@ -89,12 +84,10 @@ def run(engine: Engine) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more, steps, mixed", [(0, 1, ()), (60, 4, ()), (0, 1, MIXED), (60, 4, MIXED)])
-def test_together_as_alone(more, steps, mixed):
-    """Also where their outputs are so long that the pool is not enough for four, and where decode goes with chunks."""
-    engine, calls = engine_of(steps=steps, mixed=mixed), []
-    run_mixed = engine.runner.mixed
-    engine.runner.mixed = lambda part, rows, shape: calls.append(len(rows)) or run_mixed(part, rows, shape)
+@pytest.mark.parametrize("more, steps", [(0, 1), (60, 4)])
+def test_together_as_alone(more, steps):
+    """Also where their outputs are so long that the pool is not enough for four."""
+    engine = engine_of(steps=steps)
     each = [dataclasses.replace(one, max_tokens=one.max_tokens + more, ignore_eos=more > 0) for one in PARAMS]
     asked = [(PROMPTS[i % 5], each[(i + i // 5) % 5]) for i in range(12)]
     rows = [row_of(i, *one) for i, one in enumerate(asked)]
@@ -111,7 +104,6 @@ def test_together_as_alone(more, steps, mixed):
             # the order of float32 sums follows the number of rows
             np.testing.assert_allclose(found, [one.logprob for one in expected.logprobs], rtol=0, atol=1e-4)
     assert (engine.scheduler.preemptions > 0) == (more > 0)
-    assert (max(calls, default=0) > 1) == bool(mixed), "several went along, where they may"
     assert engine.pool.used == 0 and engine.pool.available == PAGES
 
 

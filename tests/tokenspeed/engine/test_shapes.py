@@ -15,7 +15,7 @@ both = pytest.mark.parametrize("shapes", [SERVED, OFFLINE, served(max_rows=1, ma
 def count(shapes):
     """Programs of a served model on a GPU, where chunks of up to 256 tokens take the kernels of decode."""
     chunks = sum(1 if rows * length <= 256 else len(shapes.behind) for rows, length in shapes.chunks)
-    return len(("tables", "score")) + len(shapes.decode) + len(shapes.first) + len(shapes.mixed) + chunks
+    return len(("tables", "score")) + len(shapes.decode) + len(shapes.first) + chunks
 
 
 @pytest.mark.parametrize("max_rows", [1, 2, 7, 64, 256])
@@ -66,14 +66,6 @@ def test_decode_has_a_program_for_any_rows(shapes, kind, rows, steps):
 
 def test_a_program_for_what_is_asked_goes_before_one_that_does_more():
     assert SERVED.decode_for(GREEDY, 3, 4) == (GREEDY, 4, 1) and SERVED.decode_for(DRAWN, 1, 9) == (DRAWN, 1, 4)
-    assert SERVED.decode_for(FULL, 3, 1) == (FULL, 64, 1), "what costs more has fewer sizes"
-    assert SERVED.first_for(GREEDY, 1) == (GREEDY, 1) and SERVED.first_for(GREEDY, 200) == (GREEDY, 64)
-    assert SERVED.first_for(DRAWN, 1) == (FULL, 1), "one row of the widest kind takes less than many of its own"
+    assert SERVED.decode_for(FULL, 3, 1) == (FULL, 8, 1), "what costs more has fewer sizes"
+    assert SERVED.first_for(GREEDY, 1) == (GREEDY, 1) and SERVED.first_for(GREEDY, 20) == (FULL, 8)
     assert [SERVED.behind_for(start) for start in (0, 1, 16384, 16385)] == [0, 16384, 16384, 131072]
-
-
-def test_a_chunk_and_a_step_of_decode_share_a_program_where_there_is_one():
-    assert SERVED.mixed_for((1, 1024), 0, 3) == (1024, 64) and SERVED.mixed_for((1, 1024), 0, 65) == (1024, 256)
-    assert SERVED.mixed_for((1, 1024), 64, 3) is None, "attention to what is behind is in no such program"
-    assert SERVED.mixed_for((1, 512), 0, 3) is None and OFFLINE.mixed_for((1, 1024), 0, 3) is None
-    assert not served(max_rows=8, max_context=200).mixed, "so few tokens take the kernels of decode"

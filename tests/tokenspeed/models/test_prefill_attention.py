@@ -212,7 +212,7 @@ def test_long_prompts_of_an_llm_run_on_the_chosen_backend(flash_by_xla, monkeypa
     other = LLM(one.model, one.tokenizer, implementation="xla", prefix_caching=False)
     other.options = dataclasses.replace(other.options, prefill_backend="cudnn")
     chunks, backends = [], []
-    real, prefill = Runner.chunk, Llama.prefill_beside
+    real, prefill = Runner.chunk, Llama.prefill
 
     def chunk(runner, given, shape):
         chunks.append([(part.start, len(part.tokens)) for part in given])
@@ -223,7 +223,7 @@ def test_long_prompts_of_an_llm_run_on_the_chosen_backend(flash_by_xla, monkeypa
         return prefill(model, *operands, **static)
 
     monkeypatch.setattr(Runner, "chunk", chunk)
-    monkeypatch.setattr(Llama, "prefill_beside", traced)
+    monkeypatch.setattr(Llama, "prefill", traced)
     for a, b in zip(expected, other.generate(prompts, params), strict=True):
         assert a.token_ids == b.token_ids
         np.testing.assert_allclose(
