@@ -139,7 +139,9 @@ def _rounded(runs: jax.Array, bits: int) -> tuple[list[jax.Array], jax.Array, ja
     numbers = lax.bitcast_convert_type(runs * (1 / scales)[..., None] + ROUNDING, jnp.int32) << 16 >> 16
     planes = [numbers] if bits == 8 else [numbers >> 8, numbers]
     totals = jnp.sum(numbers, axis=-1, dtype=jnp.int32)
-    return [plane.astype(jnp.int8) for plane in planes], lax.bitcast_convert_type(scales, jnp.int32), totals
+    # In the range of int8 before they are: XLA on a GPU would take the nearest that is.
+    planes = [(plane << 24 >> 24).astype(jnp.int8) for plane in planes]
+    return planes, lax.bitcast_convert_type(scales, jnp.int32), totals
 
 
 def load(refs: FixedPointRefs, row: int, inputs: Span, *, interpret: bool) -> Runs:
