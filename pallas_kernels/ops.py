@@ -102,6 +102,8 @@ def fixed_point_bits(op: str, weight: Weight, rows: int, tiles: Tiles | None = N
         return None
     x: Any = jax.ShapeDtypeStruct((rows, weight.shape[-1]), weight.dtype)
     shape = stream_shape(x, weight)
+    if not shape.wants_fixed_point:
+        return None
     return fixed_point.bits_for(shape, tiles or choose_tiles.resolve(OPS[op].tuned, None, shape, OPS[op].space))
 
 

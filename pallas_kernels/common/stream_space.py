@@ -45,7 +45,7 @@ def default_whole(shape: StreamShape, device: Device) -> Tiles:
 
 def makes_runs(shape: StreamShape) -> bool:
     """Whether an op of such a weight is to make whole runs of its result: the next takes them in fixed point."""
-    return shape.in_integers and shape.rows <= FIXED_POINT_ROWS and shape.outputs % RUN == 0
+    return shape.wants_fixed_point and shape.rows <= FIXED_POINT_ROWS and shape.outputs % RUN == 0
 
 
 def _of_runs(space: TileSpace) -> TileSpace:

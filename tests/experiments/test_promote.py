@@ -93,23 +93,24 @@ def test_the_tuned_tile_is_the_one_to_beat(promoted, make_record):
 
 
 def test_tiles_that_leave_floats_to_the_next_kernel_do_not_count(promoted, make_record):
-    case = cases.make("out", "ragged-int8")
+    case = cases.make("out", "llama-3.2-1b-int8-a8")
     heuristic = dataclasses.asdict(case.known.default_tiles(case.shape, pk.DEVICES["h200"]))
-    narrow = make_record(model="ragged-int8", tiles=dict(heuristic, block_n=8), median_us=5.0)
-    records = [make_record(model="ragged-int8", tiles=heuristic, median_us=10.0), narrow]
+    narrow = make_record(model="llama-3.2-1b-int8-a8", fixed_point=8, tiles=dict(heuristic, block_n=8), median_us=5.0)
+    records = [make_record(model="llama-3.2-1b-int8-a8", fixed_point=8, tiles=heuristic, median_us=10.0), narrow]
     assert promoted(records) is None
-    better = make_record(model="ragged-int8", tiles=dict(heuristic, num_warps=8), median_us=9.0)
+    better = make_record(model="llama-3.2-1b-int8-a8", fixed_point=8, tiles=dict(heuristic, num_warps=8), median_us=9.0)
     assert promoted([*records, better])[0]["tiles"] == better["tiles"]
 
 
 def test_a_tuned_tile_that_leaves_floats_gives_way(promoted, make_record, tmp_path, device):
-    case = cases.make("out", "ragged-int8")
+    case = cases.make("out", "llama-3.2-1b-int8-a8")
     heuristic = dataclasses.asdict(case.known.default_tiles(case.shape, device))
     narrow, path = dict(heuristic, block_n=8), tmp_path / device.key / "out.json"
     path.parent.mkdir()
     path.write_text(json.dumps(dict(entries=[dict(shape=dataclasses.asdict(case.shape), tiles=narrow)])))
     found = [
-        make_record(model="ragged-int8", tiles=tiles, median_us=us) for tiles, us in ((narrow, 9), (heuristic, 10))
+        make_record(model="llama-3.2-1b-int8-a8", fixed_point=8, tiles=tiles, median_us=us)
+        for tiles, us in ((narrow, 9), (heuristic, 10))
     ]
     assert [entry["tiles"] for entry in promoted(found)] == [heuristic]
 

@@ -31,28 +31,31 @@ VECTORS = pk.Tiles(block_n=16, block_k=32)
 TENSOR_CORES = dataclasses.replace(VECTORS, mma=True)
 
 
-@pytest.mark.parametrize("op, model", [("qkv", "ragged-int8"), ("gate_up", "ragged-int4-g32"), ("head", "ragged-int8")])
+@pytest.mark.parametrize(
+    "op, model", [("qkv", "llama-3.2-1b-int8-a8"), ("gate_up", "ragged-int4-g32"), ("head", "llama-3.2-1b-int8-a8")]
+)
 def test_integer_weights_have_fixed_point_on_vectors_and_floats_on_tensor_cores(op, model):
     case = cases.make(op, model, rows=2)
     fixed, floats = (case.call.cut(tiles).arguments for tiles in (VECTORS, TENSOR_CORES))
-    assert isinstance(fixed["x"].x, pk.FixedPointRows) and fixed["x"].x.bits == 16
+    bits = 8 if model.endswith("a8") else 16
+    assert isinstance(fixed["x"].x, pk.FixedPointRows) and fixed["x"].x.bits == bits
     assert floats["x"].x.dtype == fixed["x"].x.dtype == "bfloat16" and not isinstance(floats["x"].x, pk.FixedPointRows)
     assert fixed["x"].squares == floats["x"].squares
-    assert [case.tile_fields(tiles)["fixed_point"] for tiles in (VECTORS, TENSOR_CORES, None)] == [16, None, None]
+    assert [case.tile_fields(tiles)["fixed_point"] for tiles in (VECTORS, TENSOR_CORES, None)] == [bits, None, None]
     assert case.call.cut(VECTORS).shape == case.call.cut(TENSOR_CORES).shape == case.shape
 
 
 def test_what_has_no_fixed_point():
-    for model, rows in (("ragged-int8", 3), ("ragged", 1)):
+    for model, rows in (("ragged-int4-g32", 3), ("ragged", 1), ("ragged-int8", 1)):
         assert cases.make("gate_up", model, rows=rows).fixed_point(VECTORS) is None
         assert "fixed_point" not in cases.make("out", model, rows=rows).call.arguments
-    assert cases.make("out", "ragged-int8").fixed_point(VECTORS) is None, "heads of 40 are no runs of 16"
-    assert cases.make("down", "ragged-int8").fixed_point(VECTORS) is None, "nor are 344 inputs"
+    assert cases.make("out", "ragged-int4-g32").fixed_point(VECTORS) is None, "heads of 40 are no runs of 16"
+    assert cases.make("down", "ragged-int4-g32").fixed_point(VECTORS) is None, "nor are 344 inputs"
 
 
 def test_heads_of_whole_runs_come_in_fixed_point():
-    attention, out = (cases.make(op, "llama-3.2-1b-int8") for op in ("attention", "out"))
-    assert attention.call.arguments["fixed_point"] == out.fixed_point(VECTORS) == 16
+    attention, out = (cases.make(op, "llama-3.2-1b-int8-a8") for op in ("attention", "out"))
+    assert attention.call.arguments["fixed_point"] == out.fixed_point(VECTORS) == 8
     assert out.call.cut(VECTORS).arguments["x"].shape == (1, 2048)
 
 
@@ -71,7 +74,7 @@ def test_what_leaves_floats_to_a_kernel_that_wants_fixed_point():
 
 
 def test_a_record_counts_that_had_its_activations_as_the_step_hands_them_on(make_record):
-    case = cases.make("gate_up", "llama-3.2-1b-int8")
+    case = cases.make("gate_up", "llama-3.2-1b-int8-a8")
     known = make_record(**case.tile_fields(VECTORS))
     assert case.counts(known) and not case.counts(known | dict(fixed_point=None))
     assert not case.counts(make_record(**case.tile_fields(dataclasses.replace(VECTORS, block_n=8))))
