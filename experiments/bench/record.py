@@ -14,6 +14,7 @@ import pallas_kernels as pk
 from experiments.bench.errors import ResultsError
 from experiments.bench.kind import FIXED_POINT, KV_DTYPE, MADE_WITH, ORIGIN, ORIGIN_NEEDS, PAGE_SIZE, Fields
 from experiments.bench.kinds import KINDS
+from experiments.bench.served_kinds import BATCHED_TOKENS
 from tokenspeed.models.kv_dtypes import AUTO
 
 Record = dict[str, Any]
@@ -36,14 +37,18 @@ def check(record: Any, where: str) -> Record:
     """The record, if it is one; else a ResultsError that says at `where` which field is wrong.
 
     What was written before a field was there has it all the same: its cache was contiguous and not in 8 bits, its
-    activations were floats, and of its tiles a field that they lack had its default.
+    activations were floats, the engine chose how many tokens of prompts a step took, and of its tiles a field that they
+    lack had its default.
     """
     if not isinstance(record, dict):
         raise ResultsError(f"{where}: expected a record, got {_shown(record)}")
     kind = record.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         raise ResultsError(f"{where}: kind: expected one of {', '.join(KINDS)}, got {_shown(kind)}")
-    later = ("page_size", PAGE_SIZE, 0), ("kv_dtype", KV_DTYPE, AUTO), ("fixed_point", FIXED_POINT, None)
+    later = (
+        ("page_size", PAGE_SIZE, 0), ("kv_dtype", KV_DTYPE, AUTO), ("fixed_point", FIXED_POINT, None),
+        ("max_batched_tokens", BATCHED_TOKENS, 0),
+    )  # fmt: skip
     for name, field, before in later:
         if name not in record and _fields(kind).get(name) == field:
             record = record | {name: before if record.get("op", "attention") == "attention" else None}

@@ -20,6 +20,7 @@ from experiments.bench.kind import (
     Kind,
 )
 
+BATCHED_TOKENS = COUNT, "of prompts that a step takes; 0: as the engine chooses"
 SERVED = dict(
     model=STEP["model"],
     dtype=STEP["dtype"],
@@ -27,6 +28,7 @@ SERVED = dict(
     prefill_backend=PREFILL_BACKEND,
     max_batch=(SIZE, "sequences that the engine runs at a time"),
     max_context=(SIZE, "positions of a sequence"),
+    max_batched_tokens=BATCHED_TOKENS,
     kv_pages=(SIZE, "of the pool of keys and values"),
     programs=(SIZE, "that were compiled before the engine was ready"),
     ready_s=(AMOUNT, "seconds to make the engine, the weights being there"),
@@ -47,7 +49,7 @@ LOAD = dict(
     itl_ms_p99=(AMOUNT, "99th percentile over the tokens"),
     whole_ms_p50=(POSITIVE, "median from a request's call to its last token"),
 )
-_SERVED_KEY = ("device", "model", "dtype", "implementation", "prefill_backend")
+_SERVED_KEY = ("device", "model", "dtype", "implementation", "prefill_backend", "max_batched_tokens")
 _SERVED_NEEDS = (*_SERVED_KEY[1:], "max_batch", "max_context", "status")
 _SERVED_FIGURES = ("kv_pages", "programs", "ready_s", "compiled_after_ready", "preemptions")
 

@@ -90,11 +90,13 @@ def of_model(options: Options, model: str, config: ModelConfig, dtype: str) -> G
     )
     limits = dict(max_batch=throughput_options.max_batch(options), max_context=throughput_options.max_context(options))
     lead = dict(model=model, dtype=dtype, implementation=implementation, prefill_backend=backend, **limits)
+    lead |= dict(max_batched_tokens=options.max_batched_tokens)
     with contextlib.ExitStack() as stack:
         try:
             llm = LLM.random(
                 config, dtype=DTYPES[dtype], seed=options.seed, kv_bytes=options.kv_bytes or None,
-                implementation=implementation, prefill_backend=backend, **limits,
+                max_batched_tokens=options.max_batched_tokens or None, implementation=implementation,
+                prefill_backend=backend, **limits,
             )  # fmt: skip
             begun = time.perf_counter()
             engine = stack.enter_context(contextlib.closing(AsyncEngine(llm)))

@@ -41,6 +41,7 @@ class Options:
     shared_prefixes: tuple[int, ...]
     repeats: int
     max_context: int
+    max_batched_tokens: int
     kv_bytes: int
     seed: int
     results: str
@@ -50,7 +51,8 @@ class Options:
             check_name("dtypes", name, DTYPES)
         check_least(
             self, concurrency=1, input_tokens=0, output_tokens=0, rounds=1, least_requests=1, long_prompts=1,
-            background=1, short_tokens=1, shared_prefixes=1, repeats=1, max_context=0, kv_bytes=0, seed=0,
+            background=1, short_tokens=1, shared_prefixes=1, repeats=1, max_context=0,
+            max_batched_tokens=0, kv_bytes=0, seed=0,
         )  # fmt: skip
         if self.output_tokens == 1:
             raise UsageError("output_tokens: expected 2 or more, or there is no time between tokens, got 1")

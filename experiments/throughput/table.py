@@ -9,8 +9,9 @@ from experiments.decode.table import with_extras
 
 ENGINE = ("device", "model", "dtype", "implementation")
 LOAD = (
-    "model", "dtype", "input", "output", "concurrency", "output tokens/s", "requests/s", "TTFT ms p50, p99",
-    "ms between tokens p50, p99", "whole ms p50", "host ms a step", "wait ms a step", "pool used %", "preemptions",
+    "model", "dtype", "input", "output", "concurrency", "prompt tokens a step", "output tokens/s", "requests/s",
+    "TTFT ms p50, p99", "ms between tokens p50, p99", "whole ms p50", "host ms a step", "wait ms a step", "pool used %",
+    "preemptions",
 )  # fmt: skip
 LONG = (
     "model", "dtype", "long prompt", "others", "ms between their tokens before, p50", "during its prefill, p99",
@@ -31,6 +32,7 @@ def throughput_table(records: Sequence[Record]) -> Table:
     lines = [
         [
             one["model"], one["dtype"], one["input_tokens"], one["output_tokens"], one["concurrency"],
+            one["max_batched_tokens"] or "default",
             _told(one, "output_tokens_per_s", ".1f"), _told(one, "requests_per_s"),
             _both(one, "ttft_ms_p50", "ttft_ms_p99", ".1f"), _both(one, "itl_ms_p50", "itl_ms_p99", ".2f"),
             _told(one, "whole_ms_p50", ".1f"), _told(one, "host_ms_per_step"), _told(one, "wait_ms_per_step"),

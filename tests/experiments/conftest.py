@@ -81,8 +81,8 @@ STEP = dict(
     ablation="", tried=False, kernel="out", read_bytes=100, written_bytes=10, step_bytes=100, step_read_bytes=110,
 )  # fmt: skip
 SERVED = dict(
-    implementation="triton", prefill_backend="cudnn", max_batch=64, max_context=2149, kv_pages=1000, programs=40,
-    ready_s=60.0, compiled_after_ready=0, preemptions=0,
+    implementation="triton", prefill_backend="cudnn", max_batch=64, max_context=2149, max_batched_tokens=0,
+    kv_pages=1000, programs=40, ready_s=60.0, compiled_after_ready=0, preemptions=0,
 )  # fmt: skip
 LOAD = dict(
     concurrency=8, input_tokens=1024, output_tokens=128, requests=16, seconds=2.0, output_tokens_per_s=1024.0,

@@ -14,6 +14,7 @@ from tests.tokenspeed.shared import folder
 from tokenspeed import LLM, SamplingParams
 from tokenspeed import llm as llm_module
 from tokenspeed.engine.build import STEPS, offline
+from tokenspeed.engine.row import Row
 from tokenspeed.engine.runner import Runner
 from tokenspeed.models.config import LayerConfig, ModelConfig, Rope
 
@@ -227,6 +228,11 @@ def test_bad_options(options, message, monkeypatch):
         (dict(folder=5), "folder: expected a path, got 5"),
         (dict(folder="tiny", progress="yes"), "progress: expected True or False, got 'yes'"),
         (dict(folder="tiny", max_context=513), "max_context: expected an integer from 1 to 512"),
+        (
+            dict(folder="tiny", max_batched_tokens=127),
+            "max_batched_tokens: expected an integer from 128",
+        ),
+        (dict(folder="tiny", max_batched_tokens=512, batch_invariant=True), "max_batched_tokens: with batch_invariant"),
         (dict(folder="tiny", dtype="int8"), "dtype: expected one of bfloat16, float16, float32, got 'int8'"),
     ],
 )
@@ -253,6 +259,23 @@ def test_a_checkpoint_is_loaded_when_the_options_are_right(options, message, mon
 def test_other_calls_say_at_once_what_is_wrong(call, message):
     with pytest.raises((ValueError, TypeError), match=re.escape(message)):
         call(random())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("most, first", [(None, 330), (128, 110)])
+def test_a_step_takes_as_many_tokens_of_prompts_as_asked_for(most, first):
+    llm = LLM(random().model, implementation="xla", max_batch=3, max_batched_tokens=most)
+    engine = offline(llm.model, llm.options)
+    prompts = [[2 + i, *range(3, 94), *range(3, 21)] for i in range(3)]
+    rows = [Row(0, one, GREEDY, 0, 0, tokenizer=None, max_context=llm.max_context, config=CONFIG) for one in prompts]
+    for i, row in enumerate(rows):
+        engine.add(i, row)
+    engine.step()
+    assert engine.metrics.prefill_tokens == first, "what is left is no page"
+    while not engine.is_idle:
+        engine.step()
+    alone = LLM(random().model, implementation="xla").generate(prompts, GREEDY)
+    assert [row.ids for row in rows] == [one.token_ids for one in alone]
 
 
 @pytest.mark.slow

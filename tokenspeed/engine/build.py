@@ -92,7 +92,8 @@ def _built(model: Llama, options: EngineOptions, *, tokens: int, steps: int, ser
     if o.batch_invariant:
         shapes = invariant(chunk=chunk, **how)
     else:
-        shapes = served(steps=steps, **how) if serve else any_size(tokens=max(tokens, chunk), steps=steps, **how)
+        how |= dict(steps=steps)
+        shapes = served(tokens=tokens, **how) if serve else any_size(tokens=max(most, chunk), **how)
     align = chunk if o.batch_invariant else 0
     limits = Limits(
         max_rows=o.max_batch, token_budget=max(tokens, chunk) + o.max_batch - 1, chunk=chunk, max_context=o.max_context,

@@ -17,6 +17,9 @@ SCORED_TOKENS = 256
 """Whose logits there is room for: 131 MB of a vocabulary of 128 thousand."""
 COMPILED_TOKENS = 512
 """The same where a program more is one to be compiled."""
+CROWD = 4
+"""Long prompts that a program takes at once, where a step has tokens for as many: larger products take less by the
+token, up to here."""
 FAR = 16384
 """Positions behind a chunk up to which its attention gathers no more; beyond, as many as a sequence may have."""
 
@@ -88,22 +91,28 @@ class Shapes:
         return calls
 
 
-def served(*, max_rows: int, max_context: int, steps: int = 1) -> Shapes:
+def served(*, max_rows: int, max_context: int, tokens: int = 0, steps: int = 1) -> Shapes:
     """Few, all of which are compiled before the first request: at most 40 programs, whatever the arguments.
 
     Args:
-        max_rows: sequences at a time, at most 256. max_context: positions of a sequence.
+        max_rows: sequences at a time, at most 256. max_context: positions of a sequence. tokens: of prompts in a step.
         steps: of decode in one call, where one sequence runs alone.
     """
     rows = tuple(count for count in powers_of_2(max_rows) if count != 2 or max_rows == 2)  # 2 take about as long as 4
-    few = sorted({1, min(8, rows[-1]), min(64, rows[-1]), rows[-1]})  # what costs more is asked for less
+    few = {1, min(8, rows[-1]), min(64, rows[-1]), rows[-1]}  # what costs more is asked for less
     together = {16: 16, 64: 4}  # short prompts that come at once: a pass over the weights for all
     lengths = (16, 64, 128, 256, 512, 1024)
+    drawn = rows
+    if tokens >= CROWD * lengths[-1] and rows[-1] >= CROWD:
+        together[lengths[-1]] = CROWD
+        if rows[-1] > 128:  # for 40 programs at most
+            drawn, few = tuple(count for count in rows if count != 4), few - {8}
     return Shapes(
         decode=(
-            *((kind, count, 1) for kind in (GREEDY, DRAWN) for count in rows),
+            *((GREEDY, count, 1) for count in rows),
+            *((DRAWN, count, 1) for count in drawn),
             *((kind, 1, steps) for kind in (GREEDY, DRAWN) if steps > 1),
-            *((FULL, count, 1) for count in few),
+            *((FULL, count, 1) for count in sorted(few)),
         ),
         first=((GREEDY, 1), (FULL, 1), *([(FULL, min(8, rows[-1]))] if rows[-1] > 1 else [])),
         chunks=tuple(

@@ -378,7 +378,7 @@ def test_the_engine_has_sections_once_there_are_records(make_record):
     titles = ["### Engine", "### Engine: a long prompt", "### Engine: a shared prefix"]
     assert parts[::4] == titles and all("experiments.throughput" in part for part in parts[3::4])
     one, eight, void = parts[2].splitlines()[2:]
-    assert "| 1024 | 128 | 1 | 200.0 |" in one and "| 12.5 | 2 |" in one
+    assert "| 1024 | 128 | 1 | default | 200.0 |" in one and "| 12.5 | 2 |" in one
     assert "| 8 | 1024.0 | 8.00 | 90.0, 200.0 | 5.00, 25.50 | 800.0 | 0.50 | 4.00 | 12.5 | 0 |" in eight
     assert "| 64 | - | - | - | - | - | - | - | - | - | void: something" in void
     assert "| 30000 | 8 | 5.00 | 90.00 | 1500.0 | 100.0 | 100 |" in parts[6]

@@ -69,3 +69,11 @@ def test_a_program_for_what_is_asked_goes_before_one_that_does_more():
     assert SERVED.decode_for(FULL, 3, 1) == (FULL, 8, 1), "what costs more has fewer sizes"
     assert SERVED.first_for(GREEDY, 1) == (GREEDY, 1) and SERVED.first_for(GREEDY, 20) == (FULL, 8)
     assert [SERVED.behind_for(start) for start in (0, 1, 16384, 16385)] == [0, 16384, 16384, 131072]
+
+
+def test_where_a_step_has_tokens_for_as_many_four_long_prompts_share_a_program():
+    crowded = served(max_rows=64, max_context=131072, tokens=8192)
+    assert crowded.pack([1024] * 5) == [((4, 1024), [0, 1, 2, 3]), ((1, 1024), [4])]
+    assert SERVED.pack([1024] * 2) == [((1, 1024), [0]), ((1, 1024), [1])]
+    for rows in (4, 64, 256):
+        assert count(served(max_rows=rows, max_context=131072, tokens=8192, steps=4)) <= 40
