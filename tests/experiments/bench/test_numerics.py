@@ -48,10 +48,10 @@ def test_quantised_weights_are_judged_by_what_they_stand_for(op, model):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("op", ["out", "gate_up", "head"])
+@pytest.mark.parametrize("op", ["out", "gate_up"])
 def test_fixed_point_is_judged_by_what_it_stands_for(op):
     tiles = pk.Tiles(block_n=32, block_k=32, num_warps=1)
-    call = cases.make(op, "ragged-int8", rows=2).call.cut(tiles)
+    call = cases.make(op, "ragged-int4-g32", rows=2).call.cut(tiles)
     state, streamed = operands.state(call, jax.random.key(1)), operands.streamed(call, jax.random.key(2))
     oracle, result = numerics.Oracle(call), cases.run(call, state, streamed, tiles, "interpret")
     verdict = oracle.judge(result, state, streamed)
@@ -67,7 +67,7 @@ def test_fixed_point_is_judged_by_what_it_stands_for(op):
         verdict = oracle.judge(spoilt(result), state, streamed)
     else:
         verdict = oracle.judge(cases.run(call, spoilt(state), streamed, tiles, "interpret"), state, streamed)
-    assert verdict.reason.startswith("wrong") or op == "head"
+    assert verdict.reason.startswith("wrong")
 
 
 @pytest.mark.slow

@@ -247,7 +247,7 @@ def test_kernels_in_interpret_mode_take_the_same_path(make_options, make_machine
 @pytest.mark.slow
 def test_activations_are_in_the_form_that_each_tile_takes(make_options, make_machine, device):
     """At 2 rows, with tiles on vectors and on tensor cores."""
-    options = make_options(ops=("out", "gate_up"), models=("ragged-int8",), rows=(2,), max_tiles=3, calls=1)
+    options = make_options(ops=("out", "gate_up"), models=("ragged-int4-g32",), rows=(2,), max_tiles=3, calls=1)
     _, records = swept(options, make_machine(implementation="interpret"), device)
     assert {found["status"] for found in records} == {"ok"}
     forms = {(found["op"], found["tiles"]["mma"], found["fixed_point"]) for found in records}

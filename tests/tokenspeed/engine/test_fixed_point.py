@@ -60,7 +60,7 @@ def step(rows: int, **options) -> tuple[np.ndarray, set[str]]:
 @pytest.mark.parametrize("rows", [1, 2])
 def test_a_step_in_fixed_point(rows):
     found, took = step(rows)
-    assert took == {"qkv", "out", "gate_up", "down", "head_logits"}
+    assert took == {"qkv", "out", "gate_up", "down"}, "but for the head, whose weights are int8"
     plain, took = step(rows, deferred_norm=False)
     assert not took
     # Plain, activations are rounded to bfloat16 between kernels.
