@@ -9,7 +9,7 @@ import jax
 from pallas_kernels.attention import api as attention
 from pallas_kernels.attention import cost as attention_cost
 from pallas_kernels.attention.tiles import ATTENTION, AttentionShape, AttentionTiles
-from pallas_kernels.common import checks, choose_tiles, fixed_point
+from pallas_kernels.common import checks, choose_tiles, fixed_point, weights
 from pallas_kernels.common.calls import stream_shape
 from pallas_kernels.common.cost import Cost
 from pallas_kernels.common.devices import Device
@@ -90,15 +90,35 @@ OPS = {
 }
 
 
-def fixed_point_bits(op: str, weight: Weight, rows: int, tiles: Tiles | None = None) -> int | None:
+PACKED_BY = dict(
+    qkv="pack_qkv", out="pack_linear", gate_up="pack_gate_up", down="pack_linear", head="pack_linear",
+    head_logits="pack_linear",
+)  # fmt: skip
+"""The ops that stream a weight, and what packs it."""
+
+
+def fixed_point_bits(
+    op: str, weight: Weight, rows: int, tiles: Tiles | None = None, *, qk_norm: bool = False
+) -> int | None:
     """Bits of the fixed point in which an op wants its activations, on the current device: `fixed_point=` of the kernel
     that makes them, and None for floats.
 
     Args:
         op: one that streams a weight. weight: that weight. rows: activation rows.
         tiles: that the op is to run with; None for those that it chooses.
+        qk_norm: of qkv, whether it norms heads, which it does on tensor cores and so with floats.
+
+    Raises:
+        ValueError, TypeError: an argument is wrong; the message names it.
     """
-    if rows > FIXED_POINT_ROWS:
+    packed_by = PACKED_BY[checks.one_of("op", op, tuple(PACKED_BY))]
+    weights.check(weight, ("O", "I") if packed_by == "pack_linear" else ("O", 2, "I"), packed_by)
+    rows = checks.whole("rows", rows, 1)
+    if tiles is not None:
+        checks.instance("tiles", tiles, Tiles)
+    if not isinstance(qk_norm, bool):
+        raise TypeError(f"qk_norm: expected True or False, got {checks.described(qk_norm)}")
+    if rows > FIXED_POINT_ROWS or qk_norm:
         return None
     x: Any = jax.ShapeDtypeStruct((rows, weight.shape[-1]), weight.dtype)
     shape = stream_shape(x, weight)

@@ -213,6 +213,7 @@ FUNCTIONS = OPS | {
     "attention_counters": (pk.attention_counters, dict(rows=1, kv_heads=2, tokens=1)),
     "defer_norm": (pk.defer_norm, dict(rows=MATRIX, weight=ONES, offset=0.0, dtype="float32", part=2)),
     "find_device": (pk.find_device, dict(kind="h100")),
+    "fixed_point_bits": (pk.fixed_point_bits, dict(op="down", weight=pk.pack_linear(MATRIX), rows=1)),
     "finish_norm": (pk.finish_norm, dict(x=MATRIX, weight=ONES, eps=1e-5, offset=0.0)),
     "pack_gate_up": (pk.pack_gate_up, dict(gate=MATRIX, up=MATRIX, gate_bias=ONES, up_bias=ONES)),
     "pack_linear": (pk.pack_linear, dict(kernel=MATRIX, bias=ONES)),

@@ -132,16 +132,18 @@ def test_runs_that_two_programs_share_come_as_floats():
 
 
 def test_who_wants_them():
-    def bits(op, rows=1, **way):
+    def bits(op, rows=1, qk_norm=False, **way):
         """As on that GPU, of a weight [64, 128] that is quantised in a way."""
-        shape = (64, 2, 128) if op == "gate_up" else (64, 128)
+        shape = (64, 2, 128) if op in ("qkv", "gate_up") else (64, 128)
         weight = jax.eval_shape(lambda: quantised(*shape, **way))
         with for_gpu("h200"):
-            return pk.fixed_point_bits(op, weight, rows)
+            return pk.fixed_point_bits(op, weight, rows, qk_norm=qk_norm)
 
     assert bits("down") == bits("gate_up") == bits("out", rows=2) == 16
     assert bits("head", rows=2, activations="int8") == 8
     assert bits("out", rows=3) is None
+    assert bits("qkv") == 16 and bits("qkv", qk_norm=True) is None, "heads are normed on tensor cores"
+    assert bits("down", format="int8") is None, "with 16 bits rounding them costs a kernel nothing"
     assert bits("down", format="fp8") is None
     dense = pk.DenseWeight(values=jax.ShapeDtypeStruct((64, 128), jnp.bfloat16))
     with for_gpu("h200"):
