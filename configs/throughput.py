@@ -46,7 +46,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     # The engine, one for all cases of a model.
     config.max_context = 0  # positions of a sequence; 0: as many as the cases need
-    config.max_batched_tokens = 0  # of prompts that a step takes; 0: as the engine chooses
+    config.max_batched_tokens = 0  # of a step, of prompts and decode; 0: as the engine chooses
     config.kv_bytes = 0  # of its pool; 0: what the largest concurrency at max_context takes, as far as memory goes
     config.seed = 0
 

@@ -18,9 +18,8 @@ from tokenspeed.completion import Completion, Delta
 from tokenspeed.engine.build import EngineOptions, offline
 from tokenspeed.engine.engine import Engine
 from tokenspeed.engine.input_processor import InputProcessor, Prompt
-from tokenspeed.engine.limits import LEAST_BATCHED
 from tokenspeed.engine.row import Row
-from tokenspeed.engine.sizes import check_kv_bytes
+from tokenspeed.engine.sizes import check_kv_bytes, least_batched_tokens
 from tokenspeed.messages import shown
 from tokenspeed.models import hf_config, kv_dtypes
 from tokenspeed.models.config import ModelConfig
@@ -45,9 +44,10 @@ class LLM:
         model: the decoder. tokenizer: or None, for token ids only.
         max_context: positions a sequence may take, prompt and output together; the model's own limit if None.
         max_batch: sequences that run at a time; more take turns.
-        max_batched_tokens: of prompts that a step takes, 128 or more. The more, the fewer steps a crowd of prompts
-            waits for, and the longer each of them keeps others from their next token. None: 1024 while others are in
-            decode, about 500 of a long prompt; without others 2048, or offline 8192.
+        max_batched_tokens: that a step computes at most, of prompts and in decode; `max_batch` + 63 or more. The more,
+            the fewer steps a crowd of prompts waits for, and the longer each of them keeps others from their next
+            token. None: 1024 of prompts while others are in decode, about 500 of a long one; without others 2048, or
+            offline 8192.
         kv_bytes: of the pool of keys and values; None: as many as `max_batch` sequences of `max_context` take, as far
             as there is memory, on a CPU at most a GiB.
         kv_dtype: what keys and values are stored in: 'auto' (the model's dtype), 'fp8' or 'int8', or two of these, of
@@ -354,7 +354,7 @@ def _options(
     )
     integer("max_batch", max_batch, 1, MOST_BATCH)
     if max_batched_tokens is not None:
-        integer("max_batched_tokens", max_batched_tokens, LEAST_BATCHED, MAX_INT)
+        integer("max_batched_tokens", max_batched_tokens, least_batched_tokens(max_batch), MAX_INT)
         if batch_invariant:
             raise ValueError("max_batched_tokens: with batch_invariant every chunk has the same length; expected None")
     kv = kv_dtypes.parse("kv_dtype", kv_dtype, dtype)

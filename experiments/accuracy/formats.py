@@ -11,7 +11,9 @@ from experiments.bench.formats import Format
 from tokenspeed.models.decoder import Linear, Llama, QuantisedLinear
 from tokenspeed.models.quantisation import Scheme
 
-DEFAULT = ("int8", "int8-a8", "fp8", "int4-g128", "int4-g64", "int4-g32", "int4-g32-asym", "int4-g32-a8")
+DEFAULT = (
+    "int8", "int8-a8", "fp8", "int4-g128", "int4-g64", "int4-g32", "int4-g32-asym", "int4-g128-a8", "int4-g32-a8",
+)  # fmt: skip
 TARGETS = {"int8": 0.99, "fp8": 0.975, "int4-g32": 0.92}
 """Top-1 agreement that a format is to have at least."""
 HEADS = ("int8", "none", "same")

@@ -14,7 +14,7 @@ import pallas_kernels as pk
 from experiments.bench.errors import ResultsError
 from experiments.bench.kind import FIXED_POINT, KV_DTYPE, MADE_WITH, ORIGIN, ORIGIN_NEEDS, PAGE_SIZE, Fields
 from experiments.bench.kinds import KINDS
-from experiments.bench.served_kinds import BATCHED_TOKENS
+from experiments.bench.served_kinds import BATCHED_TOKENS, BY_SERVED
 from tokenspeed.models.kv_dtypes import AUTO
 
 Record = dict[str, Any]
@@ -47,7 +47,7 @@ def check(record: Any, where: str) -> Record:
         raise ResultsError(f"{where}: kind: expected one of {', '.join(KINDS)}, got {_shown(kind)}")
     later = (
         ("page_size", PAGE_SIZE, 0), ("kv_dtype", KV_DTYPE, AUTO), ("fixed_point", FIXED_POINT, None),
-        ("max_batched_tokens", BATCHED_TOKENS, 0),
+        ("max_batched_tokens", BATCHED_TOKENS, 0), ("served", BY_SERVED, False),
     )  # fmt: skip
     for name, field, before in later:
         if name not in record and _fields(kind).get(name) == field:

@@ -20,7 +20,8 @@ from experiments.bench.kind import (
     Kind,
 )
 
-BATCHED_TOKENS = COUNT, "of prompts that a step takes; 0: as the engine chooses"
+BATCHED_TOKENS = COUNT, "that a step computes at most, of prompts and decode; 0: as the engine chooses"
+BY_SERVED = FLAG, "whether it had the programs of a served model"
 SERVED = dict(
     model=STEP["model"],
     dtype=STEP["dtype"],
@@ -60,7 +61,7 @@ SERVED_KINDS = {
         | STATUS
         | dict(
             batch_invariant=(FLAG, "whether the engine was to be"),
-            served=(FLAG, "whether it had the programs of a served model"),
+            served=BY_SERVED,
             seed=(COUNT, "of the requests"),
             requests=(SIZE, "random ones"),
             cancelled=(COUNT, "of them"),

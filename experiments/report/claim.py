@@ -41,7 +41,7 @@ def claim(records: Sequence[Record], device: str) -> str:
         textwrap.fill(WHAT.format(device=device, context=CONTEXT), WIDTH),
         tables.markdown(*_table(steps, mine, peers)),
         origin([*steps, *beside], f"{COMMAND} --models={models}")
-        + (f"\\\nOthers: {_versions(shown)}, by `{PEERS}` (or `torch`)." if shown else ""),
+        + (f"\\\nOthers: {_versions(shown)}, by `{PEERS}` (or `torch`){_inside(shown)}." if shown else ""),
     ]
     return "\n\n".join(parts)
 
@@ -86,6 +86,13 @@ def span(peers: Sequence[Record]) -> Any:
         return "-"
     low, high = f"{times[0]:.2f}", f"{times[-1]:.2f}"
     return low if low == high else f"{low} to {high}"
+
+
+def _inside(peers: Sequence[Record]) -> str:
+    """Of which models vLLM's engine ran in the driver's process."""
+    inside = [peer for peer in peers if peer["engine"] == "vllm" and peer["how"].endswith("in process")]
+    models = sorted({peer["model"] for peer in inside})
+    return f", with `--in_process` of {', '.join(models)}" if models else ""
 
 
 def _versions(peers: Sequence[Record]) -> str:

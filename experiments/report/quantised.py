@@ -43,7 +43,7 @@ def quantised(records: Sequence[Record], device: str) -> str:
     theirs = {model: _theirs(model, shown[0], mine) for model in published}
     plain = [steps[model] for model in published if model in steps]
     models = ",".join(found["model"] for found in [*plain, *shown])
-    commands = [f"KL: `{ACCURACY}`"]
+    commands = [f"KL: `{ACCURACY}`, and with the folder of {TRAINED[1]}"]
     if measured := ",".join(peers[0]["model"] for peers in theirs.values() if peers):
         commands.append(f"vLLM: `{PEERS} --models={measured}`")
     return "\n\n".join([

@@ -173,7 +173,11 @@ def missing_to_be_kept(scaled: np.ndarray, params: SamplingParams, token: int) -
         least = np.sort(scaled)[-min(params.top_k, len(scaled))]
         missing.append(least - own)
         scaled = np.where(scaled >= least, scaled, -np.inf)
-    masses = np.exp(scaled - most)
-    if params.top_p < 1 and (before := masses[scaled > own].sum()) > 0:
-        missing.append(math.log(before / (params.top_p * masses.sum())))
+    scaled = np.where(np.arange(len(scaled)) == token, own, scaled)  # as if the others had let it pass
+    masses, p = np.exp(scaled - most), params.top_p
+    if p == 0:
+        missing.append(most - own)
+    before, rest = masses[scaled > own].sum(), masses[scaled <= own].sum()
+    if 0 < p < 1 and before > 0:  # what is before it has to come down by so much, beside the rest
+        missing.append(math.log(before / rest) - math.log(p / (1 - p)) if rest > 0 else math.inf)
     return float(max(missing))

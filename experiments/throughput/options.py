@@ -13,6 +13,7 @@ from experiments.throughput.load import Load
 from experiments.throughput.long_prompt import LongPrompt
 from experiments.throughput.shared_prefix import SharedPrefix
 from tokenspeed import TINY
+from tokenspeed.engine.sizes import least_batched_tokens
 from tokenspeed.llm import MOST_BATCH
 from tokenspeed.models.config import ModelConfig
 
@@ -118,6 +119,10 @@ def max_context(options: Options) -> int:
 def configs(options: Options) -> dict[str, ModelConfig]:
     """The models by the names that their records will have, each checked for the longest case."""
     found: dict[str, ModelConfig] = {}
+    if 0 < options.max_batched_tokens < (least := least_batched_tokens(max_batch(options))):
+        raise UsageError(
+            f"max_batched_tokens: expected 0, or {least} or more for so many requests, got {options.max_batched_tokens}"
+        )
     needed = max(case.positions for case in cases(options))
     if options.max_context and needed > options.max_context:
         raise UsageError(f"max_context: expected {needed} or more, which the cases need, got {options.max_context}")

@@ -1,6 +1,7 @@
 """The tables of the engine under load."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from experiments.bench import record, tables
 from experiments.bench.record import Record
@@ -9,15 +10,17 @@ from experiments.decode.table import with_extras
 
 ENGINE = ("device", "model", "dtype", "implementation")
 LOAD = (
-    "model", "dtype", "input", "output", "concurrency", "prompt tokens a step", "output tokens/s", "requests/s",
+    "model", "dtype", "input", "output", "concurrency", "tokens a step", "output tokens/s", "requests/s",
     "TTFT ms p50, p99", "ms between tokens p50, p99", "whole ms p50", "host ms a step", "wait ms a step", "pool used %",
     "preemptions",
 )  # fmt: skip
 LONG = (
-    "model", "dtype", "long prompt", "others", "ms between their tokens before, p50", "during its prefill, p99",
-    "its TTFT ms", "TTFT ms of a short prompt meanwhile", "its tokens",
+    "model", "dtype", "long prompt", "others", "tokens a step", "ms between their tokens before, p50",
+    "during its prefill, p99", "its TTFT ms", "TTFT ms of a short prompt meanwhile", "its tokens",
 )  # fmt: skip
-SHARED = ("model", "dtype", "prefix", "suffix", "TTFT ms of the first", "of the second", "tokens found")
+SHARED = (
+    "model", "dtype", "prefix", "suffix", "tokens a step", "TTFT ms of the first", "of the second", "tokens found",
+)  # fmt: skip
 
 
 def newest(records: Sequence[Record], kind: str) -> list[Record]:
@@ -32,8 +35,7 @@ def throughput_table(records: Sequence[Record]) -> Table:
     lines = [
         [
             one["model"], one["dtype"], one["input_tokens"], one["output_tokens"], one["concurrency"],
-            one["max_batched_tokens"] or "default",
-            _told(one, "output_tokens_per_s", ".1f"), _told(one, "requests_per_s"),
+            _step(one), _told(one, "output_tokens_per_s", ".1f"), _told(one, "requests_per_s"),
             _both(one, "ttft_ms_p50", "ttft_ms_p99", ".1f"), _both(one, "itl_ms_p50", "itl_ms_p99", ".2f"),
             _told(one, "whole_ms_p50", ".1f"), _told(one, "host_ms_per_step"), _told(one, "wait_ms_per_step"),
             number(100 * one["pool_occupancy"] if one["status"] == "ok" else None, ".1f"),
@@ -48,8 +50,9 @@ def long_prompt_table(records: Sequence[Record]) -> Table:
     records = newest(records, "long_prompt")
     lines = [
         [
-            one["model"], one["dtype"], one["long_tokens"], one["background"], _told(one, "itl_before_ms_p50"),
-            _told(one, "itl_during_ms_p99"), _told(one, "long_ttft_ms", ".1f"), _told(one, "short_ttft_ms", ".1f"),
+            one["model"], one["dtype"], one["long_tokens"], one["background"], _step(one),
+            _told(one, "itl_before_ms_p50"), _told(one, "itl_during_ms_p99"),
+            _told(one, "long_ttft_ms", ".1f"), _told(one, "short_ttft_ms", ".1f"),
             one["short_tokens"],
         ]
         for one in records
@@ -61,8 +64,8 @@ def shared_prefix_table(records: Sequence[Record]) -> Table:
     records = newest(records, "shared_prefix")
     lines = [
         [
-            one["model"], one["dtype"], one["prefix_tokens"], one["suffix_tokens"], _told(one, "first_ttft_ms"),
-            _told(one, "second_ttft_ms"),
+            one["model"], one["dtype"], one["prefix_tokens"], one["suffix_tokens"], _step(one),
+            _told(one, "first_ttft_ms"), _told(one, "second_ttft_ms"),
             one["prefix_hit_tokens"] // one["repeats"] if one["status"] == "ok" else "-",
         ]
         for one in records
@@ -78,6 +81,11 @@ def text(records: Sequence[Record]) -> str:
     """The tables of the kinds that there are, one below the other."""
     kinds = {one["kind"] for one in records}
     return "\n\n".join(tables.text(*of(records)) for kind, of in TABLES.items() if kind in kinds)
+
+
+def _step(one: Record) -> Any:
+    """The most tokens that a step computes."""
+    return one["max_batched_tokens"] or "default"
 
 
 def _told(found: Record, field: str, form: str = ".2f"):

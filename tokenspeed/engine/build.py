@@ -25,7 +25,7 @@ LARGE = 1 << 26
 weights for a CPU, once for all steps of a call."""
 SERVED_TOKENS = 2048
 """Of a step of a served model at most, and of a chunk: longer prompts are long ones."""
-MIXED_TOKENS = 1024
+PREFILL_TOKENS_BESIDE = 1024
 """Of prefill beside decodes: one pass over the weights for a prompt of common length."""
 LONG_TOKENS = 500
 """The same while a long prompt is in prefill: on an H200 they take less than three times a step of decode, whatever the
@@ -83,11 +83,11 @@ def _built(model: Llama, options: EngineOptions, *, tokens: int, steps: int, ser
     kv = kv_dtypes.parse("kv_dtype", o.kv_dtype, model.dtype)
     found = sizes(
         model.config, dtype=str(model.dtype), kv=kv, max_batch=o.max_batch, max_context=o.max_context,
-        prefill_tokens=tokens, kv_bytes=o.kv_bytes,
+        prefill_tokens=max(tokens, most), kv_bytes=o.kv_bytes,
     )  # fmt: skip
     chunk = -(-min(tokens, most, o.max_context) // found.page_size) * found.page_size
-    # A batch-invariant chunk has one length; offline nobody looks at the time between two tokens.
-    mixed = serve and chunk >= 2 * found.page_size and not o.batch_invariant
+    # Of those in decode. A batch-invariant chunk has one length; offline nobody looks at the time between two tokens.
+    protected = serve and chunk >= 2 * found.page_size and not (o.batch_invariant or o.max_batched_tokens)
     how = dict(max_rows=o.max_batch, max_context=o.max_context)
     if o.batch_invariant:
         shapes = invariant(chunk=chunk, **how)
@@ -96,11 +96,12 @@ def _built(model: Llama, options: EngineOptions, *, tokens: int, steps: int, ser
         shapes = served(tokens=tokens, **how) if serve else any_size(tokens=max(most, chunk), **how)
     align = chunk if o.batch_invariant else 0
     limits = Limits(
-        max_rows=o.max_batch, token_budget=max(tokens, chunk) + o.max_batch - 1, chunk=chunk, max_context=o.max_context,
+        max_rows=o.max_batch, chunk=chunk, max_context=o.max_context,
+        token_budget=o.max_batched_tokens or max(tokens, chunk) + o.max_batch - 1,
         overtakes=OVERTAKES, replay=o.batch_invariant, align=align,
         lengths=tuple(length for length in shapes.lengths if length % (align or found.page_size) == 0),
-        mixed_budget=(o.max_batched_tokens or min(MIXED_TOKENS, chunk)) if mixed else 0,
-        long_budget=min(LONG_TOKENS, chunk) if mixed and not o.max_batched_tokens else 0,
+        prefill_budget=min(PREFILL_TOKENS_BESIDE, chunk) if protected else 0,
+        long_budget=min(LONG_TOKENS, chunk) if protected else 0,
         attention_tokens=_attention_tokens(model.config), pass_tokens=PASS_TOKENS,
     )  # fmt: skip
     runner = Runner(model, found, shapes, kv=kv, implementation=o.implementation, prefill_backend=o.prefill_backend)

@@ -4,9 +4,6 @@ import dataclasses
 
 from tokenspeed.arguments import MAX_INT, integer
 
-LEAST_BATCHED = 128
-"""Of prompts in a step, where they are limited: two of the shortest chunks."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -21,9 +18,9 @@ class Limits:
         overtakes: how often a long prompt may be overtaken.
         align: chunks begin at multiples of it, itself a multiple of the page size; 0: of the page size.
         lengths: of chunks that take less time by the token than those in between, multiples of `align`; may be empty.
-        mixed_budget: tokens of prefill in a step with sequences in decode, which wait for it, at least twice the
+        prefill_budget: tokens of prefill in a step with sequences in decode, which wait for it, at least twice the
             shortest chunk; 0: what `token_budget` leaves.
-        long_budget: as `mixed_budget`, of steps with a long prompt, which are many; 0: `mixed_budget`.
+        long_budget: as `prefill_budget`, of steps with a long prompt, which are many; 0: `prefill_budget`.
         attention_tokens: attention to so many tokens takes as long as a token's products, so that `long_budget` has
             fewer tokens the farther a chunk begins; 0: attention takes nothing.
         pass_tokens: what a chunk takes of `long_budget` beside its tokens, where attention takes something.
@@ -41,7 +38,7 @@ class Limits:
     overtakes: int
     align: int = 0
     lengths: tuple[int, ...] = ()
-    mixed_budget: int = 0
+    prefill_budget: int = 0
     long_budget: int = 0
     attention_tokens: int = 0
     pass_tokens: int = 0
@@ -50,7 +47,7 @@ class Limits:
     def __post_init__(self):
         for name in ("max_rows", "token_budget", "chunk", "max_context"):
             integer(name, getattr(self, name), 1, MAX_INT)
-        others = "overtakes", "align", "mixed_budget", "long_budget", "attention_tokens", "pass_tokens"
+        others = "overtakes", "align", "prefill_budget", "long_budget", "attention_tokens", "pass_tokens"
         for name in others:
             integer(name, getattr(self, name), 0, MAX_INT)
 
@@ -75,7 +72,7 @@ class Limits:
         for length in self.lengths:
             if length < 1 or length % align:
                 raise ValueError(f"lengths: expected multiples of {align}, where chunks begin, got {length}")
-        for name in ("mixed_budget", "long_budget"):
+        for name in ("prefill_budget", "long_budget"):
             if 0 < (budget := getattr(self, name)) < 2 * align:
                 raise ValueError(
                     f"{name}: expected 0, or {2 * align} or more, two of the shortest chunks, got {budget}"

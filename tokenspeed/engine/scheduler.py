@@ -4,7 +4,7 @@ Continuous batching. The order of sequences is (priority, arrival), and the poli
 
 - Every sequence in decode is in every step, with one token. What is left of the token budget goes to chunks of prefill:
   first of the running sequences, in order, then of waiting ones, which are admitted in order.
-- Beside decodes prefill has `Limits.mixed_budget`, or `Limits.long_budget` while a long prompt is in it, whose chunk
+- Beside decodes prefill has `Limits.prefill_budget`, or `Limits.long_budget` while a long prompt is in it, whose chunk
   takes half of that while others wait.
 - A chunk starts and ends at the edge of a page, or of several (`Limits.align`), except at the end of the tokens to
   prefill; that chunk gives a token. Of `Limits.lengths` it takes the longest that the budget allows, once or more.
@@ -328,7 +328,7 @@ class Scheduler:
         limits = self.limits
         budget, self._most = limits.token_budget - decodes, limits.chunk
         first = bool(self.waiting) and len(self.waiting[0].prompt) > limits.chunk
-        beside = (limits.long_budget if long or first else 0) or limits.mixed_budget
+        beside = (limits.long_budget if long or first else 0) or limits.prefill_budget
         if decodes and beside:
             budget = min(budget, beside)
             shared = long and self.waiting and len(self.running) < limits.max_rows

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from jax.experimental.pallas import next_power_of_2
 
+from tokenspeed.engine.generation import FEW_TOKENS
 from tokenspeed.engine.kinds import DRAWN, FULL, GREEDY, KINDS, Kind
 
 FEWEST_TOKENS = 16
@@ -85,14 +86,15 @@ class Shapes:
         for tokens, members in alike.items():
             counts = sorted(count for count, size in self.chunks if size == tokens)
             while members:
-                count = next((n for n in counts if n >= len(members)), counts[-1])
+                time = lambda n: max(n * tokens, FEW_TOKENS) + self.pass_tokens  # of so few as long as of less
+                count = min(counts, key=lambda n: (time(n) / min(n, len(members)), -n))
                 calls.append(((count, tokens), members[:count]))
                 members = members[count:]
         return calls
 
 
 def served(*, max_rows: int, max_context: int, tokens: int = 0, steps: int = 1) -> Shapes:
-    """Few, all of which are compiled before the first request: at most 40 programs, whatever the arguments.
+    """Few, all of which are compiled before the first request: on a GPU at most 40 programs.
 
     Args:
         max_rows: sequences at a time, at most 256. max_context: positions of a sequence. tokens: of prompts in a step.
@@ -103,7 +105,7 @@ def served(*, max_rows: int, max_context: int, tokens: int = 0, steps: int = 1) 
     together = {16: 16, 64: 4}  # short prompts that come at once: a pass over the weights for all
     lengths = (16, 64, 128, 256, 512, 1024)
     drawn = rows
-    if tokens >= CROWD * lengths[-1] and rows[-1] >= CROWD:
+    if tokens >= CROWD * lengths[-1] and rows[-1] >= CROWD and max_context > lengths[-2]:
         together[lengths[-1]] = CROWD
         if rows[-1] > 128:  # for 40 programs at most
             drawn, few = tuple(count for count in rows if count != 4), few - {8}

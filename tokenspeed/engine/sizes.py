@@ -18,6 +18,11 @@ TABLES_BYTES = 4 + 4 + 1
 """Of a slot and a token of the vocabulary: its bias, how often it was drawn, and whether it is in the prompt."""
 
 
+def least_batched_tokens(max_batch: int) -> int:
+    """That a step has to compute at least: a page of a prompt, beside all others' tokens."""
+    return max_batch - 1 + PAGE_SIZE
+
+
 def sizes(
     config: ModelConfig,
     *,

@@ -6,7 +6,6 @@ from typing import Any
 
 from pallas_kernels import DTYPES, IMPLEMENTATIONS, ROUNDED_ACTIVATIONS
 from tokenspeed.arguments import MAX_INT, boolean, integer, number, one_of
-from tokenspeed.engine.limits import LEAST_BATCHED
 from tokenspeed.messages import shown
 from tokenspeed.models.kv_dtypes import AUTO, CHOICES, FORM
 from tokenspeed.server.defaults import BODY_BYTES, DRAIN_S, METRICS_PREFIX
@@ -78,8 +77,8 @@ OPTIONS = (
     Option("max-model-len", int, "positions of a sequence (default: the model's)", metavar="N"),
     Option("max-num-seqs", int, "at a time", 64, "N"),
     Option(
-        "max-num-batched-tokens", int, "of prompts in a step (default: 1024 beside others' decode)", metavar="N",
-        low=LEAST_BATCHED,
+        "max-num-batched-tokens", int, "in a step, of prompts and decode (default: 1024 of prompts beside decode)",
+        metavar="N", low=64,
     ),
     Option("kv-bytes", int, "of keys and values (default: what memory there is)", metavar="N", high=1 << 50),
     Option(

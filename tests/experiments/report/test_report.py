@@ -379,10 +379,10 @@ def test_the_engine_has_sections_once_there_are_records(make_record):
     assert parts[::4] == titles and all("experiments.throughput" in part for part in parts[3::4])
     one, eight, void = parts[2].splitlines()[2:]
     assert "| 1024 | 128 | 1 | default | 200.0 |" in one and "| 12.5 | 2 |" in one
-    assert "| 8 | 1024.0 | 8.00 | 90.0, 200.0 | 5.00, 25.50 | 800.0 | 0.50 | 4.00 | 12.5 | 0 |" in eight
-    assert "| 64 | - | - | - | - | - | - | - | - | - | void: something" in void
-    assert "| 30000 | 8 | 5.00 | 90.00 | 1500.0 | 100.0 | 100 |" in parts[6]
-    assert "| 2048 | 100 | 80.00 | 12.00 | 2048 |" in parts[10]
+    assert "| 8 | default | 1024.0 | 8.00 | 90.0, 200.0 | 5.00, 25.50 | 800.0 | 0.50 | 4.00 | 12.5 | 0 |" in eight
+    assert "| 64 | default | - | - | - | - | - | - | - | - | - | void: something" in void
+    assert "| 30000 | 8 | default | 5.00 | 90.00 | 1500.0 | 100.0 | 100 |" in parts[6]
+    assert "| 2048 | 100 | default | 80.00 | 12.00 | 2048 |" in parts[10]
 
 
 def test_servers_under_load_have_a_section_once_there_are_records(make_record):

@@ -30,7 +30,7 @@ def test_what_a_token_lacks_to_be_kept():
     lacks = lambda token, **how: run.missing_to_be_kept(scaled, SamplingParams(**how), token)
     assert lacks(3) == 0 and lacks(2, top_k=3) == lacks(2, top_p=0.81) == lacks(2, min_p=0.29) == 0
     assert lacks(2, top_k=2) == pytest.approx(np.log(2)), "as much as the second has more"
-    assert lacks(2, top_p=0.79) == pytest.approx(np.log(0.8 / 0.79)), "what the others have too much"
+    assert lacks(2, top_p=0.79) == pytest.approx(np.log((0.8 / 0.2) / (0.79 / 0.21))), "what the others have too much"
     assert lacks(2, min_p=0.4) == pytest.approx(np.log(0.2 / 0.15))
     assert lacks(3, top_k=2, top_p=0.9) == pytest.approx(np.log(6)), "the most of all"
 

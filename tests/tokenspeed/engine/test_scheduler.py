@@ -270,7 +270,7 @@ def test_waits_are_counted_in_steps():
 
 def test_a_long_prompt_beside_decodes_has_fewer_tokens_the_farther_a_chunk_begins():
     how = dict(long_budget=20, attention_tokens=64, pass_tokens=2)
-    scheduler, device = make(token_budget=40, chunk=32, max_context=400, mixed_budget=32, **how)
+    scheduler, device = make(token_budget=40, chunk=32, max_context=400, prefill_budget=32, **how)
     long = put(scheduler, "long", 120)
     assert device.step().chunks == ((long, 0, 32),), "nobody waits for it"
     decode = put(scheduler, "decode", 4, 100)
@@ -286,7 +286,7 @@ def test_a_long_prompt_beside_decodes_has_fewer_tokens_the_farther_a_chunk_begin
 
 
 def test_short_prompts_fit_beside_a_long_one_that_others_wait_for():
-    scheduler, device = make(token_budget=40, chunk=32, max_context=400, mixed_budget=16, overtakes=0)
+    scheduler, device = make(token_budget=40, chunk=32, max_context=400, prefill_budget=16, overtakes=0)
     put(scheduler, "decode", 4, 100)
     device.step()
     long = put(scheduler, "long", 200)
@@ -297,7 +297,7 @@ def test_short_prompts_fit_beside_a_long_one_that_others_wait_for():
 
 
 def test_a_step_with_a_long_prompt_has_a_budget_of_its_own():
-    scheduler, device = make(token_budget=40, chunk=32, max_context=400, mixed_budget=32, long_budget=12)
+    scheduler, device = make(token_budget=40, chunk=32, max_context=400, prefill_budget=32, long_budget=12)
     put(scheduler, "decode", 4, 100)
     device.step()
     short = put(scheduler, "short", 32)
@@ -310,7 +310,7 @@ def test_a_step_with_a_long_prompt_has_a_budget_of_its_own():
 
 
 def test_prefill_beside_decodes_has_its_own_budget_however_many_wait():
-    scheduler, device = make(token_budget=40, chunk=32, max_context=100, mixed_budget=16, max_rows=4)
+    scheduler, device = make(token_budget=40, chunk=32, max_context=100, prefill_budget=16, max_rows=4)
     put(scheduler, "decode", 4, 50)
     device.step()
     for name in ("a", "b"):
@@ -330,7 +330,7 @@ def test_a_chunk_is_as_long_as_the_longest_length_that_fits():
 
 @pytest.mark.parametrize("changed, message", [
     (dict(lengths=(8, 6)), "lengths: expected multiples of 4, where chunks begin, got 6"),
-    (dict(mixed_budget=7), "mixed_budget: expected 0, or 8 or more"),
+    (dict(prefill_budget=7), "prefill_budget: expected 0, or 8 or more"),
     (dict(align=6), "align: expected a multiple of the page size, 4, got 6"),
     (dict(align=12, chunk=16), "chunk: expected a multiple of align, 12, got 16"),
 ])  # fmt: skip

@@ -46,7 +46,7 @@ class Requests(RuleBasedStateMachine):
         self.limits = limits(
             max_rows=rows, token_budget=rows - 1 + (align or 1) * size + spare, chunk=chunk * (align or 1) * size,
             max_context=60, overtakes=overtakes, align=align * size, replay=replay,
-            mixed_budget=mixed * (align or 1) * size, long_budget=long * (align or 1) * size,
+            prefill_budget=mixed * (align or 1) * size, long_budget=long * (align or 1) * size,
             lengths=tuple(n * (align or 1) * size for n in lengths), attention_tokens=attention,
         )  # fmt: skip
         self.align = (align or 1) * size
@@ -112,8 +112,8 @@ class Requests(RuleBasedStateMachine):
         assert len(set(planned)) == len(planned)
         assert not {*planned} & {*plan.preempted}
         assert plan.tokens <= self.limits.token_budget
-        if plan.decodes and self.limits.mixed_budget:
-            most = max(self.limits.mixed_budget, self.limits.long_budget)
+        if plan.decodes and self.limits.prefill_budget:
+            most = max(self.limits.prefill_budget, self.limits.long_budget)
             assert sum(length for *_, length in plan.chunks) <= most
         assert all(s.length - s.computed == 1 and not s.in_prefill for s in plan.decodes)
         assert {*plan.decodes} == {s for s in self.scheduler.running if not s.exhausted and not s.in_prefill}

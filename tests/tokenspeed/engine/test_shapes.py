@@ -74,6 +74,8 @@ def test_a_program_for_what_is_asked_goes_before_one_that_does_more():
 def test_where_a_step_has_tokens_for_as_many_four_long_prompts_share_a_program():
     crowded = served(max_rows=64, max_context=131072, tokens=8192)
     assert crowded.pack([1024] * 5) == [((4, 1024), [0, 1, 2, 3]), ((1, 1024), [4])]
+    assert [shape for shape, _ in crowded.pack([1024] * 3)] == [(1, 1024)] * 3, "and three none with room for four"
+    assert [shape for shape, _ in crowded.pack([64] * 3)] == [(4, 64)], "a pass over the weights takes as long as that"
     assert SERVED.pack([1024] * 2) == [((1, 1024), [0]), ((1, 1024), [1])]
     for rows in (4, 64, 256):
         assert count(served(max_rows=rows, max_context=131072, tokens=8192, steps=4)) <= 40
