@@ -6,6 +6,7 @@ of the run whose weights it has in one instruction: nothing has to change thread
 
 import dataclasses
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
@@ -74,10 +75,13 @@ def check(name: str, x: Rows) -> None:
     checks.dtype_is(f"{name}.runs", x.runs, jnp.int32)
 
 
-def check_bits(name: str, bits: Any) -> None:
-    """Raises unless bits are those of a fixed point, or None."""
-    if bits is not None and (isinstance(bits, bool) or bits not in LARGEST):
+def check_bits(name: str, bits: Any) -> int | None:
+    """Returns bits, or raises unless they are those of a fixed point, or None."""
+    if bits is None:
+        return None
+    if isinstance(bits, bool) or not isinstance(bits, Integral) or bits not in LARGEST:
         raise ValueError(f"{name}: expected None, 16 or 8, got {checks.described(bits)}")
+    return int(bits)
 
 
 def check_use(name: str, x: FixedPointRows, shape: StreamShape, tiles: Tiles) -> None:

@@ -203,8 +203,15 @@ MATRIX, HEADS, ONES = jnp.ones((2, 4)), jnp.ones((5, 2, 8)), jnp.ones(4)
 CACHED = pk.KVCache.zeros(2, 2, 4, 8, "float32")
 HERE = dict(positions=jnp.zeros(2, jnp.int32), sequence=jnp.arange(2), page_table=jnp.array([[0], [1]]))
 DEVICE = pk.DEVICES["h100"]
+MAKERS_OF_FIXED_POINT = ("attention", "out", "gate_up", "down")
 OPS = {
-    name: (call.function, call.arrays | call.options | dict(implementation="xla", tiles=None))
+    name: (
+        call.function,
+        call.arrays
+        | call.options
+        | dict(implementation="xla", tiles=None)
+        | (dict(fixed_point=None) if name in MAKERS_OF_FIXED_POINT else {}),
+    )
     for name, call in CALLS.items()
     if "contiguous" not in name
 }

@@ -131,6 +131,25 @@ def test_runs_that_two_programs_share_come_as_floats():
         np.testing.assert_array_equal(found, plain)
 
 
+@pytest.mark.parametrize("op", ["gate_up", "down"])
+def test_more_rows_than_a_launch_takes_come_as_floats(op):
+    """A last launch of a single row would make fixed point, where the one before leaves floats."""
+    x, norm = normal(257, 64).astype(jnp.bfloat16), jnp.ones(64, jnp.bfloat16)
+    weight = quantised(*((16, 2, 64) if op == "gate_up" else (16, 64)))
+    given = dict(x=x, norm=norm if op == "gate_up" else norm[:16], weight=weight)
+
+    def described(rows, bits, implementation):
+        part = given | dict(x=x[:rows])
+        found = jax.eval_shape(
+            lambda part: getattr(pk, op)(**part, fixed_point=bits, implementation=implementation), part
+        )
+        return found if op == "gate_up" else found[0].x
+
+    for implementation in ("interpret", "xla"):
+        assert described(257, 16, implementation) == described(257, None, implementation)
+        assert isinstance(described(2, 16, implementation), pk.FixedPointRows)
+
+
 def test_who_wants_them():
     def bits(op, rows=1, **way):
         """As on that GPU, of a weight [64, 128] that is quantised in a way."""
@@ -143,6 +162,8 @@ def test_who_wants_them():
     assert bits("head", rows=2, activations="int8") == 8
     assert bits("out", rows=3) is None
     assert bits("down", format="fp8") is None
+    assert bits("down", format="int8") is bits("gate_up", format="int8", group=None) is None
+    assert bits("down", format="int8", activations="int8") == 8
     dense = pk.DenseWeight(values=jax.ShapeDtypeStruct((64, 128), jnp.bfloat16))
     with for_gpu("h200"):
         assert pk.fixed_point_bits("down", dense, 1) is None
@@ -174,6 +195,7 @@ MMA = pk.Tiles(block_n=16, block_k=32, num_warps=1, num_stages=3, mma=True)
         (dict(x=to_fixed_point(normal(1, 128), 8, dtype=jnp.bfloat16)), "^x: expected numbers of 16 bits .* got 8"),
         (dict(fixed_point=16), "^fixed_point: expected None without a norm, got 16"),
         (dict(fixed_point=12, norm=jnp.ones(48)), "^fixed_point: expected None, 16 or 8, got 12"),
+        (dict(fixed_point=16.0, norm=jnp.ones(48)), "^fixed_point: expected None, 16 or 8, got 16.0"),
     ],
 )
 def test_what_is_refused(change, match):
