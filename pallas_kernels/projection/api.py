@@ -79,10 +79,11 @@ def out(
     Any number of rows; a launch takes several at a time. Gradients go through the reference. Works under jit, vmap and
     shard_map (pass `check_vma=False`).
     """
-    checks.array("x", x)
-    if not isinstance(x, FixedPointRows) and len(x.shape) == 3:
-        checks.shape("x", x, ("B", "N", "H"))
-        x = x.reshape(x.shape[0], -1)
+    if not isinstance(x, FixedPointRows):
+        checks.array("x", x)
+        if len(x.shape) == 3:
+            checks.shape("x", x, ("B", "N", "H"))
+            x = x.reshape(x.shape[0], -1)
     return _projection(
         "out", x, weight, residual, out_dtype, norm, norm_offset, fixed_point, prefetch, prefetch_bytes,
         implementation, tiles,
@@ -122,8 +123,7 @@ def down(
 def _projection(
     op, x, weight, residual, out_dtype, norm, norm_offset, fixed_point, prefetch, prefetch_bytes, implementation, tiles
 ):  # fmt: skip
-    checks.shape("x", x, ("B", "I"))
-    check_rows("x", x)
+    check_rows("x", x, ("B", "I"))
     dtype = checks.float_dtype("x", x)
     weights.check(weight, ("D", x.shape[1]), "pack_linear")
     checks.same_dtype("weight", weight, "x", x)

@@ -40,6 +40,28 @@ def test_rounding(bits):
     assert_rounded(to_fixed_point(x, bits), x, bits)
 
 
+def test_shape_and_bits_of_batches_of_rows():
+    """As vmap returns them: still those of each batch."""
+    found = jax.vmap(to_fixed_point)(normal(5 * 3, 2 * RUN).reshape(5, 3, 2 * RUN))
+    assert found.numbers.shape == (5, 3, 2, 2 * RUN)
+    assert found.shape == (3, 2 * RUN) and found.bits == 16
+    floats = jax.vmap(to_floats)(found)
+    assert floats.shape == (5, 3, 2 * RUN)
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("bits", [16, 8])
+def test_what_is_not_finite_stays_so(bits, broken):
+    x = normal(3, 3 * RUN)
+    found = to_floats(to_fixed_point(x.at[1, RUN + 3].set(broken), bits))
+    ordinary = to_floats(to_fixed_point(x, bits))
+    assert not np.isfinite(found[1, RUN + 3])
+    for row in (0, 2):
+        np.testing.assert_array_equal(found[row], ordinary[row])
+    for run in (0, 2):
+        np.testing.assert_array_equal(*(rows[1].reshape(3, RUN)[run] for rows in (found, ordinary)))
+
+
 def quantised(*shape, format="int4", group=32, activations=None, symmetric=True):
     return pk.quantise(
         normal(*shape) / shape[-1] ** 0.5, format, group=group, scale_dtype=jnp.bfloat16, activations=activations,
