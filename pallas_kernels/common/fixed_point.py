@@ -115,6 +115,8 @@ def refs_of(refs: Any) -> Any:
 def to_fixed_point(x: jax.Array, bits: int = 16, *, dtype: Any = None) -> FixedPointRows:
     """Rounds rows [B, D], any float dtype, D a multiple of 16; the plain form of what kernels do.
 
+    There is no gradient: differentiating raises.
+
     Args:
         bits: 16 or 8. dtype: that the rows are to stand for, one of `DTYPES`; None for x's.
 
@@ -128,12 +130,31 @@ def to_fixed_point(x: jax.Array, bits: int = 16, *, dtype: Any = None) -> FixedP
     if bits is None or check_bits("bits", bits) is None:
         raise ValueError("bits: expected 16 or 8, got None")
     dtype = checks.float_dtype("x", x) if dtype is None else checks.one_of_dtypes("dtype", dtype, checks.DTYPES)
-    planes, *runs = _rounded(x.astype(jnp.float32).reshape(len(x), -1, RUN), bits)
+    planes, *runs = _rounded(_without_gradient(x).astype(jnp.float32).reshape(len(x), -1, RUN), bits)
     return FixedPointRows(
         numbers=jnp.stack([plane.reshape(x.shape) for plane in planes], axis=1),
         runs=jnp.stack(runs, axis=-1),
         dtype=jnp.dtype(dtype),
     )
+
+
+@jax.custom_jvp
+def _without_gradient(x: jax.Array) -> jax.Array:
+    return x
+
+
+@_without_gradient.defjvp
+def _no_gradient(primals, tangents):
+    """Integers pass none: it would be 0, and nothing would say so."""
+    del primals, tangents
+    raise TypeError("fixed_point: no gradient passes activations in fixed point; ask for floats with fixed_point=None")
+
+
+def refuse_gradient(results: Any) -> None:
+    """Raises, of a pytree of results that are being differentiated, if there are rows in fixed point among them."""
+    found = jax.tree.leaves(results, is_leaf=lambda one: isinstance(one, FixedPointRows))
+    if any(isinstance(one, FixedPointRows) for one in found):
+        _no_gradient((), ())
 
 
 def to_floats(x: Rows) -> jax.Array:

@@ -153,6 +153,40 @@ def test_runs_that_two_programs_share_come_as_floats():
         np.testing.assert_array_equal(found, plain)
 
 
+def of_two_kernels(x, bits):
+    """Of two kernels in a row, the first of which leaves the second fixed point, or floats."""
+    hidden = pk.gate_up(x, jnp.ones(64), quantised(32, 2, 64), fixed_point=bits, implementation="xla", tiles=TILES)
+    return jnp.sum(pk.down(hidden, quantised(16, 32), out_dtype="float32", implementation="xla", tiles=TILES) ** 3)
+
+
+def deferred_sum(x, bits):
+    """Of the sum beside a deferred norm: part of the gradient would be missing."""
+    _, total = pk.down(x, quantised(16, 64), norm=jnp.ones(16), fixed_point=bits, implementation="xla", tiles=TILES)
+    return jnp.sum(total)
+
+
+def attended(q, bits):
+    cache = pk.KVCache(k=normal(1, 1, 16, 64).astype(q.dtype), v=normal(1, 1, 16, 64, seed=1).astype(q.dtype))
+    found = pk.attention(q[:, None], cache, lengths=jnp.array([5]), fixed_point=bits, implementation="xla")
+    return jnp.sum(to_floats(found) if bits else found)
+
+
+def rounded_by_itself(x, bits):
+    return jnp.sum(to_floats(to_fixed_point(x, bits)) if bits else x)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("function", [of_two_kernels, deferred_sum, attended, rounded_by_itself])
+def test_it_has_no_gradient(function, compiled):
+    x = normal(1, 64).astype(jnp.bfloat16)
+    call = jax.jit(function, static_argnums=1) if compiled else function
+    trace = lambda function, bits: jax.eval_shape(lambda x: function(x, bits), x)
+    trace(call, 16)
+    with pytest.raises(TypeError, match=r"^fixed_point: no gradient passes activations in fixed point; ask for floats"):
+        trace(jax.grad(call), 16)
+    assert trace(jax.grad(call), None).shape == x.shape
+
+
 @pytest.mark.parametrize("op", ["gate_up", "down"])
 def test_more_rows_than_a_launch_takes_come_as_floats(op):
     """A last launch of a single row would make fixed point, where the one before leaves floats."""
