@@ -88,13 +88,15 @@ def check_bits(name: str, bits: Any) -> int | None:
     return int(bits)
 
 
-def check_use(name: str, x: FixedPointRows, shape: StreamShape, tiles: Tiles) -> None:
-    """Raises unless a kernel of this shape with these tiles multiplies such rows as they are."""
-    expected = bits_for(shape, tiles)
-    if expected is None:
-        raise ValueError(f"{name}: rows in fixed point need int8 or int4 weights in whole runs, on vectors (mma=False)")
-    if x.bits != expected:
-        raise ValueError(f"{name}: expected numbers of {expected} bits for this weight, got {x.bits}")
+def check_use(name: str, x: FixedPointRows, shape: StreamShape) -> None:
+    """Raises unless a weight of this shape is multiplied with such rows, by vectors."""
+    if not shape.in_integers:
+        raise ValueError(
+            f"{name}: rows in fixed point need int8 or int4 weights in whole runs of {RUN}, of 16-bit or 8-bit "
+            "activations"
+        )
+    if x.bits != shape.activation_bits:
+        raise ValueError(f"{name}: expected numbers of {shape.activation_bits} bits for this weight, got {x.bits}")
 
 
 def bits_for(shape: StreamShape, tiles: Tiles) -> int | None:

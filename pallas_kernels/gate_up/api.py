@@ -7,7 +7,7 @@ import jax
 from pallas_kernels.common import checks, choose_tiles, deferred_norm, weights
 from pallas_kernels.common import implementation as impl
 from pallas_kernels.common.arithmetic import ACTIVATIONS
-from pallas_kernels.common.calls import MAX_ROWS, StreamOptions, in_launches, stream_shape
+from pallas_kernels.common.calls import MAX_ROWS, StreamOptions, check_format, in_launches, stream_shape
 from pallas_kernels.common.deferred_norm import DeferredNorm
 from pallas_kernels.common.fixed_point import Rows, check_bits
 from pallas_kernels.common.prefetch import PREFETCH_BYTES, check_prefetch
@@ -79,6 +79,7 @@ def gate_up(
     rows = deferred_norm.check(x, norm)
     weights.check(weight, ("F", 2, rows.shape[1]), "pack_gate_up")
     deferred_norm.weight_dtype(weight, x)
+    check_format(x, weight)
     checks.one_of("activation", activation, ACTIVATIONS)
     eps, norm_offset = checks.positive("eps", eps), checks.number("norm_offset", norm_offset)
     fixed_point = check_bits("fixed_point", fixed_point)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from pallas_kernels.common import checks, choose_tiles, weights
 from pallas_kernels.common import implementation as impl
-from pallas_kernels.common.calls import MAX_ROWS, StreamOptions, in_launches, joined, stream_shape
+from pallas_kernels.common.calls import MAX_ROWS, StreamOptions, check_format, in_launches, joined, stream_shape
 from pallas_kernels.common.deferred_norm import DeferredNorm
 from pallas_kernels.common.fixed_point import FixedPointRows, Rows, check_bits
 from pallas_kernels.common.fixed_point import check as check_rows
@@ -127,6 +127,7 @@ def _projection(
     dtype = checks.float_dtype("x", x)
     weights.check(weight, ("D", x.shape[1]), "pack_linear")
     checks.same_dtype("weight", weight, "x", x)
+    check_format(x, weight)
     outputs = weight.shape[0]
     if residual is not None:
         checks.shape("residual", residual, (x.shape[0], outputs))

@@ -143,6 +143,19 @@ def test_attention_makes_them(splits, implementation):
     assert_rounded(found, plain.reshape(2, 96), 16, 1e-6)
 
 
+@pytest.mark.parametrize("tokens, head_dim", [(2, 16), (None, 24)])
+@pytest.mark.parametrize("implementation", ["xla", slow("interpret")])
+def test_attention_of_no_whole_runs_comes_as_floats(implementation, tokens, head_dim):
+    by_token = (2,) if tokens is None else (2, tokens)
+    q, (k, v) = normal(*by_token, 4, head_dim), (normal(2, 2, 32, head_dim, seed=seed) for seed in (1, 2))
+    given = dict(
+        q=q, cache=pk.KVCache(k=k, v=v), lengths=jnp.full(by_token, 20, jnp.int32), implementation=implementation
+    )
+    found, plain = (pk.attention(**given, fixed_point=bits) for bits in (16, None))
+    assert found.shape == q.shape
+    np.testing.assert_array_equal(found, plain)
+
+
 @pytest.mark.slow
 def test_runs_that_two_programs_share_come_as_floats():
     weight, x, norm = quantised(48, 2, 128), normal(1, 128).astype(jnp.bfloat16), jnp.ones(128, jnp.bfloat16)
@@ -194,16 +207,17 @@ def test_more_rows_than_a_launch_takes_come_as_floats(op):
     weight = quantised(*((16, 2, 64) if op == "gate_up" else (16, 64)))
     given = dict(x=x, norm=norm if op == "gate_up" else norm[:16], weight=weight)
 
-    def described(rows, bits, implementation):
+    def described(rows, implementation):
         part = given | dict(x=x[:rows])
         found = jax.eval_shape(
-            lambda part: getattr(pk, op)(**part, fixed_point=bits, implementation=implementation), part
+            lambda part: getattr(pk, op)(**part, fixed_point=16, implementation=implementation), part
         )
         return found if op == "gate_up" else found[0].x
 
     for implementation in ("interpret", "xla"):
-        assert described(257, 16, implementation) == described(257, None, implementation)
-        assert isinstance(described(2, 16, implementation), pk.FixedPointRows)
+        found = described(257, implementation)
+        assert isinstance(found, jax.ShapeDtypeStruct) and found.shape == (257, 16) and found.dtype == jnp.bfloat16
+        assert isinstance(described(2, implementation), pk.FixedPointRows)
 
 
 def test_who_wants_them():
@@ -246,21 +260,47 @@ MMA = pk.Tiles(block_n=16, block_k=32, num_warps=1, num_stages=3, mma=True)
 @pytest.mark.parametrize(
     "change, match",
     [
-        (dict(tiles=MMA), r"^x: rows in fixed point need int8 or int4 weights in whole runs, on vectors"),
         (dict(weight=pk.DenseWeight(values=normal(48, 128).astype(jnp.bfloat16))), "^x: rows in fixed point need int8"),
+        (dict(weight=quantised(48, 128, format="fp8")), "^x: rows in fixed point need int8"),
+        (dict(weight=quantised(48, 128, group=8)), "^x: rows in fixed point need int8 or int4 weights in whole runs"),
         (dict(x=to_fixed_point(normal(1, 128), 8, dtype=jnp.bfloat16)), "^x: expected numbers of 16 bits .* got 8"),
+        (dict(weight=quantised(48, 128, activations="int8")), "^x: expected numbers of 8 bits .* got 16"),
         (dict(fixed_point=16), "^fixed_point: expected None without a norm, got 16"),
         (dict(fixed_point=12, norm=jnp.ones(48)), "^fixed_point: expected None, 16 or 8, got 12"),
         (dict(fixed_point=16.0, norm=jnp.ones(48)), "^fixed_point: expected None, 16 or 8, got 16.0"),
     ],
 )
-def test_what_is_refused(change, match):
+@pytest.mark.parametrize("implementation", ["interpret", "xla"])
+def test_what_is_refused(change, match, implementation):
     given = dict(
         x=to_fixed_point(normal(1, 128), dtype=jnp.bfloat16), weight=quantised(48, 128), tiles=TILES,
-        implementation="interpret",
+        implementation=implementation,
     )  # fmt: skip
     with pytest.raises(ValueError, match=match):
         pk.down(**given | change)
+
+
+def test_tensor_cores_take_none():
+    x = to_fixed_point(normal(1, 128), dtype=jnp.bfloat16)
+    with pytest.raises(ValueError, match=r"^x: rows in fixed point are multiplied on vectors, expected .* mma=False"):
+        pk.down(x, quantised(48, 128), tiles=MMA, implementation="interpret")
+
+
+@pytest.mark.parametrize("implementation", ["interpret", "xla"])
+@pytest.mark.parametrize("op", ["qkv", "gate_up", "head", "head_logits"])
+def test_what_norms_refuse(op, implementation):
+    rows = to_fixed_point(normal(2, 128), dtype=jnp.bfloat16)
+    x = pk.DeferredNorm(x=rows, squares=jnp.ones((2, 3)))
+    given = dict(x=x, norm=None, implementation=implementation)
+    if op == "qkv":
+        cache = pk.KVCache.zeros(2, 1, 16, 16, "bfloat16")
+        given |= dict(cache=cache, positions=jnp.zeros(2, jnp.int32), rope=None)
+    values = normal(*((48, 128) if op.startswith("head") else (48, 2, 128)))
+    dense = pk.DenseWeight(values=values.astype(jnp.bfloat16), rotary_dim=0 if op == "qkv" else None)
+    rounding = pk.quantise(values, "int4", group=32, activations="int8", rotary_dim=dense.rotary_dim)
+    for weight, match in ((dense, "rows in fixed point need int8"), (rounding, "expected numbers of 8 bits")):
+        with pytest.raises(ValueError, match=f"^x: {match}"):
+            getattr(pk, op)(weight=weight, **given)
 
 
 def test_a_norm_yet_to_be_made_is_refused():
