@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -272,7 +273,7 @@ def test_what_is_never_right(function, parameter):
         assert "\n" not in str(error.value) and len(str(error.value)) < 200
 
 
-FIXED = pk.to_fixed_point(jnp.ones((2, 16)))
+FIXED: Any = pk.to_fixed_point(jnp.ones((2, 16)))
 
 
 @pytest.mark.parametrize(
