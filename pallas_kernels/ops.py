@@ -129,7 +129,17 @@ def fixed_point_bits(
 
 def makes_fixed_point(shape: Shape, tiles: AnyTiles) -> bool:
     """Whether attention, `out`, `gate_up` or `down` of this shape, with these tiles, makes the fixed point that it is
-    asked for (`fixed_point=`); else it leaves floats."""
+    asked for (`fixed_point=`); else it leaves floats.
+
+    Not of `qkv` and `head`, which make none and whose shapes look like those of the others.
+
+    Raises:
+        TypeError: the shape is of no op, or the tiles are not those of its op; the message names it.
+    """
+    space = ATTENTION if isinstance(shape, AttentionShape) else STREAM
+    checks.instance("shape", shape, space.shape, " or an AttentionShape")
+    checks.instance("tiles", tiles, space.tiles)
     if isinstance(shape, AttentionShape):
         return shape.in_runs
-    return isinstance(tiles, Tiles) and fixed_point.made(16, shape.outputs, tiles) is not None
+    assert isinstance(tiles, Tiles)
+    return fixed_point.made(16, shape.outputs, tiles) is not None

@@ -21,7 +21,7 @@ def bits_of(op: str, arguments: dict[str, Any], tiles: pk.Tiles) -> int | None:
     x = arguments.get("x")
     if x is None:
         return None
-    if x.ndim == 3 if op == "out" else op != "down" and not isinstance(x, pk.DeferredNorm):
+    if len(x.shape) == 3 if op == "out" else op != "down" and not isinstance(x, pk.DeferredNorm):
         return None  # attention has heads of no whole runs; all of a norm comes first
     return pk.fixed_point_bits(op, arguments["weight"], _rows(x).shape[0], tiles)
 

@@ -110,8 +110,8 @@ def attention(
         counters: int32 zeros [B * T, K] from `attention_counters`, with which the combining of the splits needs no
             memory cleared: they come back zero, to be passed to the next call (donate them). None makes them anew.
         fixed_point: 16 or 8 for rows [B, N * H] in fixed point of so many bits, as `fixed_point_bits` has it of `out`;
-            they come as floats all the same of several tokens, or where H is no power of two from 16 on. No gradient
-            passes fixed point. None for floats.
+            they come as floats all the same of several tokens, or where H is no power of two from 16 on. There is no
+            gradient of it: differentiating raises. None for floats.
         prefetch: the weight that the next kernel streams: this kernel's programs, when their own loads are done, ask
             for its first `prefetch_bytes` to be in L2, so that memory has work between the two. None asks for nothing.
         implementation: 'triton', 'xla', 'interpret', or None to choose by device (`resolve_implementation`).
@@ -151,7 +151,7 @@ def attention(
     _check_lengths(cache, lengths, sequence, page_table, tuple(by_token), window)
     if counters is not None:
         checks.indices("counters", counters, (batch * tokens, kv_heads), 0, 1)
-    check_bits("fixed_point", fixed_point)
+    fixed_point = check_bits("fixed_point", fixed_point)
     prefetch_bytes = check_prefetch(prefetch, prefetch_bytes)
     chosen = impl.resolve(implementation)
     check_device(chosen, cache.k, cache.v)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels.common.deferred_norm import DeferredNorm
-from pallas_kernels.common.fixed_point import Rows
+from pallas_kernels.common.fixed_point import FixedPointRows, Rows, check_use
 from pallas_kernels.common.quantised import QuantisedWeight
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles
 
@@ -44,6 +44,13 @@ def stream_shape(x: Rows | DeferredNorm, weight: Any, *, norm: bool = False) -> 
         activation_bits=16 if getattr(weight, "activations", None) is None else 8,
         norm=norm,
     )
+
+
+def check_format(x: Rows | DeferredNorm, weight: Any) -> None:
+    """Raises unless the activation rows are in a form that this weight is multiplied with."""
+    rows = x.x if isinstance(x, DeferredNorm) else x
+    if isinstance(rows, FixedPointRows):
+        check_use("x", rows, stream_shape(rows, weight))
 
 
 def launches(implementation: str, rows: int) -> list[slice]:

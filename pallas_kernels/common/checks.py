@@ -116,6 +116,15 @@ def indices(name: str, array, expected: tuple, low: int, high: int) -> None:
         raise ValueError(f"{name}: expected values in [{low}, {high}), got {values.min()} to {values.max()}")
 
 
+def fractions(name: str, array: Any, expected: tuple) -> None:
+    """Raises unless `array` is float32 of the expected shape and, where its values are known, from 0 to 1."""
+    shape(name, array, expected)
+    dtype_is(name, array, jnp.float32)
+    values = known(array)
+    if values is not None and not ((values >= 0) & (values <= 1)).all():  # NaN is not, either
+        raise ValueError(f"{name}: expected values from 0 to 1, got {values.min()} to {values.max()}")
+
+
 def number(name: str, value: Any) -> float:
     """`value` as a float; raises unless it is a finite number (of Python or NumPy: it is static, so no array)."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):

@@ -86,8 +86,7 @@ def check(x: jax.Array | DeferredNorm, norm: jax.Array | None, name: str = "norm
             raise ValueError(f"{name}: expected shape [{size}], got None; only rows of a deferred norm go without")
         checks.norm_weight(name, norm, x.shape[1])
         return x
-    checks.shape("x.x", x.x, ("B", "D"))
-    fixed_point.check("x.x", x.x)
+    fixed_point.check("x.x", x.x, ("B", "D"))
     checks.float_dtype("x", x.x)
     checks.shape("x.squares", x.squares, (x.x.shape[0], "parts"))
     checks.dtype_is("x.squares", x.squares, jnp.float32)

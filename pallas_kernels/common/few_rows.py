@@ -80,9 +80,9 @@ def _integer_default(shape: StreamShape, device: Device) -> Tiles:
     return Tiles(block_n=outputs // shape.groups, block_k=block_k, num_warps=num_warps, num_stages=num_stages)
 
 
-def in_runs(shape: StreamShape) -> Tiles:
-    """The heuristic for integer weights whose result comes in whole runs of fixed point, as their activations mostly
-    do: 128 bytes a thread, for each of which there is then the least to do without spilling."""
+def default_of_runs(shape: StreamShape) -> Tiles:
+    """The heuristic for integer weights whose result is to come in whole runs of fixed point, as their activations
+    mostly do: 128 bytes a thread, for each of which there is then the least to do without spilling."""
     block_k = min(512 // shape.groups, pl.next_power_of_2(shape.stored_inputs))
     num_warps = max(1, shape.groups * RUN * block_k // (128 * 32))
     return Tiles(block_n=RUN, block_k=block_k, num_warps=num_warps, num_stages=3)

@@ -6,6 +6,7 @@ of the run whose weights it has in one instruction: nothing has to change thread
 
 import dataclasses
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +26,8 @@ from pallas_kernels.common.stream_tiles import StreamShape, Tiles
 class FixedPointRows:
     """Activation rows in fixed point, as vectors multiply them with integer weights; a pytree.
 
+    No array: what does not take them says so, as it does of any other object.
+
     Attributes:
         numbers: int8 [B, planes, D]: their high bytes, then their low ones (without a sign); of 8 bits one plane.
         runs: int32 [B, D / 16, 2]: of 16 neighbours the bits of their float32 scale, and the sum of their numbers.
@@ -36,18 +39,14 @@ class FixedPointRows:
     dtype: np.dtype = dataclasses.field(metadata=dict(static=True))
 
     @property
-    def shape(self) -> tuple[int, int]:
+    def shape(self) -> tuple[int, ...]:
         """[B, D], of the rows that they stand for."""
-        return self.numbers.shape[0], self.numbers.shape[-1]
-
-    @property
-    def ndim(self) -> int:
-        return 2
+        return (*self.numbers.shape[-3:-2], *self.numbers.shape[-1:])  # of any rank, as yet unchecked
 
     @property
     def bits(self) -> int:
         """Of a number."""
-        return 8 * self.numbers.shape[1]
+        return 8 * self.numbers.shape[-2]
 
 
 Rows = jax.Array | FixedPointRows
@@ -60,10 +59,14 @@ class FixedPointRefs(NamedTuple):
     runs: Any
 
 
-def check(name: str, x: Rows) -> None:
-    """Raises unless the arrays of rows in fixed point go together."""
+def check(name: str, x: Rows, expected: tuple) -> None:
+    """Raises unless x is an array of the expected shape, or arrays that go together as such rows in fixed point.
+
+    Args:
+        expected: of two axes, as in `checks.shape`.
+    """
     if not isinstance(x, FixedPointRows):
-        return
+        return checks.shape(name, x, expected)
     checks.shape(f"{name}.numbers", x.numbers, ("B", "planes", "D"))
     rows, planes, width = x.numbers.shape
     if planes > 2 or width % RUN:
@@ -72,21 +75,28 @@ def check(name: str, x: Rows) -> None:
     checks.dtype_is(f"{name}.numbers", x.numbers, jnp.int8)
     checks.shape(f"{name}.runs", x.runs, (rows, width // RUN, 2))
     checks.dtype_is(f"{name}.runs", x.runs, jnp.int32)
+    checks.one_of_dtypes(f"{name}.dtype", x.dtype, checks.DTYPES)
+    checks.shape(name, jax.ShapeDtypeStruct(x.shape, x.dtype), expected)
 
 
-def check_bits(name: str, bits: Any) -> None:
-    """Raises unless bits are those of a fixed point, or None."""
-    if bits is not None and (isinstance(bits, bool) or bits not in LARGEST):
+def check_bits(name: str, bits: Any) -> int | None:
+    """Returns bits, or raises unless they are those of a fixed point, or None."""
+    if bits is None:
+        return None
+    if isinstance(bits, bool) or not isinstance(bits, Integral) or bits not in LARGEST:
         raise ValueError(f"{name}: expected None, 16 or 8, got {checks.described(bits)}")
+    return int(bits)
 
 
-def check_use(name: str, x: FixedPointRows, shape: StreamShape, tiles: Tiles) -> None:
-    """Raises unless a kernel of this shape with these tiles multiplies such rows as they are."""
-    expected = bits_for(shape, tiles)
-    if expected is None:
-        raise ValueError(f"{name}: rows in fixed point need int8 or int4 weights in whole runs, on vectors (mma=False)")
-    if x.bits != expected:
-        raise ValueError(f"{name}: expected numbers of {expected} bits for this weight, got {x.bits}")
+def check_use(name: str, x: FixedPointRows, shape: StreamShape) -> None:
+    """Raises unless a weight of this shape is multiplied with such rows, by vectors."""
+    if not shape.in_integers:
+        raise ValueError(
+            f"{name}: rows in fixed point need int8 or int4 weights in whole runs of {RUN}, of 16-bit or 8-bit "
+            "activations"
+        )
+    if x.bits != shape.activation_bits:
+        raise ValueError(f"{name}: expected numbers of {shape.activation_bits} bits for this weight, got {x.bits}")
 
 
 def bits_for(shape: StreamShape, tiles: Tiles) -> int | None:
@@ -107,19 +117,56 @@ def refs_of(refs: Any) -> Any:
 def to_fixed_point(x: jax.Array, bits: int = 16, *, dtype: Any = None) -> FixedPointRows:
     """Rounds rows [B, D], any float dtype, D a multiple of 16; the plain form of what kernels do.
 
+    There is no gradient: differentiating raises.
+
     Args:
-        bits: 16 or 8. dtype: that the rows are to stand for; None for x's.
+        bits: 16 or 8. dtype: that the rows are to stand for, one of `DTYPES`; None for x's.
+
+    Raises:
+        ValueError, TypeError: an argument's shape, dtype or value is wrong; the message names it.
     """
-    planes, *runs = _rounded(x.astype(jnp.float32).reshape(len(x), -1, RUN), bits)
+    checks.shape("x", x, ("B", "D"))
+    checks.floating("x", x)
+    if x.shape[1] % RUN:
+        raise ValueError(f"x: expected a multiple of {RUN} columns, got {x.shape[1]}")
+    if bits is None or check_bits("bits", bits) is None:
+        raise ValueError("bits: expected 16 or 8, got None")
+    dtype = checks.float_dtype("x", x) if dtype is None else checks.one_of_dtypes("dtype", dtype, checks.DTYPES)
+    planes, *runs = _rounded(_without_gradient(x).astype(jnp.float32).reshape(len(x), -1, RUN), bits)
     return FixedPointRows(
         numbers=jnp.stack([plane.reshape(x.shape) for plane in planes], axis=1),
         runs=jnp.stack(runs, axis=-1),
-        dtype=jnp.dtype(dtype or x.dtype),
+        dtype=jnp.dtype(dtype),
     )
 
 
+@jax.custom_jvp
+def _without_gradient(x: jax.Array) -> jax.Array:
+    return x
+
+
+@_without_gradient.defjvp
+def _no_gradient(primals, tangents):
+    """Integers pass none: it would be 0, and nothing would say so."""
+    del primals, tangents
+    raise TypeError("fixed_point: no gradient passes activations in fixed point; ask for floats with fixed_point=None")
+
+
+def refuse_gradient(results: Any) -> None:
+    """Raises, of a pytree of results that are being differentiated, if there are rows in fixed point among them."""
+    found = jax.tree.leaves(results, is_leaf=lambda one: isinstance(one, FixedPointRows))
+    if any(isinstance(one, FixedPointRows) for one in found):
+        _no_gradient((), ())
+
+
 def to_floats(x: Rows) -> jax.Array:
-    """Rows [B, D] as they are, or those that fixed point stands for, of their dtype."""
+    """Rows [B, D] of any float dtype as they are, or those that fixed point stands for, of their dtype.
+
+    Raises:
+        ValueError, TypeError: x is neither; the message says of what shape or dtype it is.
+    """
+    check("x", x, ("B", "D"))
+    checks.floating("x", x)
     if not isinstance(x, FixedPointRows):
         return x
     planes = x.numbers.astype(jnp.int32)

@@ -2,9 +2,9 @@
 
 Each hook is a Pallas primitive that adds something the Triton backend cannot say in public terms. Kernels stay right
 without any of them, only slower: interpret mode runs none, `without_hooks` leaves some out, so that what they give can
-be measured, and one that a new JAX breaks is left out with a warning that names it (the loads, where they break in
-lowering, are an error that says how to leave them out). So internals, and jax.extend, which promises no more, are
-imported where a hook is first used, never with this file. For a broken hook
+be measured, and one that a new JAX breaks is left out with a warning that names it (`load_words` and `load_near`, where
+they break in lowering, are an error that says how to leave them out). So internals, and jax.extend, which promises no
+more, are imported where a hook is first used, never with this file. For a broken hook
 `tests/pallas_kernels/common/test_hooks.py` fails by name.
 """
 
@@ -439,10 +439,18 @@ def load_vectors(ref, start: Any, offsets: Any, width: int, *, interpret: bool =
 
     Returns:
         As many arrays, int32, of the shape that offsets broadcast to.
+
+    Raises:
+        ValueError: the width is neither 2 nor 4.
+        TypeError: ref is neither int32 nor int8.
     """
     import jax.numpy as jnp
     from jax.experimental.pallas import triton as plt
 
+    if not isinstance(width, int) or width not in (2, 4):
+        raise ValueError(f"load_vectors: expected a width of 2 or 4 words, got {width!r}")
+    if ref.dtype not in (jnp.int32, jnp.int8):
+        raise TypeError(f"load_vectors: expected a ref of int32 or int8, got {ref.dtype}")
     shape = jnp.broadcast_shapes(*map(jnp.shape, offsets))
     primitive = None if interpret or ref.size >= 2**31 else _load_vectors()
     if primitive:

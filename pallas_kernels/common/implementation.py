@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from pallas_kernels.common import checks, hooks, launch
+from pallas_kernels.common import checks, fixed_point, hooks, launch
 
 IMPLEMENTATIONS = ("triton", "xla", "interpret")
 """The fused kernels, the reference compiled by XLA, and the fused kernels run by Pallas's interpreter."""
@@ -65,7 +65,9 @@ def _differentiable(kernel, reference, options, operands):
 
 def _forward(kernel, reference, options, operands):
     del reference
-    return kernel(options, **operands), operands
+    result = kernel(options, **operands)
+    fixed_point.refuse_gradient(result)
+    return result, operands
 
 
 def _backward(kernel, reference, options, operands, cotangent):

@@ -75,10 +75,11 @@ def as_multiplied(x: Rows, tiles: Tiles, shape: StreamShape) -> Rows:
     """x [M, I] with 8 bits where the shape has so many and tensor cores, which multiply floats, are to see them.
 
     Raises:
-        ValueError: x is in fixed point, and this kernel does not multiply that.
+        ValueError: x is in fixed point, and tensor cores are to multiply it.
     """
     if isinstance(x, FixedPointRows):
-        fixed_point.check_use("x", x, shape, tiles)
+        if tiles.mma:
+            raise ValueError("x: rows in fixed point are multiplied on vectors, expected tiles of mma=False, got True")
         return x
     return quantised.rounded(x) if tiles.mma and shape.activation_bits == 8 else x
 

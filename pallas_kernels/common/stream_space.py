@@ -44,7 +44,10 @@ def default_whole(shape: StreamShape, device: Device) -> Tiles:
 
 
 def makes_runs(shape: StreamShape) -> bool:
-    """Whether an op of such a weight is to make whole runs of its result: the next takes them in fixed point."""
+    """Whether an op of such a weight is to make whole runs of its result, for the next op to take in fixed point.
+
+    What the next one takes depends on its own weight, which is not known here: it is presumed to be of the same format.
+    """
     return shape.wants_fixed_point and shape.rows <= FIXED_POINT_ROWS and shape.outputs % RUN == 0
 
 
@@ -52,7 +55,8 @@ def _of_runs(space: TileSpace) -> TileSpace:
     """The space of an op whose result may be in fixed point.
 
     On vectors a program of fewer than 16 outputs, which leaves floats, is the faster one only at the cost of the next
-    kernel, whose programs each round all of them: so none is tried, and none is the heuristic's. It can run.
+    kernel, whose programs each round all of them: so none is tried, and none is the heuristic's, where the next weight
+    is presumed to be of this one's format (`makes_runs`). It can run.
     """
 
     def search(shape: StreamShape) -> list[Tiles]:
@@ -62,7 +66,7 @@ def _of_runs(space: TileSpace) -> TileSpace:
         return [tiles for tiles in found if tiles.mma or tiles.block_n % RUN == 0]
 
     def default(shape: StreamShape, device: Device) -> Tiles:
-        return few_rows.in_runs(shape) if makes_runs(shape) else space.default(shape, device)
+        return few_rows.default_of_runs(shape) if makes_runs(shape) else space.default(shape, device)
 
     return dataclasses.replace(space, search=search, default=default)
 

@@ -7,7 +7,7 @@ import jax
 from pallas_kernels.common import checks, choose_tiles, deferred_norm, weights
 from pallas_kernels.common import implementation as impl
 from pallas_kernels.common.arithmetic import ACTIVATIONS
-from pallas_kernels.common.calls import StreamOptions, in_launches, stream_shape
+from pallas_kernels.common.calls import MAX_ROWS, StreamOptions, check_format, in_launches, stream_shape
 from pallas_kernels.common.deferred_norm import DeferredNorm
 from pallas_kernels.common.fixed_point import Rows, check_bits
 from pallas_kernels.common.prefetch import PREFETCH_BYTES, check_prefetch
@@ -60,8 +60,8 @@ def gate_up(
         eps: added to the mean square; above 0.
         norm_offset: added to the norm's weight (1.0 for Gemma); a `DeferredNorm` has it in it.
         fixed_point: 16 or 8 for the result in fixed point of so many bits, as `fixed_point_bits` has it
-            of the next kernel; it comes as floats all the same where the tiles leave a program no whole runs of 16. No
-            gradient passes fixed point. None for floats.
+            of the next kernel; it comes as floats all the same of more than 256 rows, or where the tiles leave a
+            program no whole runs of 16. There is no gradient of it: differentiating raises. None for floats.
         prefetch: the weight that the next kernel streams: this kernel's programs, when their own loads are done, ask
             for its first `prefetch_bytes` to be in L2, so that memory has work between the two. None asks for nothing.
         implementation: 'triton', 'xla', 'interpret', or None to choose by device (`resolve_implementation`).
@@ -79,9 +79,12 @@ def gate_up(
     rows = deferred_norm.check(x, norm)
     weights.check(weight, ("F", 2, rows.shape[1]), "pack_gate_up")
     deferred_norm.weight_dtype(weight, x)
+    check_format(x, weight)
     checks.one_of("activation", activation, ACTIVATIONS)
     eps, norm_offset = checks.positive("eps", eps), checks.number("norm_offset", norm_offset)
-    check_bits("fixed_point", fixed_point)
+    fixed_point = check_bits("fixed_point", fixed_point)
+    if rows.shape[0] > MAX_ROWS:  # all launches alike, whatever tiles each has
+        fixed_point = None
     prefetch_bytes = check_prefetch(prefetch, prefetch_bytes)
     chosen = impl.resolve(implementation)
 

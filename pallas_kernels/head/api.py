@@ -6,7 +6,7 @@ import jax
 
 from pallas_kernels.common import checks, choose_tiles, deferred_norm, weights
 from pallas_kernels.common import implementation as impl
-from pallas_kernels.common.calls import StreamOptions, in_launches, stream_shape
+from pallas_kernels.common.calls import StreamOptions, check_format, in_launches, stream_shape
 from pallas_kernels.common.deferred_norm import DeferredNorm
 from pallas_kernels.common.stream_space import STREAM
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles
@@ -94,6 +94,7 @@ def _head(name, x, norm, weight, soft_cap, eps, norm_offset, implementation, til
     rows = deferred_norm.check(x, norm)
     weights.check(weight, ("V", rows.shape[1]), "pack_linear")
     deferred_norm.weight_dtype(weight, x)
+    check_format(x, weight)
     soft_cap = None if soft_cap is None else checks.positive("soft_cap", soft_cap)
     eps, norm_offset = checks.positive("eps", eps), checks.number("norm_offset", norm_offset)
     chosen = impl.resolve(implementation)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from pallas_kernels.common import checks, choose_tiles, weights
 from pallas_kernels.common import implementation as impl
-from pallas_kernels.common.calls import StreamOptions, in_launches, joined, stream_shape
+from pallas_kernels.common.calls import MAX_ROWS, StreamOptions, check_format, in_launches, joined, stream_shape
 from pallas_kernels.common.deferred_norm import DeferredNorm
 from pallas_kernels.common.fixed_point import FixedPointRows, Rows, check_bits
 from pallas_kernels.common.fixed_point import check as check_rows
@@ -63,8 +63,8 @@ def out(
             of x and of their own norm's weight. None for the sum itself.
         norm_offset: added to the norm's weight (1.0 for Gemma).
         fixed_point: 16 or 8 for the `DeferredNorm`'s x in fixed point of so many bits, as `fixed_point_bits` has it of
-            the next kernel; it comes as floats all the same where the tiles leave a program no whole runs of 16. No
-            gradient passes fixed point. None for floats.
+            the next kernel; it comes as floats all the same of more than 256 rows, or where the tiles leave a program
+            no whole runs of 16. There is no gradient of it: differentiating raises. None for floats.
         prefetch: the weight that the next kernel streams: this kernel's programs, when their own loads are done, ask
             for its first `prefetch_bytes` to be in L2, so that memory has work between the two. None asks for nothing.
         implementation: 'triton', 'xla', 'interpret', or None to choose by device (`resolve_implementation`).
@@ -79,10 +79,11 @@ def out(
     Any number of rows; a launch takes several at a time. Gradients go through the reference. Works under jit, vmap and
     shard_map (pass `check_vma=False`).
     """
-    checks.array("x", x)
-    if not isinstance(x, FixedPointRows) and len(x.shape) == 3:
-        checks.shape("x", x, ("B", "N", "H"))
-        x = x.reshape(x.shape[0], -1)
+    if not isinstance(x, FixedPointRows):
+        checks.array("x", x)
+        if len(x.shape) == 3:
+            checks.shape("x", x, ("B", "N", "H"))
+            x = x.reshape(x.shape[0], -1)
     return _projection(
         "out", x, weight, residual, out_dtype, norm, norm_offset, fixed_point, prefetch, prefetch_bytes,
         implementation, tiles,
@@ -122,11 +123,11 @@ def down(
 def _projection(
     op, x, weight, residual, out_dtype, norm, norm_offset, fixed_point, prefetch, prefetch_bytes, implementation, tiles
 ):  # fmt: skip
-    checks.shape("x", x, ("B", "I"))
-    check_rows("x", x)
+    check_rows("x", x, ("B", "I"))
     dtype = checks.float_dtype("x", x)
     weights.check(weight, ("D", x.shape[1]), "pack_linear")
     checks.same_dtype("weight", weight, "x", x)
+    check_format(x, weight)
     outputs = weight.shape[0]
     if residual is not None:
         checks.shape("residual", residual, (x.shape[0], outputs))
@@ -134,9 +135,11 @@ def _projection(
             checks.same_dtype("residual", residual, "x", x)
     if norm is not None:
         checks.norm_weight("norm", norm, outputs)
-    check_bits("fixed_point", fixed_point)
+    fixed_point = check_bits("fixed_point", fixed_point)
     if fixed_point is not None and norm is None:
         raise ValueError(f"fixed_point: expected None without a norm, got {fixed_point}")
+    if x.shape[0] > MAX_ROWS:  # all launches alike, whatever tiles each has
+        fixed_point = None
     norm_offset = checks.number("norm_offset", norm_offset)
     prefetch_bytes = check_prefetch(prefetch, prefetch_bytes)
     out_dtype = checks.one_of_dtypes("out_dtype", dtype if out_dtype is None else out_dtype, (dtype, "float32"))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from pallas_kernels.common import checks, deferred_norm, weights
 from pallas_kernels.common import implementation as impl
-from pallas_kernels.common.calls import StreamOptions, launches, rows_in, stream_shape
+from pallas_kernels.common.calls import StreamOptions, check_format, launches, rows_in, stream_shape
 from pallas_kernels.common.deferred_norm import DeferredNorm
 from pallas_kernels.common.eight_bits import check_device
 from pallas_kernels.common.kv_cache import KVCache, check_places
@@ -98,6 +98,7 @@ def qkv(
     batch, width = rows.shape
     weights.check(weight, ("(N + 2K) * H / 2", 2, width), "pack_qkv")
     deferred_norm.weight_dtype(weight, x)
+    check_format(x, weight)
     checks.instance("cache", cache, KVCache)
     cache.check()
     num_heads, head_dim = check_heads("weight", weight.shape[0], cache), cache.k.shape[3]

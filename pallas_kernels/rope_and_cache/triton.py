@@ -1,4 +1,4 @@
-"""The Triton kernel of rope_and_cache: a program has one head of a few rows."""
+"""The Triton kernel of rope_and_cache: a program has one head of a few rows, or, where there are many, some heads."""
 
 import dataclasses
 import functools
@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
+from pallas_kernels.common.calls import MAX_ROWS
 from pallas_kernels.common.kv_cache import KVCache
 from pallas_kernels.common.launch import launch, launch_dependents
 from pallas_kernels.rope_and_cache.heads import KINDS, Heads
 from pallas_kernels.rope_and_cache.sums import Sums
 
-FEW_ROWS, BLOCK_M = 256, 16
-"""As many as a decode step has at most, and of those the rows of a program."""
+BLOCK_M = 16
+"""Rows of a program, where there are no more than a decode step's launch takes."""
 HEADS_OF_MANY_ROWS, PAIRS_OF_THREAD = 4, 8
 """Where there are more rows: the heads of a program at most, all queries, all keys or all values, which share the rows'
 places and angles, and the pairs of each that a thread has: in 16 bits their halves are stores of 16 bytes."""
@@ -58,7 +59,7 @@ def store(
         (q [M, N, H], the cache), and k and v [M, K, H] of the cache's dtype if asked for.
     """
     rows, block = positions.shape[0], max(16, pl.next_power_of_2(heads.half))
-    many = rows > FEW_ROWS
+    many = rows > MAX_ROWS
     block_m = max(1, PAIRS_OF_THREAD * 32 * WARPS // block) if many else BLOCK_M
     each = math.gcd(HEADS_OF_MANY_ROWS, heads.kv_heads) if many else 1  # query heads are a multiple of kv heads
     sums = Sums.of(parts, planes, words=many)

@@ -43,7 +43,8 @@ def top_k_top_p(
     by libdevice it may differ in the last bit. Works under jit and vmap.
 
     Raises:
-        ValueError, TypeError: an argument's shape, dtype or value is wrong; the message names it.
+        ValueError, TypeError: an argument's shape, dtype or value is wrong; the message names it. Of arrays, the values
+            of `top_k` and `top_p` are looked at, in calls outside jit, which wait for them.
     """
     checks.shape("scaled", scaled, ("B", "V"))
     checks.dtype_is("scaled", scaled, jnp.float32)
@@ -51,8 +52,7 @@ def top_k_top_p(
     if top_k is not None:
         checks.indices("top_k", top_k, (rows,), 1, vocabulary + 1)
     if top_p is not None:
-        checks.shape("top_p", top_p, (rows,))
-        checks.dtype_is("top_p", top_p, jnp.float32)
+        checks.fractions("top_p", top_p, (rows,))
     if checks.whole("lanes", lanes, LEAST_LANES) not in (sizes := _powers_of_2(LEAST_LANES, MOST_LANES)):
         raise ValueError(f"lanes: expected one of {', '.join(map(str, sizes))}, got {lanes}")
     chosen = impl.resolve(implementation)

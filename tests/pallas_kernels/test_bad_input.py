@@ -1,6 +1,8 @@
 """Every wrong argument is a ValueError or TypeError of one line that begins with the argument's name."""
 
 import dataclasses
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -203,8 +205,16 @@ MATRIX, HEADS, ONES = jnp.ones((2, 4)), jnp.ones((5, 2, 8)), jnp.ones(4)
 CACHED = pk.KVCache.zeros(2, 2, 4, 8, "float32")
 HERE = dict(positions=jnp.zeros(2, jnp.int32), sequence=jnp.arange(2), page_table=jnp.array([[0], [1]]))
 DEVICE = pk.DEVICES["h100"]
+GOOD = Tiles(block_n=16, block_k=16)
+MAKERS_OF_FIXED_POINT = ("attention", "out", "gate_up", "down")
 OPS = {
-    name: (call.function, call.arrays | call.options | dict(implementation="xla", tiles=None))
+    name: (
+        call.function,
+        call.arrays
+        | call.options
+        | dict(implementation="xla", tiles=None)
+        | (dict(fixed_point=None) if name in MAKERS_OF_FIXED_POINT else {}),
+    )
     for name, call in CALLS.items()
     if "contiguous" not in name
 }
@@ -212,6 +222,9 @@ FUNCTIONS = OPS | {
     "activate": (pk.activate, dict(name="silu", x=MATRIX)),
     "attention_counters": (pk.attention_counters, dict(rows=1, kv_heads=2, tokens=1)),
     "defer_norm": (pk.defer_norm, dict(rows=MATRIX, weight=ONES, offset=0.0, dtype="float32", part=2)),
+    "makes_fixed_point": (functools.partial(pk.makes_fixed_point, tiles=GOOD), dict(shape=CALLS["down"].shape)),
+    "to_fixed_point": (pk.to_fixed_point, dict(x=jnp.ones((2, 16)), bits=16, dtype="float32")),
+    "to_floats": (pk.to_floats, dict(x=pk.to_fixed_point(jnp.ones((2, 16))))),
     "find_device": (pk.find_device, dict(kind="h100")),
     "fixed_point_bits": (pk.fixed_point_bits, dict(op="down", weight=pk.pack_linear(MATRIX), rows=1)),
     "finish_norm": (pk.finish_norm, dict(x=MATRIX, weight=ONES, eps=1e-5, offset=0.0)),
@@ -241,7 +254,10 @@ NEVER_RIGHT = {
     "object": object(), "dict": {}, "list": [1, 2], "type": int, "True": True, "nan": float("nan"), "inf": float("inf"),
     "huge": 10**400, "complex": jnp.ones((1,) * 5, jnp.complex64), "key": jax.random.key(0), "text": np.array(["a"]),
     "weight of a list": pk.DenseWeight(values=[1]), "cache of numbers": pk.KVCache(k=1, v=None),
-    "rows of numbers": pk.DeferredNorm(x=1, squares=None), "rope without sin": (MATRIX, None),
+    "rows of numbers": pk.DeferredNorm(x=1, squares=None),
+    "fixed point of numbers": pk.FixedPointRows(numbers=1, runs=None, dtype="float32"),
+    "fixed point of an axis": pk.FixedPointRows(numbers=jnp.ones(16, jnp.int8), runs=None, dtype="float32"),
+    "rope without sin": (MATRIX, None),
     "tiles of a fraction": Tiles(block_n=2.5, block_k=16), "tiles of text": Tiles(block_n=16, block_k=16, mma="yes"),
     "stages of a fraction": Tiles(block_n=16, block_k=16, num_stages=1.5),
 }  # fmt: skip
@@ -256,6 +272,36 @@ def test_what_is_never_right(function, parameter):
             call(**(given | {parameter: value}))
             pytest.fail(f"{description} was taken")
         assert "\n" not in str(error.value) and len(str(error.value)) < 200
+
+
+FIXED: Any = pk.to_fixed_point(jnp.ones((2, 16)))
+
+
+@pytest.mark.parametrize(
+    "call, match",
+    [
+        (lambda: pk.to_fixed_point(jnp.ones((2, 16)), 12), "bits: expected None, 16 or 8, got 12"),
+        (lambda: pk.to_fixed_point(jnp.ones((2, 16)), None), "bits: expected 16 or 8, got None"),
+        (lambda: pk.to_fixed_point(jnp.ones((2, 17))), "x: expected a multiple of 16 columns, got 17"),
+        (lambda: pk.to_fixed_point(jnp.ones((2, 16), jnp.int32)), "x: expected a floating-point dtype, got int32"),
+        (lambda: pk.to_fixed_point(jnp.ones((2, 16)), dtype="int8"), "dtype: expected bfloat16 .* got int8"),
+        (lambda: pk.to_fixed_point(FIXED), "x: expected an array, got FixedPointRows"),
+        (lambda: pk.to_floats(jnp.ones((2, 16), jnp.int32)), "x: expected a floating-point dtype, got int32"),
+        (
+            lambda: pk.to_floats(jax.tree.map(lambda array: array[None], FIXED)),
+            r"x.numbers: expected shape \[B, planes, D\], got \[1, 2, 2, 16\]",
+        ),
+        (lambda: pk.finish_norm(FIXED, jnp.ones(16), 1e-5), "x: expected an array, got FixedPointRows"),
+        (lambda: pk.rms_norm(FIXED, jnp.ones(16), 1e-5), "x: expected an array, got FixedPointRows"),
+        (lambda: pk.project(FIXED, pk.pack_linear(jnp.ones((16, 4)))), "x: expected an array, got FixedPointRows"),
+        (lambda: pk.makes_fixed_point(CALLS["down"].shape, AttentionTiles(block_s=16, splits=1)), "tiles: expected"),
+        (lambda: pk.makes_fixed_point(CALLS["attention"].shape, GOOD), "tiles: expected a AttentionTiles, got Tiles"),
+    ],
+)
+def test_rows_in_fixed_point(call, match):
+    with pytest.raises((ValueError, TypeError), match=f"^{match}") as error:
+        call()
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["activate", "pack_qkv", "rotate", "KVCache.write", "Op.default_tiles"])
@@ -288,7 +334,6 @@ def test_implementations(name):
             run(name, implementation="triton")
 
 
-GOOD = Tiles(block_n=16, block_k=16)
 BAD_TILES = [
     (dict(block_n=3), "tiles: block_n"),
     (dict(block_k=0), "tiles: block_k"),

@@ -40,6 +40,28 @@ def test_rounding(bits):
     assert_rounded(to_fixed_point(x, bits), x, bits)
 
 
+def test_shape_and_bits_of_batches_of_rows():
+    """As vmap returns them: still those of each batch."""
+    found = jax.vmap(to_fixed_point)(normal(5 * 3, 2 * RUN).reshape(5, 3, 2 * RUN))
+    assert found.numbers.shape == (5, 3, 2, 2 * RUN)
+    assert found.shape == (3, 2 * RUN) and found.bits == 16
+    floats = jax.vmap(to_floats)(found)
+    assert floats.shape == (5, 3, 2 * RUN)
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("bits", [16, 8])
+def test_what_is_not_finite_stays_so(bits, broken):
+    x = normal(3, 3 * RUN)
+    found = to_floats(to_fixed_point(x.at[1, RUN + 3].set(broken), bits))
+    ordinary = to_floats(to_fixed_point(x, bits))
+    assert not np.isfinite(found[1, RUN + 3])
+    for row in (0, 2):
+        np.testing.assert_array_equal(found[row], ordinary[row])
+    for run in (0, 2):
+        np.testing.assert_array_equal(*(rows[1].reshape(3, RUN)[run] for rows in (found, ordinary)))
+
+
 def quantised(*shape, format="int4", group=32, activations=None, symmetric=True):
     return pk.quantise(
         normal(*shape) / shape[-1] ** 0.5, format, group=group, scale_dtype=jnp.bfloat16, activations=activations,
@@ -121,6 +143,19 @@ def test_attention_makes_them(splits, implementation):
     assert_rounded(found, plain.reshape(2, 96), 16, 1e-6)
 
 
+@pytest.mark.parametrize("tokens, head_dim", [(2, 16), (None, 24)])
+@pytest.mark.parametrize("implementation", ["xla", slow("interpret")])
+def test_attention_of_no_whole_runs_comes_as_floats(implementation, tokens, head_dim):
+    by_token = (2,) if tokens is None else (2, tokens)
+    q, (k, v) = normal(*by_token, 4, head_dim), (normal(2, 2, 32, head_dim, seed=seed) for seed in (1, 2))
+    given = dict(
+        q=q, cache=pk.KVCache(k=k, v=v), lengths=jnp.full(by_token, 20, jnp.int32), implementation=implementation
+    )
+    found, plain = (pk.attention(**given, fixed_point=bits) for bits in (16, None))
+    assert found.shape == q.shape
+    np.testing.assert_array_equal(found, plain)
+
+
 @pytest.mark.slow
 def test_runs_that_two_programs_share_come_as_floats():
     weight, x, norm = quantised(48, 2, 128), normal(1, 128).astype(jnp.bfloat16), jnp.ones(128, jnp.bfloat16)
@@ -129,6 +164,60 @@ def test_runs_that_two_programs_share_come_as_floats():
         given = dict(x=x, norm=norm, weight=part, implementation="interpret", tiles=tiles)
         found, plain = (pk.gate_up(**given, fixed_point=bits) for bits in (16, None))
         np.testing.assert_array_equal(found, plain)
+
+
+def of_two_kernels(x, bits):
+    """Of two kernels in a row, the first of which leaves the second fixed point, or floats."""
+    hidden = pk.gate_up(x, jnp.ones(64), quantised(32, 2, 64), fixed_point=bits, implementation="xla", tiles=TILES)
+    return jnp.sum(pk.down(hidden, quantised(16, 32), out_dtype="float32", implementation="xla", tiles=TILES) ** 3)
+
+
+def deferred_sum(x, bits):
+    """Of the sum beside a deferred norm: part of the gradient would be missing."""
+    _, total = pk.down(x, quantised(16, 64), norm=jnp.ones(16), fixed_point=bits, implementation="xla", tiles=TILES)
+    return jnp.sum(total)
+
+
+def attended(q, bits):
+    cache = pk.KVCache(k=normal(1, 1, 16, 64).astype(q.dtype), v=normal(1, 1, 16, 64, seed=1).astype(q.dtype))
+    found = pk.attention(q[:, None], cache, lengths=jnp.array([5]), fixed_point=bits, implementation="xla")
+    return jnp.sum(to_floats(found) if bits else found)
+
+
+def rounded_by_itself(x, bits):
+    return jnp.sum(to_floats(to_fixed_point(x, bits)) if bits else x)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("function", [of_two_kernels, deferred_sum, attended, rounded_by_itself])
+def test_it_has_no_gradient(function, compiled):
+    x = normal(1, 64).astype(jnp.bfloat16)
+    call = jax.jit(function, static_argnums=1) if compiled else function
+    trace = lambda function, bits: jax.eval_shape(lambda x: function(x, bits), x)
+    trace(call, 16)
+    with pytest.raises(TypeError, match=r"^fixed_point: no gradient passes activations in fixed point; ask for floats"):
+        trace(jax.grad(call), 16)
+    assert trace(jax.grad(call), None).shape == x.shape
+
+
+@pytest.mark.parametrize("op", ["gate_up", "down"])
+def test_more_rows_than_a_launch_takes_come_as_floats(op):
+    """A last launch of a single row would make fixed point, where the one before leaves floats."""
+    x, norm = normal(257, 64).astype(jnp.bfloat16), jnp.ones(64, jnp.bfloat16)
+    weight = quantised(*((16, 2, 64) if op == "gate_up" else (16, 64)))
+    given = dict(x=x, norm=norm if op == "gate_up" else norm[:16], weight=weight)
+
+    def described(rows, implementation):
+        part = given | dict(x=x[:rows])
+        found = jax.eval_shape(
+            lambda part: getattr(pk, op)(**part, fixed_point=16, implementation=implementation), part
+        )
+        return found if op == "gate_up" else found[0].x
+
+    for implementation in ("interpret", "xla"):
+        found = described(257, implementation)
+        assert isinstance(found, jax.ShapeDtypeStruct) and found.shape == (257, 16) and found.dtype == jnp.bfloat16
+        assert isinstance(described(2, implementation), pk.FixedPointRows)
 
 
 def test_who_wants_them():
@@ -145,6 +234,8 @@ def test_who_wants_them():
     assert bits("qkv") == 16 and bits("qkv", qk_norm=True) is None, "heads are normed on tensor cores"
     assert bits("down", format="int8") is None, "with 16 bits rounding them costs a kernel nothing"
     assert bits("down", format="fp8") is None
+    assert bits("down", format="int8") is bits("gate_up", format="int8", group=None) is None
+    assert bits("down", format="int8", activations="int8") == 8
     dense = pk.DenseWeight(values=jax.ShapeDtypeStruct((64, 128), jnp.bfloat16))
     with for_gpu("h200"):
         assert pk.fixed_point_bits("down", dense, 1) is None
@@ -171,20 +262,47 @@ MMA = pk.Tiles(block_n=16, block_k=32, num_warps=1, num_stages=3, mma=True)
 @pytest.mark.parametrize(
     "change, match",
     [
-        (dict(tiles=MMA), r"^x: rows in fixed point need int8 or int4 weights in whole runs, on vectors"),
         (dict(weight=pk.DenseWeight(values=normal(48, 128).astype(jnp.bfloat16))), "^x: rows in fixed point need int8"),
+        (dict(weight=quantised(48, 128, format="fp8")), "^x: rows in fixed point need int8"),
+        (dict(weight=quantised(48, 128, group=8)), "^x: rows in fixed point need int8 or int4 weights in whole runs"),
         (dict(x=to_fixed_point(normal(1, 128), 8, dtype=jnp.bfloat16)), "^x: expected numbers of 16 bits .* got 8"),
+        (dict(weight=quantised(48, 128, activations="int8")), "^x: expected numbers of 8 bits .* got 16"),
         (dict(fixed_point=16), "^fixed_point: expected None without a norm, got 16"),
         (dict(fixed_point=12, norm=jnp.ones(48)), "^fixed_point: expected None, 16 or 8, got 12"),
+        (dict(fixed_point=16.0, norm=jnp.ones(48)), "^fixed_point: expected None, 16 or 8, got 16.0"),
     ],
 )
-def test_what_is_refused(change, match):
+@pytest.mark.parametrize("implementation", ["interpret", "xla"])
+def test_what_is_refused(change, match, implementation):
     given = dict(
         x=to_fixed_point(normal(1, 128), dtype=jnp.bfloat16), weight=quantised(48, 128), tiles=TILES,
-        implementation="interpret",
+        implementation=implementation,
     )  # fmt: skip
     with pytest.raises(ValueError, match=match):
         pk.down(**given | change)
+
+
+def test_tensor_cores_take_none():
+    x = to_fixed_point(normal(1, 128), dtype=jnp.bfloat16)
+    with pytest.raises(ValueError, match=r"^x: rows in fixed point are multiplied on vectors, expected .* mma=False"):
+        pk.down(x, quantised(48, 128), tiles=MMA, implementation="interpret")
+
+
+@pytest.mark.parametrize("implementation", ["interpret", "xla"])
+@pytest.mark.parametrize("op", ["qkv", "gate_up", "head", "head_logits"])
+def test_what_norms_refuse(op, implementation):
+    rows = to_fixed_point(normal(2, 128), dtype=jnp.bfloat16)
+    x = pk.DeferredNorm(x=rows, squares=jnp.ones((2, 3)))
+    given = dict(x=x, norm=None, implementation=implementation)
+    if op == "qkv":
+        cache = pk.KVCache.zeros(2, 1, 16, 16, "bfloat16")
+        given |= dict(cache=cache, positions=jnp.zeros(2, jnp.int32), rope=None)
+    values = normal(*((48, 128) if op.startswith("head") else (48, 2, 128)))
+    dense = pk.DenseWeight(values=values.astype(jnp.bfloat16), rotary_dim=0 if op == "qkv" else None)
+    rounding = pk.quantise(values, "int4", group=32, activations="int8", rotary_dim=dense.rotary_dim)
+    for weight, match in ((dense, "rows in fixed point need int8"), (rounding, "expected numbers of 8 bits")):
+        with pytest.raises(ValueError, match=f"^x: {match}"):
+            getattr(pk, op)(weight=weight, **given)
 
 
 def test_a_norm_yet_to_be_made_is_refused():

@@ -89,6 +89,20 @@ def test_load_vectors(dtype):
         assert "ld.global.v4.b32" not in lowered(kernel, dtype=dtype)
 
 
+@pytest.mark.parametrize(
+    "width, dtype, error, match",
+    [
+        (3, jnp.int32, ValueError, "^load_vectors: expected a width of 2 or 4 words, got 3"),
+        (True, jnp.int32, ValueError, "^load_vectors: expected a width of 2 or 4 words, got True"),
+        (4, jnp.float32, TypeError, "^load_vectors: expected a ref of int32 or int8, got float32"),
+        (4, jnp.uint8, TypeError, "^load_vectors: expected a ref of int32 or int8, got uint8"),
+    ],
+)
+def test_what_load_vectors_refuses(width, dtype, error, match):
+    with pytest.raises(error, match=match):
+        hooks.load_vectors(jnp.zeros(64, dtype), (0,), (jnp.arange(8, dtype=jnp.int32),), width)
+
+
 def test_multiply_add():
     def kernel(x_ref, y_ref, hooked):
         x = x_ref[pl.ds(0, 8)]
@@ -160,7 +174,7 @@ def fresh_hooks():
 def use_all(module, x_ref, y_ref):
     def body(i, total):
         module.pipeline_loop(5)
-        x = x_ref[pl.ds(i * 8, 8)]
+        x = x_ref[pl.ds(i * 8, 8)].astype(jnp.float32)
         return module.multiply_add(x, x, total)
 
     module.launch_dependents()
@@ -168,7 +182,7 @@ def use_all(module, x_ref, y_ref):
     near = module.load_near(x_ref, (0,), (jnp.arange(8, dtype=jnp.int32),))
     words = module.load_words(x_ref, lambda along: (along,), 0, 8)
     vector, _ = module.load_vectors(x_ref, (0,), (2 * jnp.arange(8, dtype=jnp.int32),), 2)
-    y_ref[pl.ds(0, 8)] = jax.lax.fori_loop(0, 100, body, near + vector + words.astype(jnp.float32))
+    y_ref[pl.ds(0, 8)] = jax.lax.fori_loop(0, 100, body, (near + vector + words).astype(jnp.float32))
 
 
 def names(caught):
@@ -186,7 +200,7 @@ def test_kernels_do_without_those_whose_internals_have_moved(monkeypatch, fresh_
     monkeypatch.setattr(builtins, "__import__", moved)
     fresh_hooks.__spec__.loader.exec_module(fresh_hooks)  # nothing internal is imported with the file
     with pytest.warns(RuntimeWarning, match=r"does not work with jax \d") as caught:
-        text = lowered(functools.partial(use_all, fresh_hooks))
+        text = lowered(functools.partial(use_all, fresh_hooks), dtype=jnp.int32)
     assert names(caught) == set(hooks.HOOKS)
     assert "triton" in text
     assert not any(trace in text for trace in ("tt.num_stages", "fma", "prefetch", "launch_dependents"))
@@ -208,10 +222,10 @@ def test_kernels_do_without_one_that_fails_in_lowering(monkeypatch, internal, ho
     def changed(*args, **kwargs):
         raise TypeError("called in the way of an older jax")
 
-    assert trace in lowered(functools.partial(use_all, hooks))
+    assert trace in lowered(functools.partial(use_all, hooks), dtype=jnp.int32)
     monkeypatch.setattr(internal, changed)
     with pytest.warns(RuntimeWarning, match=f"hook {hook}: .*an older jax"):
-        assert trace not in lowered(functools.partial(use_all, hooks))
+        assert trace not in lowered(functools.partial(use_all, hooks), dtype=jnp.int32)
 
 
 def test_the_place_to_prefetch_is_an_element():
