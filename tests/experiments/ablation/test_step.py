@@ -89,7 +89,7 @@ def counts(text):
 def test_what_an_ablation_leaves_out_is_not_in_its_program(programs):
     shipped = counts(programs[""])
     assert all(shipped[op] == 1 for op in ("qkv", "attention", "out", "gate_up", "down", "head"))
-    of_integer_weights = {"load_words", "load_near"}
+    of_integer_weights = {"load_words", "load_near", "load_vectors"}
     assert all(shipped[hook] > 0 for hook in set(pk.HOOKS) - of_integer_weights)
     for name, text in programs.items():
         found, one = counts(text), BY_NAME[name]
