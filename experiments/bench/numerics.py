@@ -36,15 +36,17 @@ class Verdict:
 
 
 def widen(tree: Tree) -> Tree:
-    """With every floating-point leaf as float32, quantised weights for such activations, fixed point that stands for
-    them, and caches of what they stand for."""
+    """With every floating-point leaf as float32, quantised weights for such activations, and fixed point and caches of
+    what they stand for."""
 
     def is_quantised(x):
         return isinstance(x, pk.QuantisedWeight | pk.KVCache | pk.FixedPointRows)
 
     def leaf(x):
-        if isinstance(x, pk.QuantisedWeight | pk.FixedPointRows):
+        if isinstance(x, pk.QuantisedWeight):
             return dataclasses.replace(x, dtype=jnp.dtype(jnp.float32))
+        if isinstance(x, pk.FixedPointRows):
+            return _floats(x)
         if isinstance(x, pk.KVCache):
             return pk.KVCache(k=_stands_for(x.k, x.k_scale), v=_stands_for(x.v, x.v_scale))
         return x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x

@@ -58,6 +58,7 @@ def test_a_file_may_have_every_option(started, file, tmp_path):
         "api-key-file": keys,
         "cors-origin": "['*', 'http://a:1']",
         "kv-bytes": 1 << 40,
+        "max-num-batched-tokens": 8192,
     }
     kinds = {bool: "true", int: "7", float: "7", str: "some"}
     options = [option for option in OPTIONS if option.name != "activations"]

@@ -46,7 +46,7 @@ class EngineOptions:
 
     max_context: int
     max_batch: int
-    max_batched_tokens: int | None
+    max_batched_tokens: int | None = None
     kv_bytes: int | None
     prefix_caching: bool
     batch_invariant: bool
