@@ -9,7 +9,7 @@ from experiments.bench import tables
 from experiments.bench.models import QUANTISED, WEIGHTS
 from experiments.bench.record import Record
 from experiments.bench.tables import Table, number
-from experiments.report.claim import alike, span, steps_of
+from experiments.report.claim import PEERS, alike, span, steps_of
 from experiments.report.origin import origin
 from experiments.report.sections import WIDTH
 
@@ -22,7 +22,6 @@ HEADER = (
 THEIRS = "vLLM fp8 ms"
 COMMAND = "python -m experiments.decode --config=decode.py --implementations=triton"
 ACCURACY = f"python -m experiments.accuracy --model={TRAINED[0]}"
-PEERS = "python -m experiments.peers --engine=vllm"
 WHAT = (
     "Quantised weights, batch 1: a scale an output, or with -g128 one for 128 inputs; with -a8 activations in 8 bits "
     "too. KL is what rounding the layers of two trained models costs: mean nats of the next token on stories."

@@ -167,8 +167,9 @@ def missing_to_be_kept(scaled: np.ndarray, params: SamplingParams, token: int) -
     own, most = scaled[token], scaled.max()
     missing = [0.0]
     if params.min_p:
-        missing.append(most + math.log(params.min_p) - own)
-        scaled = np.where(scaled >= missing[-1] + own, scaled, -np.inf)
+        least = most + math.log(params.min_p)
+        missing.append(least - own)
+        scaled = np.where(scaled >= least, scaled, -np.inf)
     if params.top_k:
         least = np.sort(scaled)[-min(params.top_k, len(scaled))]
         missing.append(least - own)

@@ -89,8 +89,10 @@ def of_model(options: Options, model: str, config: ModelConfig, dtype: str) -> G
         None, implementation=implementation, dtype=DTYPES[dtype], head_dim=config.head_dim
     )
     limits = dict(max_batch=throughput_options.max_batch(options), max_context=throughput_options.max_context(options))
-    lead = dict(model=model, dtype=dtype, implementation=implementation, prefill_backend=backend, **limits)
-    lead |= dict(max_batched_tokens=options.max_batched_tokens)
+    lead = dict(
+        model=model, dtype=dtype, implementation=implementation, prefill_backend=backend,
+        max_batched_tokens=options.max_batched_tokens, **limits,
+    )  # fmt: skip
     with contextlib.ExitStack() as stack:
         try:
             llm = LLM.random(

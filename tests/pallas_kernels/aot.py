@@ -15,6 +15,7 @@ import importlib.util
 import json
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,13 @@ def start() -> None:
 
     xla_bridge.discover_pjrt_plugins()
     xla_bridge.discover_pjrt_plugins = lambda: None
+
+
+def run_module(name: str, *arguments: str) -> None:
+    """Runs a module in a process of its own, whose backend may be another; fails with what it said if it does."""
+    command = [sys.executable, "-m", name, *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
 
 
 def main() -> None:
