@@ -105,9 +105,7 @@ def peers_load_section(records: Sequence[Record]) -> Section:
             f"{number(one['itl_ms_p50'])}, {number(one['itl_ms_p99'])}",
             one["engine_version"], one["date"][:10],
         ])  # fmt: skip
-    what = (
-        "The same load on other engines, with the limits of their servers, on the same card; ours by default options."
-    )
+    what = "The same load on other engines with their servers' limits, on the same card; ours with default options."
     command = "python -m experiments.peers --engine=vllm --concurrency=1,8,32,64,256"
     return "Other engines under load", what, (header, body), found, command
 
