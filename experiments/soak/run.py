@@ -37,8 +37,9 @@ class Difference:
     """A row whose tokens differ from those of the same row alone: from which on, and how near those two were.
 
     Attributes:
-        gap: between the scores of the two tokens in the lone run, or what one of them lacked to be kept by min-p, top-k
-            or top-p, where that is more; infinite where one of them was not to be drawn at all.
+        gap: how much the lone run's scores have to change at least for either of the two to be drawn: for one to pass
+            the other, or for the better one no longer to be kept by min-p, top-k and top-p; and for each to be kept at
+            all. Infinite where one of them was not to be drawn.
     """
 
     request: int
@@ -141,44 +142,44 @@ def difference(llm: LLM, number: int, request: Request, row: Row, alone: Row) ->
         samples=[request.sample], default_seeds=[request.seed],
     )  # fmt: skip
     step = jnp.array([at], jnp.int32)
-    scores, missing = process(logits, state, step), 0.0
+    scores = scaled = process(logits, state, step)
     if not params.greedy:
         scaled = scores / state.temperature[:, None]
         scores = scaled + gumbel(state.key, step, config.vocab_size)
     # One that ends where the other goes on drew an id that ends it, which is not among its tokens.
-    scores = np.asarray(scores[0])
+    scores, scaled = np.asarray(scores[0]), np.asarray(scaled[0])
     end = max((int(end) for end in state.ends[0] if end >= 0), key=lambda end: scores[end], default=None)
     pair = [ids[at] if at < len(ids) else end for ids in (row.ids, alone.ids)]
-    if None in pair:
+    if None in pair or not np.isfinite(scores[pair]).all():
         return Difference(number, at, math.inf)
+    better, other = sorted(pair, key=lambda token: -scores[token])
+    gap = float(scores[better] - scores[other])
     if not params.greedy:
-        missing = max(missing_to_be_kept(np.asarray(scaled[0]), params, token) for token in pair)
-    first, second = (float(scores[token]) for token in pair)
-    gap = max(abs(first - second), missing) if np.isfinite([first, second]).all() else math.inf
+        margin, others = (margin_to_be_kept(scaled, params, token) for token in (better, other))
+        gap = max(min(gap, max(0.0, margin)), -margin, -others)
     return Difference(number, at, gap)
 
 
-def missing_to_be_kept(scaled: np.ndarray, params: SamplingParams, token: int) -> float:
-    """How much logits have to change at least for min-p, top-k and top-p to keep a token; 0 where they do.
+def margin_to_be_kept(scaled: np.ndarray, params: SamplingParams, token: int) -> float:
+    """How much logits have to change at least for min-p, top-k and top-p to drop a token that they keep; of one that
+    they drop, less than 0, to keep it.
 
     Args:
         scaled: float32 [V], logits divided by the temperature.
     """
-    own, most = scaled[token], scaled.max()
-    missing = [0.0]
+    own, others = scaled[token], np.delete(scaled, token)
+    most, p = scaled.max(), params.top_p
+    margins = [math.inf]
     if params.min_p:
         least = most + math.log(params.min_p)
-        missing.append(least - own)
-        scaled = np.where(scaled >= least, scaled, -np.inf)
-    if params.top_k:
-        least = np.sort(scaled)[-min(params.top_k, len(scaled))]
-        missing.append(least - own)
-        scaled = np.where(scaled >= least, scaled, -np.inf)
-    scaled = np.where(np.arange(len(scaled)) == token, own, scaled)  # as if the others had let it pass
-    masses, p = np.exp(scaled - most), params.top_p
-    if p == 0:
-        missing.append(most - own)
-    before, rest = masses[scaled > own].sum(), masses[scaled <= own].sum()
-    if 0 < p < 1 and before > 0:  # what is before it has to come down by so much, beside the rest
-        missing.append(math.log(before / rest) - math.log(p / (1 - p)) if rest > 0 else math.inf)
-    return float(max(missing))
+        margins.append(own - least if own < most else math.inf)
+        others = others[others >= least]
+    if 0 < params.top_k <= len(others):
+        least = np.sort(others)[-params.top_k]
+        margins.append(own - least)
+        others = others[others >= least]
+    above = others[others > own]
+    if p < 1 and len(above):  # what is above it has to weigh so much more, or less, beside the rest
+        before, rest = np.exp(above - most).sum(), np.exp(own - most) + np.exp(others[others <= own] - most).sum()
+        margins.append(math.log(p / (1 - p)) - math.log(before / rest) if rest > 0 else -math.inf)
+    return float(min(margins))

@@ -140,6 +140,18 @@ MAKERS = pk.Tiles(block_n=16, block_k=256, num_warps=2, num_stages=3)
 FIXED = [MAKERS, pk.Tiles(block_n=32, block_k=128, num_warps=4)]
 
 
+@pytest.mark.parametrize("bits", [16, 8])
+def test_rounding_to_fixed_point_as_numpy_does(bits):
+    x = normal(3, 1024, seed=1)
+    found = jax.jit(functools.partial(pk.to_fixed_point, bits=bits))(x)
+    runs = np.asarray(x, np.float64).reshape(3, -1, 16)
+    exact = runs / np.abs(runs).max(-1, keepdims=True) * (2 ** (bits - 1) - 1)
+    high, low = (np.asarray(found.numbers, np.int32)[:, plane] for plane in (0, -1))
+    numbers = (high if bits == 8 else 256 * high + (low & 0xFF)).reshape(runs.shape)
+    assert np.abs(numbers - exact).max() < 0.51, "the nearest; products in float32 lose 2^-8 of it"
+    np.testing.assert_array_equal(np.asarray(found.runs)[..., 1], numbers.sum(-1))
+
+
 @pytest.mark.parametrize("tiles", FIXED, ids=["a ring", "at once"])
 @pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize("format, group", [("int8", None), ("int4", 128), ("int4", 32)])

@@ -25,14 +25,17 @@ def test_the_same_seed_gives_the_same_requests_that_overlap_and_differ():
     assert {one.params.greedy for one in first} == {True, False} and len({one.priority for one in first}) > 1
 
 
-def test_what_a_token_lacks_to_be_kept():
+def test_how_much_logits_have_to_change_for_a_token_to_be_kept_or_not():
     scaled = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
-    lacks = lambda token, **how: run.missing_to_be_kept(scaled, SamplingParams(**how), token)
-    assert lacks(3) == 0 and lacks(2, top_k=3) == lacks(2, top_p=0.81) == lacks(2, min_p=0.29) == 0
-    assert lacks(2, top_k=2) == pytest.approx(np.log(2)), "as much as the second has more"
-    assert lacks(2, top_p=0.79) == pytest.approx(np.log((0.8 / 0.2) / (0.79 / 0.21))), "what the others have too much"
-    assert lacks(2, min_p=0.4) == pytest.approx(np.log(0.2 / 0.15))
-    assert lacks(3, top_k=2, top_p=0.9) == pytest.approx(np.log(6)), "the most of all"
+    margin = lambda token, **how: run.margin_to_be_kept(scaled, SamplingParams(**how), token)
+    assert margin(3) == margin(0, top_p=0.1) == margin(0, min_p=0.9) == margin(3, top_k=4) == np.inf, "always kept"
+    assert margin(2, top_k=2) == pytest.approx(-np.log(2)), "the second is so much above it"
+    assert margin(1, top_k=2) == pytest.approx(np.log(2)), "and it so much above the third"
+    assert margin(2, top_p=0.79) == pytest.approx(-np.log((0.8 / 0.2) / (0.79 / 0.21))), "those above weigh too much"
+    assert margin(2, top_p=0.81) == pytest.approx(np.log((0.81 / 0.19) / (0.8 / 0.2)))
+    assert margin(2, min_p=0.4) == pytest.approx(-np.log(0.2 / 0.15))
+    assert margin(2, min_p=0.2) == pytest.approx(np.log(0.15 / 0.1))
+    assert margin(3, top_k=2, top_p=0.9) == pytest.approx(-np.log(6)), "the one that wants the most"
 
 
 @pytest.mark.slow
