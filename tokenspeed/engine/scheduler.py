@@ -8,6 +8,8 @@ Continuous batching. The order of sequences is (priority, arrival), and the poli
   takes half of that while others wait.
 - A chunk starts and ends at the edge of a page, or of several (`Limits.align`), except at the end of the tokens to
   prefill; that chunk gives a token. Of `Limits.lengths` it takes the longest that the budget allows, once or more.
+- A prompt that a step can take whole is not begun with the last quarter of one, or less: in parts it would take longer,
+  and could not share a program with prompts of its length. It waits for the next step.
 - Pages are taken as a sequence grows. Where a decode, or the first sequence in prefill, needs one and there is none,
   the last running sequence in the order is preempted, be it the one that asks: its pages are released, it waits at its
   place in the order, and later it is computed again from its tokens. So the first one never stands still. Others in
@@ -66,7 +68,7 @@ class Scheduler:
 
     def __init__(self, pool: Pool, limits: Limits):
         self._align = limits.align_of(pool.page_size)
-        self.pool, self.limits, self._most = pool, limits, limits.chunk
+        self.pool, self.limits, self._most, self._budget = pool, limits, limits.chunk, limits.token_budget
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.steps = self.preemptions = 0
@@ -118,7 +120,8 @@ class Scheduler:
         prefilling = [s for s in running if s.in_prefill]
         long = [s for s in prefilling if s.to_prefill > self.limits.chunk]
         far = [s for s in prefilling if s.prefill_end > self.limits.chunk]
-        budget, chunks = self._budget(len(decodes), far), []
+        self._set_budget(len(decodes), far)
+        budget, chunks = self._budget, []
         priced = bool(far and decodes and self.limits.attention_tokens)
         for s in prefilling:
             if s in long[:1] and not preempted:
@@ -248,6 +251,8 @@ class Scheduler:
             if long and left <= budget - self._most:
                 break  # it fits beside the chunk of a long one, and need not go before it
             length = self._chunk_length(left, room)
+            if length < left <= min(self._most, self._budget) and room <= self._budget // 4:
+                break
             if length and not (over and length < left) and self._admit(s, left, length):
                 chunks.append(Chunk(s, s.computed, length))
                 budget -= length
@@ -319,8 +324,8 @@ class Scheduler:
         length = max((n for n in self.limits.lengths if n <= most), default=self._align)
         return most // length * length
 
-    def _budget(self, decodes: int, long: list[Sequence]) -> int:
-        """Tokens that prefill may have beside so many of decode; sets the most that a chunk may.
+    def _set_budget(self, decodes: int, long: list[Sequence]) -> None:
+        """Tokens that prefill may have beside so many of decode, and the most that a chunk may.
 
         Args:
             long: prompts in prefill, whatever is left of them.
@@ -334,7 +339,7 @@ class Scheduler:
             shared = long and self.waiting and len(self.running) < limits.max_rows
             half = max(self._align, budget // 2 // self._align * self._align)
             self._most = min(limits.chunk, half if shared else budget)  # short ones fit beside a long one
-        return budget
+        self._budget = budget
 
     def _prefilled(self, s: Sequence) -> list[int]:
         """The tokens that prefill is to compute of a waiting sequence."""

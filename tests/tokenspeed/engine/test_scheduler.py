@@ -120,6 +120,23 @@ def test_a_newcomer_that_leaves_no_page_to_the_long_prompt_waits():
     assert parts(device.step()) == [("long", 16, 4), ("a", 0, 4)]
 
 
+def test_the_last_quarter_of_a_step_begins_no_prompt_that_the_next_one_can_take_whole():
+    scheduler, device = make(token_budget=16, chunk=16)
+    for id in "abc":
+        put(scheduler, id, 6, 1)
+    assert parts(device.step()) == [("a", 0, 6), ("b", 0, 6)]
+    put(scheduler, "d", 8, 1)
+    assert parts(device.step()) == [("c", 0, 6), ("d", 0, 8)]
+    scheduler, device = make(token_budget=16, chunk=16)
+    put(scheduler, "a", 8, 1)
+    put(scheduler, "b", 10, 1)
+    assert parts(device.step()) == [("a", 0, 8), ("b", 0, 8)], "half of a step is too much to leave"
+    scheduler, device = make(token_budget=16, chunk=16)
+    put(scheduler, "a", 12, 1)
+    put(scheduler, "b", 20, 1)
+    assert parts(device.step()) == [("a", 0, 12), ("b", 0, 4)], "in parts it comes anyway"
+
+
 def test_a_prompt_with_a_chunk_left_is_not_long():
     scheduler, device = make(token_budget=8)
     put(scheduler, "first", 16, 1)
