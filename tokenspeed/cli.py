@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import importlib.metadata
 import json
 import sys
 import warnings
@@ -20,6 +19,7 @@ from tokenspeed.models import hf_config, kv_dtypes, memory
 from tokenspeed.models.config import ConfigError, ModelConfig
 from tokenspeed.sampling.params import SamplingParams
 from tokenspeed.text.tokenizer import Tokenizer
+from tokenspeed.version import VERSION
 from tokenspeed.weights.revision import revision_of
 from tokenspeed.weights.tiny import folder_of
 
@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="Compiled programs are kept in the user's cache folder, or in JAX_COMPILATION_CACHE_DIR; "
         "JAX_ENABLE_COMPILATION_CACHE=false keeps none.",
     )
-    top.add_argument("--version", action="version", version=_version())
+    top.add_argument("--version", action="version", version=f"tokenspeed-jax {VERSION}, jax {jax.__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     common = _Parser(add_help=False)
@@ -133,14 +133,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     print(f"error: {message}", file=sys.stderr)
     return 2
-
-
-def _version() -> str:
-    try:
-        own = importlib.metadata.version("tokenspeed-jax")
-    except importlib.metadata.PackageNotFoundError:
-        own = "(not installed)"
-    return f"tokenspeed-jax {own}, jax {jax.__version__}"
 
 
 def _folder(arguments) -> Path | None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import importlib.metadata
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable
@@ -25,6 +24,7 @@ from tokenspeed.server.metrics import Metrics
 from tokenspeed.server.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from tokenspeed.server.service import Service
 from tokenspeed.text.errors import TokenizerError
+from tokenspeed.version import VERSION
 
 LOG = logging.getLogger("uvicorn.error")
 PAGE = Path(__file__).with_name("page.html")
@@ -33,7 +33,6 @@ POLICY = "default-src 'none'; connect-src 'self'; img-src data:; script-src 'uns
 KINDS = ("str", "int", "float", "bool")
 LONGEST = 64
 """Of a field's name in a message."""
-VERSION = importlib.metadata.version("tokenspeed-jax")
 
 
 def create(service: Service, metrics: Metrics) -> FastAPI:
