@@ -14,6 +14,10 @@ other, in turn:
     python -m experiments.serve_bench --config=serve.py --endpoints=ours=http://127.0.0.1:8000/v1,vllm=http://127.0.0.1:8001/v1
     python -m experiments.serve_bench --config=serve.py --arrivals=closed --concurrency=1,8,16 --mixes=chat,both
 
+Servers can be started for it, one command for a figure; what they print is beside the records:
+
+    python -m experiments.serve_bench --config=serve.py --commands="ours=python -m tokenspeed serve --port 8000"
+
 Prompts of exactly 1024 tokens, and what one of 30,000 every few seconds costs them (DIR: the served checkpoint; without
 weights `python -m experiments.random_checkpoint --out=DIR` makes one):
 
@@ -28,6 +32,8 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
 
     config.endpoints = ("ours=http://127.0.0.1:8000/v1",)  # NAME=URL; the name is that in records
+    config.commands = ()  # NAME=COMMAND, without commas: starts the server of that endpoint, which is ended afterwards
+    config.ready_s = 300.0  # that servers may take until they answer
     config.model = "local"  # that requests ask for
     config.api_key = ""
 

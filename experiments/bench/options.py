@@ -11,6 +11,7 @@ import difflib
 import importlib.util
 import math
 import re
+import shlex
 import sys
 import typing
 import warnings
@@ -169,8 +170,8 @@ def check_some(options: Any, *fields: str) -> None:
 
 
 def shown_command(command: Sequence[str]) -> str:
-    """The command as typed, but for absolute paths, of which only the last part is kept."""
-    return " ".join(re.sub(r"(^|(?<==))/\S*/", "", argument) for argument in command)
+    """The command as a shell takes it, but for absolute paths, of which only the last part is kept."""
+    return shlex.join(re.sub(r"(^|(?<=[=\s]))/\S*/", "", argument) for argument in command)
 
 
 def _fields(kind: type) -> dict[str, dataclasses.Field]:

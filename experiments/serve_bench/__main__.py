@@ -13,8 +13,10 @@ client itself was late a case does not count. Fields are those of kind 'serve' i
 """
 
 import asyncio
+import contextlib
 import sys
 import time
+from pathlib import Path
 
 import httpx2
 
@@ -31,6 +33,7 @@ from experiments.serve_bench.figures import figures
 from experiments.serve_bench.mixes import Sizes
 from experiments.serve_bench.options import Case, Options
 from experiments.serve_bench.plots import draw_serve
+from experiments.serve_bench.servers import started
 from experiments.serve_bench.table import serve_table
 from experiments.serve_bench.texts import text_of
 
@@ -41,11 +44,19 @@ def run(options: Options, command: str) -> int:
     origin = provenance.collect(command, *MEASURING)
     sizes = options.sizes(text_of(options.tokenizer))
     for name, url in options.urls.items():
-        check_there(name, url)
+        if name not in options.servers:
+            check_there(name, url)
     records: list[Record] = []
     status = 0
-    with Log(in_path(options.results)) as log:
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(Log(in_path(options.results)))
         try:
+            stack.enter_context(
+                started(
+                    options.servers, options.urls, model=options.model, headers=options.headers,
+                    ready_s=options.ready_s, logs=Path(log.path).parent,
+                )
+            )  # fmt: skip
             for case in options.cases:
                 salt = time.time_ns()
                 endpoints = list(options.urls.items())
@@ -92,9 +103,8 @@ async def requests_of(
 ) -> tuple[float, list[Request], list[tuple[float, float]]]:
     """From when on the requests of a case count, all of them, and how late the event loop was."""
     o, seed, whole_s = options, options.seed + case.repeat, options.warm_s + options.seconds
-    headers = dict(authorization=f"Bearer {o.api_key}") if o.api_key else {}
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
-    async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=o.timeout_s, limits=limits) as client:
+    async with httpx2.AsyncClient(base_url=url, headers=o.headers, timeout=o.timeout_s, limits=limits) as client:
         if case.rate is None:
             assert case.concurrency is not None
             prompts = load.prompts_of(case.mix, sizes, seed, salt)

@@ -33,6 +33,8 @@ class Options:
     """What to measure; configs/serve.py says what each field means."""
 
     endpoints: tuple[str, ...]
+    commands: tuple[str, ...]
+    ready_s: float
     model: str
     api_key: str
     arrivals: str
@@ -70,11 +72,17 @@ class Options:
                 raise UsageError(f"endpoints: expected NAME=URL, got {one}")
         if len(self.urls) < len(self.endpoints):
             raise UsageError("endpoints: two have one name")
+        for one in self.commands:
+            name, _, command = one.partition("=")
+            if name not in self.urls or not command.strip():
+                raise UsageError(f"commands: expected NAME=COMMAND, of {' or '.join(self.urls)}, got {one}")
+        if len(self.servers) < len(self.commands):
+            raise UsageError("commands: two have one name")
         check_least(
             self, burst=1, concurrency=1, repeats=1, warm_s=0, seed=0, spread=0, chat_input=1, chat_output=2,
             long_input=1, long_output=1,
         )  # fmt: skip
-        for name in ("seconds", "long_every_s", "slo_ttft_ms", "slo_tpot_ms", "most_late_ms", "timeout_s"):
+        for name in ("seconds", "ready_s", "long_every_s", "slo_ttft_ms", "slo_tpot_ms", "most_late_ms", "timeout_s"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name}: expected more than 0, got {getattr(self, name)}")
         if any(not rate > 0 for rate in self.rates):
@@ -84,6 +92,16 @@ class Options:
     def urls(self) -> dict[str, str]:
         """By name."""
         return dict(one.split("=", 1) for one in self.endpoints)
+
+    @property
+    def servers(self) -> dict[str, str]:
+        """The commands by the endpoints' names."""
+        return dict(one.split("=", 1) for one in self.commands)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of every request."""
+        return dict(authorization=f"Bearer {self.api_key}") if self.api_key else {}
 
     @property
     def bounds(self) -> Bounds:

@@ -157,11 +157,13 @@ def test_an_error_of_the_command_is_one_line(error, capsys):
     assert capsys.readouterr() == ("", "error: results: no such thing\n")
 
 
-def test_the_command_is_as_typed_but_for_absolute_paths():
-    typed = ["--number=2", "--name=/a/b/records.jsonl", "--names=out/x,y", "/c/d"]
+def test_the_command_is_as_a_shell_takes_it_but_for_absolute_paths():
+    typed = ["--number=2", "--name=/a/b/records.jsonl", "--names=out/x,y=A=/a/b /c/d --at http://here/v1", "/c/d"]
     seen = []
     options.main(lambda _, command: seen.append(command), Every, "experiments.every", "", argv=typed)
-    assert seen == ["python -m experiments.every --number=2 --name=records.jsonl --names=out/x,y d"]
+    assert seen == [
+        "python -m experiments.every --number=2 --name=records.jsonl '--names=out/x,y=A=b d --at http://here/v1' d"
+    ]
 
 
 @pytest.mark.parametrize("argument", ["--help", "-h"])
