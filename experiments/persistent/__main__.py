@@ -122,6 +122,9 @@ class Run:
         self.records.append(one)
         took = f"{found.timing.median_us:.1f} us" if found.timing else ""
         expected = " (as it must)" if name == STUCK and found.failure else ""
+        if found.wait_cycles and found.wait_cycles_of_last:
+            waits = (f"{a:.0f} ({b:.0f})" for a, b in zip(found.wait_cycles, found.wait_cycles_of_last))
+            took += f", cycles of a layer's waits (of the last to come): {', '.join(waits)}"
         print(
             f"{workload.model} {workload.weights} {name}: {took or found.failure}{expected}, {seconds:.1f} s",
             flush=True,
@@ -165,8 +168,9 @@ def figures(found: Measured, workload: Workload, ceiling_gbps: float) -> Record:
         fields |= zip(
             ("poll_cycles", "poll_cycles_least", "poll_cycles_most"), (round(c, 1) for c in found.poll_cycles)
         )
-    if found.last_cycles is not None:
-        fields |= dict(wait_cycles_of_last=round(found.last_cycles, 1), wait_cycles=round(found.mean_cycles or 0, 1))
+    for field in ("wait_cycles", "wait_cycles_of_last"):
+        cycles = getattr(found, field)
+        fields[field] = cycles and [round(c, 1) for c in cycles]
     if found.timing is None:
         return fields
     gbps = workload.bytes / found.timing.median_us / 1e3

@@ -38,6 +38,13 @@ class Design:
     reduce_kib: int = 0
     trace: bool = False
 
+    def __post_init__(self):
+        if self.poller and self.copier != "warpgroup":
+            raise ValueError(f"poller: expected copier 'warpgroup', got {self.copier!r}")
+        own_ring = self.hold or self.apart or self.reduce_kib or self.trace
+        if self.copier == "pipeline" and own_ring:
+            raise ValueError("copier: 'pipeline' takes no hold, apart, reduce_kib or trace")
+
     @property
     def threads(self) -> int:
         """Pallas's, which are warpgroups."""

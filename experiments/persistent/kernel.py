@@ -37,6 +37,8 @@ def build(design: Design, stages: tuple[Stage, ...], layers: int, interpret=None
     programs], cycles, or None.
     """
     steps = steps_of(stages)
+    if design.barriers == "flags" and any(stage.groups > 1 for stage in stages):
+        raise ValueError("barriers: 'flags' knows no groups")
     barriers = Barriers(design.barriers, design.programs, layers, counters(stages)[""])
     make = pipelined if design.copier == "pipeline" else streamed
     body, scratch = make(design, steps, layers, barriers)

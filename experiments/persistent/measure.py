@@ -31,13 +31,13 @@ class Measured(Outcome):
 
     Attributes:
         timing: microseconds of a launch. poll_cycles: of all polls of a launch: mean of the programs, least, most.
-        last_cycles, mean_cycles: of one wait, with a trace: of the program that came last to it, and the mean.
+        wait_cycles, wait_cycles_of_last: with a trace, of each wait of a layer: mean, and of the last to come.
     """
 
     timing: Timing | None = None
     poll_cycles: tuple[float, float, float] | None = None
-    last_cycles: float | None = None
-    mean_cycles: float | None = None
+    wait_cycles: list[float] | None = None
+    wait_cycles_of_last: list[float] | None = None
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -94,8 +94,8 @@ def measure(program: Callable, variant: Variant, workload: Workload, weights: ja
     if (polls := results[:, 2] / LAUNCHES).any():
         found.poll_cycles = float(polls.mean()), float(polls.min()), float(polls.max())
     if trace is not None:
-        waits = np.asarray(trace)[trace.shape[0] // workload.layers :]  # the first layer's may be for no layer
-        found.last_cycles, found.mean_cycles = float(waits.min(1).mean()), float(waits.mean())
+        cycles = np.asarray(trace).reshape(workload.layers, -1, design.programs)[1:]  # some of the first are for none
+        found.wait_cycles, found.wait_cycles_of_last = cycles.mean((0, 2)).tolist(), cycles.min(2).mean(0).tolist()
     slopes = []
     for _ in range(samples):
         few, many = (_seconds(program, calls, given, weights) for calls in (FEW, MANY))

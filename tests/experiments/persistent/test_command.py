@@ -148,11 +148,11 @@ class Device:
         self.results = jnp.zeros((design.programs, 3), jnp.int32).at[:, 2].set(24)
         sums = measure.checksums(weights, programs=design.programs, apart=design.apart, whole=design.whole)
         self.results = self.results.at[:, 0].set(sums * measure.LAUNCHES)
-        self.now = 0.0
+        self.now, self.trace = 0.0, None
 
     def __call__(self, given, weights):
         self.now += 6e-3
-        return self.results, None
+        return self.results, self.trace
 
     def clock(self):
         self.now += 1e-3
@@ -176,6 +176,15 @@ def test_the_slope_over_calls_is_timed(small, monkeypatch):
         and found.timing.median_us == pytest.approx(6e3 / measure.LAUNCHES)
     )
     assert found.poll_cycles == (2.0, 2.0, 2.0)
+
+
+def test_a_trace_tells_how_long_each_wait_of_a_layer_is_and_how_long_for_the_last(small):
+    variant, workload, weights, device = small
+    cycles = jnp.zeros((workload.layers, 2, 132), jnp.int32).at[0].set(9999)
+    cycles = cycles.at[1:, 0].set(jnp.arange(132) + 50).at[1:, 1].set(7)
+    device.trace = cycles.reshape(-1, 132)
+    found = measure.measure(device, variant, workload, weights, 5)
+    assert found.wait_cycles == [50 + 131 / 2, 7] and found.wait_cycles_of_last == [50, 7], "without the first layer"
 
 
 def test_wrong_words_and_polls_that_gave_up_have_no_time(small):
