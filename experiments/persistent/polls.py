@@ -38,18 +38,24 @@ END:
 
 
 def _read_pairs_until(loads: int) -> str:
-    """Reads the first $3 of so many pairs, 128 pairs apart, until all their flags are at least $2; else as above."""
-    values = " ".join(
-        f"mov.b64 v{i}, -1; setp.gt.s32 p, $3, {i}; @p ld.relaxed.gpu.global.b64 v{i}, [$1+{i * THREADS * 8}];\n"
+    """Reads the first $3 of so many pairs, 128 pairs apart, until all their flags are at least $2; else as above.
+
+    And their other words below 2^31, which they always are: ptxas would not read what nobody looks at.
+    """
+    values = "".join(
+        f"mov.b64 v{i}, 0xffffffff00000000; setp.gt.s32 p, $3, {i};\n"
+        f"@p ld.relaxed.gpu.global.b64 v{i}, [$1+{i * THREADS * 8}];\n"
         for i in range(loads)
     )
-    flags = " ".join(f"mov.b64 {{low, high}}, v{i}; min.u32 least, least, high;\n" for i in range(loads))
+    flags = "".join(
+        f"mov.b64 {{low, high}}, v{i}; min.u32 least, least, high; max.u32 most, most, low;\n" for i in range(loads)
+    )
     return f"""{{
-.reg .pred p, q; .reg .b32 low, high, least, n; .reg .b64 {", ".join(f"v{i}" for i in range(loads))};
+.reg .pred p, q; .reg .b32 low, high, least, most, n; .reg .b64 {", ".join(f"v{i}" for i in range(loads))};
 mov.b32 n, $4;
-MORE: mov.b32 least, -1;
+MORE: mov.b32 least, -1; mov.b32 most, 0;
 {values}{flags}
-setp.ge.u32 p, least, $2;
+setp.lt.u32 q, most, 0x80000000; setp.ge.and.u32 p, least, $2, q;
 sub.u32 n, n, 1; setp.ne.u32 q, n, 0;
 @p bra DONE;
 @q bra MORE;
