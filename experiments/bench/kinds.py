@@ -264,5 +264,28 @@ KINDS = {
         ("device", "model", "op", "layout"),
         needed=("model", "status", "op", "layout", "median_us", "p10_us", "p90_us"),
     ),
+    "persistent": Kind(
+        "one launch that streams the layers' weights and does no arithmetic, with barriers between the stages",
+        STATUS | CALL_US | RATE
+        | dict(
+            model=CASE["model"],
+            weights=(TEXT, "what they are stored in: bf16, int8, int4"),
+            variant=(TEXT, "a name of experiments/persistent/variants.py"),
+            structure=(TEXT, "which stages wait for what"),
+            barriers=(TEXT, "how programs wait for each other"),
+            copier=(TEXT, "who asks for the weights"),
+            design=(TILES, "of a program: KiB of a chunk, slots of its ring, and the like"),
+            streamed_bytes=(POSITIVE, "with the padding of the last rounds; `bytes` is without"),
+            seconds=(AMOUNT, "of checking and timing it"),
+            poll_cycles=(AMOUNT, "in the polls of a launch, mean of the programs"),
+            poll_cycles_least=(AMOUNT, "of the program with the fewest"),
+            poll_cycles_most=(AMOUNT, "of the one with the most"),
+            wait_cycles=(a_list(AMOUNT), "of each wait of a layer, mean of the programs; null without a trace"),
+            wait_cycles_of_last=(a_list(AMOUNT), "the same of the program that waited least"),
+        ),
+        ("device", "model", "weights", "variant"),
+        needed=("model", "weights", "variant", "structure", "barriers", "copier", "design", "bytes", "streamed_bytes"),
+        figures=("median_us", "p10_us", "p90_us", "achieved_gbps", "ceiling_gbps", "percent_of_ceiling"),
+    ),
     **SERVED_KINDS,
 }  # fmt: skip

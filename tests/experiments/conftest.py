@@ -136,6 +136,10 @@ OF_KIND = dict(
     ),
     cache_layout=dict(context=1024, page_size=16, layout="PKZH"),
     weight_layout=dict(layout="rows"),
+    persistent=dict(
+        weights="bf16", variant="five", structure="five", barriers="poll", copier="inline",
+        design=dict(kib=16, slots=13), streamed_bytes=2_000_000_000,
+    ),
 )  # fmt: skip
 
 
