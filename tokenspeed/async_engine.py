@@ -15,6 +15,7 @@ from tokenspeed.engine.build import for_serving
 from tokenspeed.engine.engine import Engine
 from tokenspeed.engine.input_processor import InputProcessor, Prompt
 from tokenspeed.engine.row import Row
+from tokenspeed.engine.runner import Runner
 from tokenspeed.llm import LLM
 from tokenspeed.sampling.params import SamplingParams
 
@@ -76,13 +77,14 @@ class AsyncEngine:
     Args:
         llm: whose model, tokenizer and options these are. The pool of keys and values is the engine's own.
         progress: show a bar on standard error while programs are compiled.
+        runner: makes what runs programs; something else may stand in for the device.
 
     Raises:
         ValueError, NotEnoughMemory: as `LLM.generate`.
     """
 
-    def __init__(self, llm: LLM, *, progress: bool = False):
-        self._engine = for_serving(llm.model, llm.options, progress=progress)
+    def __init__(self, llm: LLM, *, progress: bool = False, runner: Callable[..., Any] = Runner):
+        self._engine = for_serving(llm.model, llm.options, progress=progress, runner=runner)
         self._inputs = InputProcessor(llm.model.config, llm.tokenizer, llm.max_context)
         self._requests: dict[Hashable, _Request] = {}
         self._samples: dict[Hashable, _Request] = {}

@@ -1,6 +1,8 @@
 """Builds an engine for a model: the pool by the memory that is there, the programs by who is to use them."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,20 +64,25 @@ def offline(model: Llama, options: EngineOptions) -> Engine:
     return _built(model, options, tokens=PREFILL_TOKENS, steps=steps, serve=False)
 
 
-def for_serving(model: Llama, options: EngineOptions, *, progress: bool = False) -> Engine:
+def for_serving(
+    model: Llama, options: EngineOptions, *, progress: bool = False, runner: Callable[..., Any] = Runner
+) -> Engine:
     """For requests that come and go: all programs are compiled and run once, and none is compiled any more.
 
     Args:
         progress: show a bar on standard error.
+        runner: makes what runs programs, as `Runner` does; something else may stand in for the device.
     """
     steps = SERVED_STEPS if _weight_bytes(model) <= SMALL else 1
-    engine = _built(model, options, tokens=SERVED_TOKENS, steps=steps, serve=True)
+    engine = _built(model, options, tokens=SERVED_TOKENS, steps=steps, serve=True, runner=runner)
     engine.runner.prepare(engine.runner.all_programs(), progress=progress)
     engine.runner.closed = True
     return engine
 
 
-def _built(model: Llama, options: EngineOptions, *, tokens: int, steps: int, serve: bool) -> Engine:
+def _built(
+    model: Llama, options: EngineOptions, *, tokens: int, steps: int, serve: bool, runner: Callable[..., Any] = Runner
+) -> Engine:
     o = options
     most, tokens = tokens, o.max_batched_tokens or tokens
     if o.batch_invariant:
@@ -104,12 +111,12 @@ def _built(model: Llama, options: EngineOptions, *, tokens: int, steps: int, ser
         long_budget=min(LONG_TOKENS, chunk) if protected else 0,
         attention_tokens=_attention_tokens(model.config), pass_tokens=PASS_TOKENS,
     )  # fmt: skip
-    runner = Runner(model, found, shapes, kv=kv, implementation=o.implementation, prefill_backend=o.prefill_backend)
-    return Engine(runner, limits, steps=steps, reuse=o.prefix_caching, by_kind=o.batch_invariant)
+    made = runner(model, found, shapes, kv=kv, implementation=o.implementation, prefill_backend=o.prefill_backend)
+    return Engine(made, limits, steps=steps, reuse=o.prefix_caching, by_kind=o.batch_invariant)
 
 
 def _weight_bytes(model: Llama) -> int:
-    return sum(x.nbytes for x in jax.tree.leaves(model))
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(model))
 
 
 def _attention_tokens(config: ModelConfig) -> int:

@@ -103,7 +103,7 @@ class Llama(nnx.Module):
 
     @property
     def dtype(self):
-        return self.embedding[...].dtype
+        return self.embedding.get_value().dtype
 
     @property
     def head_weight(self) -> Weight:
