@@ -30,47 +30,92 @@ def started(
             requests. ready_s: that they may take. logs: a folder for what each prints, by endpoint.
 
     Raises:
-        UsageError: one cannot be started, ends, refuses the chat, or does not answer it in time.
+        UsageError: somebody else answers already; or a server cannot be started, ends, also later, refuses the chat, or
+            does not answer it in time.
     """
+    if not commands:
+        yield
+        return
     logs.mkdir(parents=True, exist_ok=True)
+    body = dict(model=model, messages=[dict(role="user", content="Hello")], max_tokens=1)
     with contextlib.ExitStack() as running:
+        running.enter_context(_ended_by_signals())
+        for name in commands:
+            if _somebody_is_at(urls[name]):
+                raise UsageError(f"commands: {name}: {urls[name]} answers already, before its server is started")
         servers = {name: running.enter_context(_running(name, one, logs)) for name, one in commands.items()}
-        body = dict(model=model, messages=[dict(role="user", content="Hello")], max_tokens=1)
         begun = time.monotonic()
         for name, (server, log) in servers.items():
-            while not _answers(name, f"{urls[name]}/chat/completions", body, headers):
-                if (status := server.poll()) is not None:
-                    raise UsageError(f"commands: {name} ended with status {status}: {_last_line(log)}")
-                if time.monotonic() > begun + ready_s:
+            while True:
+                left = begun + ready_s - time.monotonic()
+                answered = _answers(name, f"{urls[name]}/chat/completions", body, headers, max(1.0, left))
+                _check_running(name, server, log)
+                if answered:
+                    break
+                if left < 0:
                     raise UsageError(f"commands: {name} does not answer within {ready_s:g} s; see {log}")
                 time.sleep(LOOK_S)
             print(f"{name} answers after {time.monotonic() - begun:.1f} s", flush=True)
         yield
+        for name, (server, log) in servers.items():
+            _check_running(name, server, log)
 
 
 @contextlib.contextmanager
 def _running(name: str, command: str, logs: Path) -> Iterator[tuple[subprocess.Popen, Path]]:
     log = logs / f"{name}.log"
-    with open(log, "wb") as file:
-        try:
-            server = subprocess.Popen(
-                shlex.split(command), stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
-            )
-        except OSError as error:
-            raise UsageError(f"commands: {name}: {error}") from error
-    try:
+    with contextlib.ExitStack() as ending:
+        with open(log, "wb") as file:
+            try:
+                server = subprocess.Popen(
+                    shlex.split(command), stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+                )
+            except OSError as error:
+                raise UsageError(f"commands: {name}: {error}") from error
+            ending.callback(_end, server, signal.SIGKILL)
+            ending.callback(_end, server, signal.SIGTERM)  # this first
         yield server, log
-    finally:
-        for number in (signal.SIGTERM, signal.SIGKILL):  # to all of its processes
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(server.pid, number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                server.wait(END_S)
 
 
-def _answers(name: str, url: str, body: dict, headers: dict[str, str]) -> bool:
+def _end(server: subprocess.Popen, number: int) -> None:
+    """A signal to all of its processes."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(server.pid, number)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        server.wait(END_S)
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP interrupt, as Control-C does: the servers, in sessions of their own, would outlive us."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        answer = httpx2.post(url, json=body, headers=headers, timeout=60)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _somebody_is_at(url: str) -> bool:
+    try:
+        httpx2.get(f"{url}/models", timeout=5)
+    except httpx2.HTTPError:
+        return False
+    return True
+
+
+def _check_running(name: str, server: subprocess.Popen, log: Path) -> None:
+    if (status := server.poll()) is not None:
+        raise UsageError(f"commands: {name} ended with status {status}: {_last_line(log)}")
+
+
+def _answers(name: str, url: str, body: dict, headers: dict[str, str], timeout_s: float) -> bool:
+    try:
+        answer = httpx2.post(url, json=body, headers=headers, timeout=timeout_s)
     except httpx2.HTTPError:
         return False
     if 400 <= answer.status_code < 500:

@@ -16,7 +16,7 @@ from jax import lax
 
 from pallas_kernels.common import checks, hooks
 from pallas_kernels.common.blocks import Span, scatter
-from pallas_kernels.common.integer_dots import LARGEST, ROUNDING, TINY, WORD, Runs
+from pallas_kernels.common.integer_dots import LARGEST, TINY, WORD, Runs, nearest, nearest_in_kernels
 from pallas_kernels.common.quantised import RUN
 from pallas_kernels.common.stream_tiles import StreamShape, Tiles
 
@@ -132,7 +132,7 @@ def to_fixed_point(x: jax.Array, bits: int = 16, *, dtype: Any = None) -> FixedP
     if bits is None or check_bits("bits", bits) is None:
         raise ValueError("bits: expected 16 or 8, got None")
     dtype = checks.float_dtype("x", x) if dtype is None else checks.one_of_dtypes("dtype", dtype, checks.DTYPES)
-    planes, *runs = _rounded(_without_gradient(x).astype(jnp.float32).reshape(len(x), -1, RUN), bits, _to_nearest)
+    planes, *runs = _rounded(_without_gradient(x).astype(jnp.float32).reshape(len(x), -1, RUN), bits, nearest)
     return FixedPointRows(
         numbers=jnp.stack([plane.reshape(x.shape) for plane in planes], axis=1),
         runs=jnp.stack(runs, axis=-1),
@@ -175,13 +175,15 @@ def to_floats(x: Rows) -> jax.Array:
     return (whole * jnp.repeat(scales, RUN, axis=-1)).astype(x.dtype)
 
 
-def _rounded(runs: jax.Array, bits: int, whole: Callable) -> tuple[list[jax.Array], jax.Array, jax.Array]:
+def _rounded(
+    runs: jax.Array, bits: int, whole: Callable[[jax.Array], jax.Array]
+) -> tuple[list[jax.Array], jax.Array, jax.Array]:
     """Of float32 [..., RUN]: planes, int8 of that shape, the bits of scales, and totals, int32 [...].
 
     Each number by itself, for no thread has a run where they are made: `integer_dots.fixed_point` is for those that do.
 
     Args:
-        whole: the nearest whole numbers of some floats, int32 of 16 bits.
+        whole: `integer_dots.nearest`, or the form of it that kernels take.
     """
     # By their bits, of which those of NaN are the largest.
     largest = jnp.max(lax.bitcast_convert_type(runs, jnp.int32) & 0x7FFFFFFF, axis=-1)
@@ -190,16 +192,6 @@ def _rounded(runs: jax.Array, bits: int, whole: Callable) -> tuple[list[jax.Arra
     planes = [numbers] if bits == 8 else [numbers >> 8, numbers]
     totals = jnp.sum(numbers, axis=-1, dtype=jnp.int32)
     return [plane.astype(jnp.int8) for plane in planes], lax.bitcast_convert_type(scales, jnp.int32), totals
-
-
-def _to_nearest(x: jax.Array) -> jax.Array:
-    return lax.round(x, lax.RoundingMethod.TO_NEAREST_EVEN).astype(jnp.int32)
-
-
-def _to_nearest_in_kernels(x: jax.Array) -> jax.Array:
-    """In fewer instructions, for kernels alone: where XLA stores the lowest byte of such bits, ptxas 13.0 converts the
-    float that they are (`st.global.b8` of its register becomes `F2IP.U8.F32`)."""
-    return lax.bitcast_convert_type(x + ROUNDING, jnp.int32) << 16 >> 16
 
 
 def load(refs: FixedPointRefs, row: int, inputs: Span, *, interpret: bool) -> Runs:
@@ -254,7 +246,7 @@ def save(refs: Sequence, row: Any, first: Any, values: jax.Array, limit: Any, *,
         refs: of `outputs`. row: a scalar or [1]. values: float32, in rows that follow each other in memory.
     """
     numbers_ref, runs_ref = refs
-    whole = _to_nearest if interpret else _to_nearest_in_kernels
+    whole = nearest if interpret else nearest_in_kernels  # what is interpreted on a GPU, XLA compiles
     planes, *runs = _rounded(values.reshape(-1, RUN), 8 * numbers_ref.shape[1], whole)
     at = first + RUN * lax.broadcasted_iota(jnp.int32, planes[0].shape, 0)
     at += lax.broadcasted_iota(jnp.int32, planes[0].shape, 1)

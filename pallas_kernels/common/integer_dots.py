@@ -68,6 +68,17 @@ class Bytes(NamedTuple):
     factor: int
 
 
+def nearest(x: jax.Array) -> jax.Array:
+    """Floats of at most 16 bits before the point, rounded to whole numbers, the even one of two as near; int32."""
+    return lax.round(x, lax.RoundingMethod.TO_NEAREST_EVEN).astype(jnp.int32)
+
+
+def nearest_in_kernels(x: jax.Array) -> jax.Array:
+    """The same of float32, in fewer instructions, for kernels alone: where XLA stores the lowest byte of such bits,
+    ptxas 13.0 converts the float that they are (`st.global.b8` of its register becomes `F2IP.U8.F32`)."""
+    return lax.bitcast_convert_type(x + ROUNDING, jnp.int32) << 16 >> 16
+
+
 def fixed_point(x: jax.Array, bits: int = 16, *, interpret: bool) -> FixedPoint:
     """Rounds activations, float32 [I], to so many bits; a run that is not finite has no finite scale."""
     four = _columns(lax.bitcast_convert_type(x, jnp.int32))

@@ -5,11 +5,12 @@ Continuous batching. The order of sequences is (priority, arrival), and the poli
 - Every sequence in decode is in every step, with one token. What is left of the token budget goes to chunks of prefill:
   first of the running sequences, in order, then of waiting ones, which are admitted in order.
 - Beside decodes prefill has `Limits.prefill_budget`, or `Limits.long_budget` while a long prompt is in it, whose chunk
-  takes half of that while others wait.
+  takes half of that, whatever its price, while others wait or are in prefill.
 - A chunk starts and ends at the edge of a page, or of several (`Limits.align`), except at the end of the tokens to
   prefill; that chunk gives a token. Of `Limits.lengths` it takes the longest that the budget allows, once or more.
-- A prompt that a step can take whole is not begun with the last quarter of one, or less: in parts it would take longer,
-  and could not share a program with prompts of its length. It waits for the next step.
+- A prompt that a step can take whole is not begun with what is left of one, half of its budget or less, where all other
+  prompts end in it: in parts it would take longer, and could not share a program with prompts of its length. It is the
+  first of the next step.
 - Pages are taken as a sequence grows. Where a decode, or the first sequence in prefill, needs one and there is none,
   the last running sequence in the order is preempted, be it the one that asks: its pages are released, it waits at its
   place in the order, and later it is computed again from its tokens. So the first one never stands still. Others in
@@ -68,7 +69,8 @@ class Scheduler:
 
     def __init__(self, pool: Pool, limits: Limits):
         self._align = limits.align_of(pool.page_size)
-        self.pool, self.limits, self._most, self._budget = pool, limits, limits.chunk, limits.token_budget
+        self.pool, self.limits = pool, limits
+        self._budget, self._most, self._shared = limits.token_budget, limits.chunk, False
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.steps = self.preemptions = 0
@@ -120,7 +122,7 @@ class Scheduler:
         prefilling = [s for s in running if s.in_prefill]
         long = [s for s in prefilling if s.to_prefill > self.limits.chunk]
         far = [s for s in prefilling if s.prefill_end > self.limits.chunk]
-        self._set_budget(len(decodes), far)
+        self._set_budget(len(decodes), far, others=len(far) < len(prefilling))
         budget, chunks = self._budget, []
         priced = bool(far and decodes and self.limits.attention_tokens)
         for s in prefilling:
@@ -135,7 +137,8 @@ class Scheduler:
             if length:
                 self._grow(s, s.computed + length)
                 chunks.append(Chunk(s, s.computed, length))
-                budget -= min(budget, math.ceil(length * price))
+                most = self._most if self._shared and s in far else budget
+                budget -= min(budget, most, math.ceil(length * price))
         if not preempted:
             self._admit_waiting(chunks, budget)
         if chunks or preempted or self.waiting or not all([self._grow_for(s, steps) for s in decodes]):
@@ -251,7 +254,7 @@ class Scheduler:
             if long and left <= budget - self._most:
                 break  # it fits beside the chunk of a long one, and need not go before it
             length = self._chunk_length(left, room)
-            if length < left <= min(self._most, self._budget) and room <= self._budget // 4:
+            if self._may_wait(left, room, chunks) and not long and length < left:
                 break
             if length and not (over and length < left) and self._admit(s, left, length):
                 chunks.append(Chunk(s, s.computed, length))
@@ -263,6 +266,11 @@ class Scheduler:
             else:
                 break
         return budget
+
+    def _may_wait(self, left: int, room: int, chunks: list[Chunk]) -> bool:
+        """Whether `room` is too little to begin a prompt with, and the next step surely has enough for all of it."""
+        ahead = [chunk for chunk in chunks if not chunk.final]
+        return room <= self._budget // 2 and left <= min(self._most, self._budget) and bool(chunks) and not ahead
 
     def _admit(self, s: Sequence, left: int, length: int) -> bool:
         """Whether it is: it takes what is known of its tokens, and pages for `length` of the `left` others."""
@@ -324,21 +332,21 @@ class Scheduler:
         length = max((n for n in self.limits.lengths if n <= most), default=self._align)
         return most // length * length
 
-    def _set_budget(self, decodes: int, long: list[Sequence]) -> None:
+    def _set_budget(self, decodes: int, long: list[Sequence], *, others: bool) -> None:
         """Tokens that prefill may have beside so many of decode, and the most that a chunk may.
 
         Args:
-            long: prompts in prefill, whatever is left of them.
+            long: prompts in prefill, whatever is left of them. others: whether short ones are in prefill, too.
         """
         limits = self.limits
-        budget, self._most = limits.token_budget - decodes, limits.chunk
+        budget, self._most, self._shared = limits.token_budget - decodes, limits.chunk, False
         first = bool(self.waiting) and len(self.waiting[0].prompt) > limits.chunk
         beside = (limits.long_budget if long or first else 0) or limits.prefill_budget
         if decodes and beside:
             budget = min(budget, beside)
-            shared = long and self.waiting and len(self.running) < limits.max_rows
+            self._shared = bool(long) and (others or (bool(self.waiting) and len(self.running) < limits.max_rows))
             half = max(self._align, budget // 2 // self._align * self._align)
-            self._most = min(limits.chunk, half if shared else budget)  # short ones fit beside a long one
+            self._most = min(limits.chunk, half if self._shared else budget)  # short ones fit beside a long one
         self._budget = budget
 
     def _prefilled(self, s: Sequence) -> list[int]:

@@ -1,9 +1,11 @@
 """Servers that the benchmark starts: waited for, told where they fail, ended with all of their processes."""
 
 import shlex
+import signal
 import socket
 import sys
 import textwrap
+import time
 
 import httpx2
 import psutil
@@ -18,6 +20,10 @@ STUB = textwrap.dedent("""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         answers = [int(one) for one in sys.argv[2].split()]
+
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
 
         def do_POST(self):
             status = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
@@ -55,6 +61,32 @@ def test_servers_are_there_once_all_answer_and_gone_afterwards(tmp_path, capsys)
     for url in (at_a, at_b):
         with pytest.raises(httpx2.ConnectError):
             httpx2.get(url)
+
+
+def test_a_server_that_is_there_already_is_not_measured_for_the_new_one(tmp_path):
+    command, url = stub("200")
+    already = pytest.raises(UsageError, match=r"a: .* answers already, before its server is started")
+    with run(tmp_path, dict(a=command), dict(a=url)), already, run(tmp_path, dict(a=command), dict(a=url)):
+        raise AssertionError("it began")
+
+
+def test_a_server_that_ends_meanwhile_is_told(tmp_path):
+    command, url = stub("200")
+    with pytest.raises(UsageError, match="a ended with status -9"), run(tmp_path, dict(a=command), dict(a=url)):
+        child = psutil.Process(int((tmp_path / "logs" / "a.log").read_text().split()[0]))
+        server = child.parent()
+        server.kill()
+        while server.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+
+
+def test_what_ends_the_benchmark_ends_its_servers(tmp_path):
+    command, url = stub("200")
+    with pytest.raises(KeyboardInterrupt), run(tmp_path, dict(a=command), dict(a=url)):
+        child = psutil.Process(int((tmp_path / "logs" / "a.log").read_text().split()[0]))
+        signal.raise_signal(signal.SIGTERM)
+    _, alive = psutil.wait_procs([child], timeout=10)
+    assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
 
 
 @pytest.mark.parametrize(

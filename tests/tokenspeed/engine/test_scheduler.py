@@ -117,24 +117,45 @@ def test_a_newcomer_that_leaves_no_page_to_the_long_prompt_waits():
     device.step()
     put(scheduler, "a", 5, 1)
     assert parts(device.step()) == [("long", 8, 8)]
-    assert parts(device.step()) == [("long", 16, 4), ("a", 0, 4)]
+    assert [parts(device.step()) for _ in range(2)] == [[("long", 16, 4)], [("a", 0, 5)]]
 
 
-def test_the_last_quarter_of_a_step_begins_no_prompt_that_the_next_one_can_take_whole():
+@pytest.mark.parametrize(
+    "prompts, steps",
+    [
+        ([6, 6, 6], [[(0, 0, 6), (1, 0, 6)], [(2, 0, 6)]]),
+        ([8, 9], [[(0, 0, 8)], [(1, 0, 9)]]),
+        ([4, 13], [[(0, 0, 4), (1, 0, 12)], [(1, 12, 1)]]),  # more than half of a step is too much to leave
+        ([12, 20], [[(0, 0, 12), (1, 0, 4)], [(1, 4, 16)]]),  # in parts it comes anyway
+        ([20, 14], [[(0, 0, 16)], [(0, 16, 4), (1, 0, 12)]]),
+    ],
+    ids=str,
+)
+def test_what_is_left_of_a_step_begins_no_prompt_that_the_next_one_takes_whole(prompts, steps):
     scheduler, device = make(token_budget=16, chunk=16)
-    for id in "abc":
-        put(scheduler, id, 6, 1)
-    assert parts(device.step()) == [("a", 0, 6), ("b", 0, 6)]
-    put(scheduler, "d", 8, 1)
-    assert parts(device.step()) == [("c", 0, 6), ("d", 0, 8)]
-    scheduler, device = make(token_budget=16, chunk=16)
-    put(scheduler, "a", 8, 1)
-    put(scheduler, "b", 10, 1)
-    assert parts(device.step()) == [("a", 0, 8), ("b", 0, 8)], "half of a step is too much to leave"
-    scheduler, device = make(token_budget=16, chunk=16)
-    put(scheduler, "a", 12, 1)
-    put(scheduler, "b", 20, 1)
-    assert parts(device.step()) == [("a", 0, 12), ("b", 0, 4)], "in parts it comes anyway"
+    for id, length in enumerate(prompts):
+        put(scheduler, id, length, 1)
+    assert [parts(device.step()) for _ in steps] == steps
+
+
+@pytest.mark.parametrize("far", [0, 90, 180, 200, 600])
+def test_short_prompts_go_on_beside_a_long_one_however_far_it_is(far):
+    """Its chunks leave as little in every step; the farther it is the less, as attention has its price."""
+    how = dict(max_context=1000, token_budget=40, prefill_budget=32, long_budget=16, attention_tokens=64, chunk=16)
+    scheduler, device = make(pages=300, **how)
+    put(scheduler, "decoding", 4, 400)
+    device.step()
+    long = put(scheduler, "long", 800, 1)
+    while long.computed < far:
+        device.step()
+    for number, length in enumerate((4, 8, 11, 12, 15)):
+        short = put(scheduler, number, length, 1)
+        steps = 0
+        while short.in_prefill or short in scheduler.waiting:
+            device.step()
+            steps += 1
+        assert steps <= 4, "not until the long one ends"
+        assert long in scheduler.running
 
 
 def test_a_prompt_with_a_chunk_left_is_not_long():
