@@ -77,13 +77,13 @@ class AsyncEngine:
     Args:
         llm: whose model, tokenizer and options these are. The pool of keys and values is the engine's own.
         progress: show a bar on standard error while programs are compiled.
-        runner: makes what runs programs; something else may stand in for the device.
+        runner: `Runner`, or a class of such that stand in for the device.
 
     Raises:
         ValueError, NotEnoughMemory: as `LLM.generate`.
     """
 
-    def __init__(self, llm: LLM, *, progress: bool = False, runner: Callable[..., Any] = Runner):
+    def __init__(self, llm: LLM, *, progress: bool = False, runner: Callable[..., Runner] = Runner):
         self._engine = for_serving(llm.model, llm.options, progress=progress, runner=runner)
         self._inputs = InputProcessor(llm.model.config, llm.tokenizer, llm.max_context)
         self._requests: dict[Hashable, _Request] = {}

@@ -2,7 +2,8 @@
 
     python -m experiments.persistent [--variants=five,tiles] [--workloads=1b-bf16,8b-int4] [--best=2] [--samples=11]
 
-needs an NVIDIA GPU from Hopper on, 8 GB of its memory, and takes two minutes. Every program streams its share of each
+needs an NVIDIA GPU from Hopper on with as many multiprocessors as there are programs, 132 or 128, since all wait for
+each other; 8 GB of its memory, and two minutes. Every program streams its share of each
 stage's weights (qkv, attention, which has none, out, gate_up, down) through a ring of shared memory; between stages
 programs wait for each other as the variant says. No arithmetic but a checksum, which must be that of every chunk (or
 of every word) in its order. Timed is the slope over calls of a program of twelve launches; a record of each (kind
@@ -23,13 +24,14 @@ from experiments.bench import options as command_line
 from experiments.bench import provenance, record, tables
 from experiments.bench.compiling import compile_all
 from experiments.bench.device import DeviceLost, gpu_here, in_path, probe_device, reason_of
+from experiments.bench.errors import UsageError
 from experiments.bench.log import Log
 from experiments.bench.record import Record
 from experiments.persistent import lowered
 from experiments.persistent.measure import Measured, lower, measure, weights_of
 from experiments.persistent.options import Options
 from experiments.persistent.table import table
-from experiments.persistent.variants import BOUND, STRICT, STUCK, VARIANTS
+from experiments.persistent.variants import BOUNDS, STRICT, STUCK, VARIANTS
 from experiments.persistent.watchdog import watching
 from experiments.persistent.workloads import WORKLOADS, Workload
 from tokenspeed.measure.read_ceiling import gpu_read_ceiling_gbps
@@ -58,7 +60,7 @@ class Run:
         first, *others = self.options.workloads
         self.of(first, self.options.variants, FIRST_SHARE if others else 1.0)
         for name in others:
-            self.of(name, dict.fromkeys([BOUND, STRICT, *self.fastest(WORKLOADS[first])]), 1.0)
+            self.of(name, dict.fromkeys([*BOUNDS, STRICT, *self.fastest(WORKLOADS[first])]), 1.0)
 
     def fastest(self, workload: Workload) -> list[str]:
         """Of the variants that are no bounds but could be a decode step."""
@@ -181,19 +183,36 @@ def figures(found: Measured, workload: Workload, ceiling_gbps: float) -> Record:
     )  # fmt: skip
 
 
+def multiprocessors() -> int:
+    """Of this GPU."""
+    return jax.devices()[0].core_count
+
+
+def check_multiprocessors(options: Options) -> None:
+    """Raises UsageError where a variant has more programs than run at a time: those would wait for ones that cannot."""
+    there = multiprocessors()
+    for name in options.variants:
+        if (wanted := VARIANTS[name].design.programs) > there:
+            raise UsageError(f"variants: {name} has {wanted} programs, and this GPU {there} multiprocessors")
+
+
 def run(options: Options, command: str) -> int:
     if gpu_here() is None:
         print("There is no GPU here: every variant is lowered for an H200, none is run.")
         return int(not all(lowered.show(name, WORKLOADS[options.workloads[0]]) for name in options.variants))
+    check_multiprocessors(options)
+    lost = False
     with Log(in_path(options.results)) as log:
         found = Run(options, command, log)
         try:
             found.all()
         except DeviceLost as error:
+            lost = True
             print(f"The device does not answer any more: {error}")
         print(tables.text(*table(found.records)))
     print(f"Records: {log.path}")
-    return 0
+    failed = [one for one in found.records if one["status"] != "ok" and one["variant"] != STUCK]
+    return int(lost or len(failed) == len(found.records))
 
 
 def main(argv: list[str] | None = None) -> int:

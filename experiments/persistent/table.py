@@ -12,11 +12,11 @@ HEADER = (
 
 
 def table(records: Sequence[Record]) -> Table:
-    """In the order of the records; 'barriers us' is what a variant takes beyond the one without any, of its run."""
-    bound = {(one["model"], one["weights"]): one["median_us"] for one in records if one["variant"] == "none"}
+    """In the order of the records; 'barriers us' is what a variant takes beyond one of as many programs without any."""
+    bound = {_streamed(one): one["median_us"] for one in records if one["barriers"] == "none"}
     body = []
     for one in records:
-        base, took = bound.get((one["model"], one["weights"])), one["median_us"]
+        base, took = bound.get(_streamed(one)), one["median_us"]
         beyond = None if base is None or took is None else took - base
         body.append(
             [
@@ -26,3 +26,8 @@ def table(records: Sequence[Record]) -> Table:
             ]
         )  # fmt: skip
     return HEADER, body
+
+
+def _streamed(one: Record) -> tuple[str, str, int]:
+    """Of which model, and by how many programs, which decides how much is padding."""
+    return one["model"], one["weights"], one["design"]["programs"]

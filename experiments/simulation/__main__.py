@@ -23,6 +23,7 @@ from experiments.bench.errors import UsageError
 from experiments.bench.models import config_of
 from experiments.bench.options import check_least, check_some
 from experiments.simulation.runner import SimulatedRunner
+from experiments.simulation.times import MOST_POSITIONS
 from experiments.throughput.client import closed_loop, counts, since, until_idle
 from experiments.throughput.load import WARM_TOKENS, Load, figures
 from tokenspeed import LLM
@@ -58,6 +59,11 @@ class Options:
     def __post_init__(self):
         check_some(self, "concurrency", "max_batched_tokens")
         check_least(self, concurrency=1, max_batched_tokens=0, input_tokens=1, output_tokens=2, rounds=1, max_batch=1)
+        if (positions := self.input_tokens + self.output_tokens) > MOST_POSITIONS:
+            raise UsageError(
+                f"input_tokens, output_tokens: expected at most {MOST_POSITIONS} together, as far as the times of "
+                f"programs are known, got {positions}"
+            )
         if self.max_batch > MOST_BATCH:
             raise UsageError(f"max_batch: expected at most {MOST_BATCH}, got {self.max_batch}")
         least = least_batched_tokens(self.max_batch)

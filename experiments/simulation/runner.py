@@ -9,23 +9,31 @@ from experiments.simulation import times
 from experiments.simulation.device import Device, Later
 from tokenspeed.engine.generation import Drawn
 from tokenspeed.engine.kinds import Kind
-from tokenspeed.engine.runner import ChunkRow, Program
+from tokenspeed.engine.runner import ChunkRow, Program, Runner, Sizes
 from tokenspeed.engine.shapes import Shapes
-from tokenspeed.engine.sizes import Sizes
 from tokenspeed.sampling.sample import LENGTH, RUNNING
 
 TOKEN = 5
 
 
-class SimulatedRunner:
-    """A `Runner` whose calls are started on a clock: each draws the same token until a sequence has all of its own."""
+class SimulatedRunner(Runner):
+    """One without arrays, whose calls are started on a clock; all draw the same token, until a sequence has enough.
 
-    compile_s, programs = 0.0, 0
+    Attributes:
+        device: the clock.
+    """
 
     def __init__(self, model: Any, sizes: Sizes, shapes: Shapes, *, kv: Any = None, **_):
-        self.sizes, self.shapes, self.closed = sizes, shapes, True
+        self.sizes, self.shapes, self.compile_s, self.closed = sizes, shapes, 0.0, True
         self.config, self.dtype, self.kv = model.config, str(model.dtype), kv
         self.device = Device()
+
+    @property
+    def programs(self) -> int:
+        return 0
+
+    def write_tables(self, slot: int, rows: Any) -> None:
+        raise NotImplementedError("the load that is simulated has no bias and no penalties")
 
     def prepare(self, programs: Iterable[Program], **_) -> float:
         del programs

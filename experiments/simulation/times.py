@@ -4,6 +4,8 @@ Steps are those of `experiments.decode` (RESULTS.md), with 0.15 ms for what the 
 draws and the host's times are from the notes ("The engine", "Prefill").
 """
 
+MOST_POSITIONS = 2048
+"""Of a sequence: attention to more takes longer."""
 STEP_MS = {1: 3.75, 4: 4.0, 8: 4.27, 16: 4.57, 32: 5.2, 64: 6.6, 128: 9.7, 256: 17.0}
 """By rows; of others as of the next more."""
 BESIDE_MS = 0.15

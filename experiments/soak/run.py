@@ -175,9 +175,9 @@ def margin_to_be_kept(scaled: np.ndarray, params: SamplingParams, token: int) ->
         margins.append(own - least if own < most else math.inf)
         others = others[others >= least]
     if 0 < params.top_k <= len(others):
-        least = np.sort(others)[-params.top_k]
-        margins.append(own - least)
-        others = others[others >= least]
+        others = np.sort(others)
+        margins.append(own - others[-params.top_k])
+        others = others[1 - params.top_k :] if params.top_k > 1 else others[:0]  # beside it, as if it were kept
     above = others[others > own]
     if p < 1 and len(above):  # what is above it has to weigh so much more, or less, beside the rest
         before, rest = np.exp(above - most).sum(), np.exp(own - most) + np.exp(others[others <= own] - most).sum()

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -65,13 +64,13 @@ def offline(model: Llama, options: EngineOptions) -> Engine:
 
 
 def for_serving(
-    model: Llama, options: EngineOptions, *, progress: bool = False, runner: Callable[..., Any] = Runner
+    model: Llama, options: EngineOptions, *, progress: bool = False, runner: Callable[..., Runner] = Runner
 ) -> Engine:
     """For requests that come and go: all programs are compiled and run once, and none is compiled any more.
 
     Args:
         progress: show a bar on standard error.
-        runner: makes what runs programs, as `Runner` does; something else may stand in for the device.
+        runner: `Runner`, or a class of such that stand in for the device.
     """
     steps = SERVED_STEPS if _weight_bytes(model) <= SMALL else 1
     engine = _built(model, options, tokens=SERVED_TOKENS, steps=steps, serve=True, runner=runner)
@@ -81,7 +80,13 @@ def for_serving(
 
 
 def _built(
-    model: Llama, options: EngineOptions, *, tokens: int, steps: int, serve: bool, runner: Callable[..., Any] = Runner
+    model: Llama,
+    options: EngineOptions,
+    *,
+    tokens: int,
+    steps: int,
+    serve: bool,
+    runner: Callable[..., Runner] = Runner,
 ) -> Engine:
     o = options
     most, tokens = tokens, o.max_batched_tokens or tokens

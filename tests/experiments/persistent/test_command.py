@@ -40,6 +40,7 @@ def gpu(monkeypatch):
 
     monkeypatch.setattr(command, "gpu_here", lambda: pk.DEVICES["h200"])
     monkeypatch.setattr(command, "gpu_read_ceiling_gbps", lambda: 4500.0)
+    monkeypatch.setattr(command, "multiprocessors", lambda: 132)
     monkeypatch.setattr(command, "weights_of", lambda shape: jnp.zeros((len(measured),), jnp.int32))
     monkeypatch.setattr(command, "lower", lower)
     monkeypatch.setattr(command, "measure", measure)
@@ -74,7 +75,7 @@ def test_every_variant_of_the_first_workload_and_the_fastest_of_others(gpu, tmp_
     assert status == 0
     first, other = WORKLOADS["1b-bf16"], WORKLOADS["8b-int4"]
     assert gpu == [(first, name) for name in ("none", "late", "five-trace", "three", "slack")] + [
-        (other, name) for name in ("none", "five", "three", "slack")
+        (other, name) for name in ("none", "none-128", "five", "three", "slack")
     ], "late is no decode step, none has no barriers"
     assert [one["variant"] for one in records] == [name for _, name in gpu]
     assert all(one["kind"] == "persistent" and one["status"] == "ok" for one in records)
@@ -96,13 +97,24 @@ def test_what_fails_is_a_record_and_the_others_are_measured(gpu, tmp_path):
     ]
 
 
+def test_where_nothing_ran_the_status_says_so(gpu, tmp_path):
+    status, (found,) = call(tmp_path, "--variants=five-flags", "--workloads=1b-bf16")
+    assert status == 1 and found["status"] != "ok"
+
+
+def test_programs_that_would_wait_for_others_that_cannot_run_are_refused(gpu, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "multiprocessors", lambda: 114)
+    assert command.main([f"--results={tmp_path / 'records.jsonl'}", "--variants=none-128,five"]) == 2
+    assert "variants: none-128 has 128 programs, and this GPU 114 multiprocessors" in capsys.readouterr().err
+
+
 def test_a_lost_device_ends_it(gpu, tmp_path, monkeypatch, capsys):
     def lost():
         raise DeviceLost("no context")
 
     monkeypatch.setattr(command, "probe_device", lost)
     status, records = call(tmp_path, "--variants=five,five-flags,three", "--workloads=1b-bf16")
-    assert status == 0 and [one["variant"] for one in records] == ["five", "five-flags"]
+    assert status == 1 and [one["variant"] for one in records] == ["five", "five-flags"]
     assert "does not answer any more: no context" in capsys.readouterr().out
 
 

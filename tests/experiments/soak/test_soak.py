@@ -2,9 +2,11 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import pallas_kernels as pk
 from experiments.bench import log as logs
 from experiments.soak import __main__ as soak
 from experiments.soak import run
@@ -36,6 +38,18 @@ def test_how_much_logits_have_to_change_for_a_token_to_be_kept_or_not():
     assert margin(2, min_p=0.4) == pytest.approx(-np.log(0.2 / 0.15))
     assert margin(2, min_p=0.2) == pytest.approx(np.log(0.15 / 0.1))
     assert margin(3, top_k=2, top_p=0.9) == pytest.approx(-np.log(6)), "the one that wants the most"
+    # Of the two that are kept the first has 0.625, so that the second is not among the most likely 0.6.
+    assert margin(1, top_k=2, top_p=0.6) == pytest.approx(np.log(0.6 / 0.4) - np.log(0.5 / 0.3))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_token_with_a_margin_is_one_that_is_kept(seed):
+    draw = np.random.default_rng(seed)
+    scaled = draw.normal(scale=2, size=12).astype(np.float32)
+    k, p = int(draw.integers(1, 13)), float(draw.uniform(0.2, 0.99))
+    kept = pk.top_k_top_p(jnp.asarray(scaled)[None], jnp.array([k]), jnp.array([p], jnp.float32), implementation="xla")
+    margins = [run.margin_to_be_kept(scaled, SamplingParams(top_k=k, top_p=p), token) for token in range(12)]
+    assert [margin > 0 for margin in margins] == np.asarray(kept)[0].tolist()
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from jax.experimental.pallas import triton as plt
 
 import pallas_kernels as pk
 from pallas_kernels.common import launch
-from pallas_kernels.common.integer_dots import bytes_of, fixed_point, run_sums, totals
+from pallas_kernels.common.integer_dots import bytes_of, fixed_point, nearest, nearest_in_kernels, run_sums, totals
 from pallas_kernels.common.quantised import RUN
 from tests.pallas_kernels.common import ptx
 from tests.pallas_kernels.common.test_quantised import normal
@@ -24,6 +24,14 @@ def numbers(x):
     """int64 [I], from the bytes."""
     planes = [np.ascontiguousarray(plane).view(dtype) for plane, dtype in ((x.high, np.int8), (x.low, np.uint8))]
     return 256 * planes[0].astype(np.int64) + planes[1].astype(np.int64)
+
+
+@hypothesis.given(hnp.arrays(np.float32, (64,), elements=st.floats(-32766, 32766, width=32)))
+def test_both_ways_to_round_give_the_same(values):
+    for floats in (values, np.round(values) + np.float32(0.5), -values):
+        found = [np.asarray(round(jnp.asarray(floats))) for round in (nearest, nearest_in_kernels)]
+        np.testing.assert_array_equal(*found)
+        np.testing.assert_array_equal(found[0], np.rint(floats))
 
 
 @hypothesis.given(FLOATS)
