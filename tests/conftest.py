@@ -60,5 +60,20 @@ def room_for_programs():
     yield
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > MAPPINGS:
+        gc.unfreeze()
         jax.clear_caches()
         gc.collect()
+
+
+# Tracing makes many objects and hardly a cycle: collections every 700 of them find nothing.
+gc.set_threshold(50_000, 20, 50)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_to_collect(room_for_programs):
+    """A collection, which commands ask for after every case, looks at what a module made, not at jax's caches of all.
+
+    These grow to millions of objects, of which one collection takes seconds.
+    """
+    gc.collect()
+    gc.freeze()
