@@ -11,6 +11,17 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+# To compile programs for the CPU takes most of the time of the tests. Half of it would go into XLA's newer emitters of
+# fusions, and more into optimisations; a program in parts would be for cores that the workers leave none of. Before
+# anything asks jax for a device; what tests start as processes compiles alike.
+QUICK_TO_COMPILE = (
+    "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters",
+    "--xla_cpu_parallel_codegen_split_count=1",
+    "--xla_backend_optimization_level=1",
+    "--xla_llvm_disable_expensive_passes=true",
+)
+os.environ["XLA_FLAGS"] = " ".join([*QUICK_TO_COMPILE, os.environ.get("XLA_FLAGS", "")])
+
 # For shard_map; before anything asks jax for a device. A GPU, if there is one, stays the default backend.
 jax.config.update("jax_num_cpu_devices", 2)
 
