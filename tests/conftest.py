@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -13,13 +14,14 @@ from jax.experimental.compilation_cache import compilation_cache
 
 # To compile programs for the CPU takes most of the time of the tests. Half of it would go into XLA's newer emitters of
 # fusions, and more into optimisations; a program in parts would be for cores that the workers leave none of. Before
-# anything asks jax for a device; what tests start as processes compiles alike.
-QUICK_TO_COMPILE = (
+# anything asks jax for a device; what tests start as processes compiles alike. The last two are not of
+# the CPU alone, so they stay away where there is a GPU.
+QUICK_TO_COMPILE = [
     "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters",
     "--xla_cpu_parallel_codegen_split_count=1",
-    "--xla_backend_optimization_level=1",
-    "--xla_llvm_disable_expensive_passes=true",
-)
+]
+if not shutil.which("nvidia-smi"):
+    QUICK_TO_COMPILE += ["--xla_backend_optimization_level=1", "--xla_llvm_disable_expensive_passes=true"]
 os.environ["XLA_FLAGS"] = " ".join([*QUICK_TO_COMPILE, os.environ.get("XLA_FLAGS", "")])
 
 # For shard_map; before anything asks jax for a device. A GPU, if there is one, stays the default backend.
@@ -62,8 +64,9 @@ def compiled_once(tmp_path_factory):
     return context
 
 
-MAPPINGS = 30_000
-"""Of a process's memory, of which Linux allows 65,530: every program that is compiled for a CPU takes some."""
+MAPPINGS = 20_000
+"""Of a process's memory, of which Linux allows 65,530: every program that is compiled for a CPU takes some. With what
+jax keeps beside the programs, so many go with three gigabytes."""
 
 
 @pytest.fixture(scope="module", autouse=True)
