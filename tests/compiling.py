@@ -7,15 +7,24 @@ import pytest
 
 
 @contextlib.contextmanager
-def unoptimised():
-    """What a test compiles runs once or twice: LLVM's optimisations take longer than they save."""
+def _without_most_optimisations(without: bool):
     option = "jax_disable_most_optimizations"
     before = jax.config.read(option)
-    jax.config.update(option, True)
+    jax.config.update(option, without)
     try:
         yield
     finally:
         jax.config.update(option, before)
+
+
+def unoptimised():
+    """What a test compiles runs once or twice: LLVM's optimisations take longer than they save."""
+    return _without_most_optimisations(True)
+
+
+def optimised():
+    """Within it, programs that run hundreds of times, as those of an engine do, get the few that conftest.py leaves."""
+    return _without_most_optimisations(False)
 
 
 def compiling_alike() -> dict[str, str]:
@@ -29,4 +38,10 @@ def compiling_alike() -> dict[str, str]:
 def without_optimisations(compiled_once):
     """Nor is compiled again what another worker has compiled."""
     with unoptimised(), compiled_once():
+        yield
+
+
+@pytest.fixture
+def programs_run_often():
+    with optimised():
         yield

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -10,6 +11,18 @@ import hypothesis
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+
+# To compile programs for the CPU takes most of the time of the tests. Half of it would go into XLA's newer emitters of
+# fusions, and more into optimisations; a program in parts would be for cores that the workers leave none of. Before
+# anything asks jax for a device; what tests start as processes compiles alike. The last two are not of
+# the CPU alone, so they stay away where there is a GPU.
+QUICK_TO_COMPILE = [
+    "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters",
+    "--xla_cpu_parallel_codegen_split_count=1",
+]
+if not shutil.which("nvidia-smi"):
+    QUICK_TO_COMPILE += ["--xla_backend_optimization_level=1", "--xla_llvm_disable_expensive_passes=true"]
+os.environ["XLA_FLAGS"] = " ".join([*QUICK_TO_COMPILE, os.environ.get("XLA_FLAGS", "")])
 
 # For shard_map; before anything asks jax for a device. A GPU, if there is one, stays the default backend.
 jax.config.update("jax_num_cpu_devices", 2)
@@ -51,8 +64,9 @@ def compiled_once(tmp_path_factory):
     return context
 
 
-MAPPINGS = 30_000
-"""Of a process's memory, of which Linux allows 65,530: every program that is compiled for a CPU takes some."""
+MAPPINGS = 20_000
+"""Of a process's memory, of which Linux allows 65,530: every program that is compiled for a CPU takes some. With what
+jax keeps beside the programs, so many go with three gigabytes."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -60,5 +74,20 @@ def room_for_programs():
     yield
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > MAPPINGS:
+        gc.unfreeze()
         jax.clear_caches()
         gc.collect()
+
+
+# Tracing makes many objects and hardly a cycle: collections every 700 of them find nothing.
+gc.set_threshold(50_000, 20, 50)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_to_collect(room_for_programs):
+    """A collection, which commands ask for after every case, looks at what a module made, not at jax's caches of all.
+
+    These grow to millions of objects, of which one collection takes seconds.
+    """
+    gc.collect()
+    gc.freeze()

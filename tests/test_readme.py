@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.compiling import unoptimised
 from tokenspeed import TINY, cli
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,8 +17,9 @@ TARGETS = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), r
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled_in_haste():
-    with unoptimised():
+def programs_are_kept(compiled_once):
+    """The commands, and the lines of Python, generate with the same ones."""
+    with compiled_once():
         yield
 
 

@@ -10,10 +10,10 @@ from experiments.bench import options as command_line
 from experiments.bench import record
 from experiments.bench.tile_bench import Machine
 from experiments.sweep.options import Options
-from tests.compiling import without_optimisations
+from tests.compiling import programs_run_often, without_optimisations
 from tokenspeed.measure.timing import Timing
 
-__all__ = ["without_optimisations"]
+__all__ = ["programs_run_often", "without_optimisations"]
 
 
 @pytest.fixture

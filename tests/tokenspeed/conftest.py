@@ -1,3 +1,3 @@
-from tests.compiling import without_optimisations
+from tests.compiling import programs_run_often, without_optimisations
 
-__all__ = ["without_optimisations"]
+__all__ = ["programs_run_often", "without_optimisations"]

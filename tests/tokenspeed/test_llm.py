@@ -18,6 +18,8 @@ from tokenspeed.engine.row import Row
 from tokenspeed.engine.runner import Runner
 from tokenspeed.models.config import LayerConfig, ModelConfig, Rope
 
+pytestmark = pytest.mark.usefixtures("programs_run_often")
+
 GREEDY = SamplingParams(temperature=0.0, max_tokens=24)
 CONFIG = ModelConfig(
     family="llama", vocab_size=96, d_model=32, d_ff=64, num_heads=4, num_kv_heads=2, head_dim=8,

@@ -32,7 +32,7 @@ def python():
         process = subprocess.Popen(
             [sys.executable, *arguments],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env=os.environ | dict(JAX_DISABLE_MOST_OPTIMIZATIONS="true") | environment,
+            env=os.environ | environment,
         )  # fmt: skip
         started.append(process)
         return process

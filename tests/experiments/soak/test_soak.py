@@ -13,6 +13,8 @@ from experiments.soak import run
 from experiments.soak.traffic import requests
 from tokenspeed.sampling.params import SamplingParams
 
+pytestmark = pytest.mark.usefixtures("programs_run_often")
+
 ENCODE = lambda text: [3 + len(word) for word in text.split()]
 
 

@@ -19,6 +19,8 @@ from tokenspeed.engine import build
 from tokenspeed.engine.kinds import GREEDY
 from tokenspeed.engine.shapes import served as served_shapes
 
+pytestmark = pytest.mark.usefixtures("programs_run_often")
+
 
 @pytest.fixture
 def run(tmp_path):

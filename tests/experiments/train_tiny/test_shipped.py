@@ -16,6 +16,8 @@ from tokenspeed import TINY
 from tokenspeed.models import hf_config
 from tokenspeed.weights import checkpoint, entries
 
+pytestmark = pytest.mark.usefixtures("programs_run_often")
+
 FILES = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 COLOURS = "|".join(world.COLOURS)
 

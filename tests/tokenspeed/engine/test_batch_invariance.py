@@ -11,7 +11,7 @@ from tokenspeed.engine.input_processor import InputProcessor
 from tokenspeed.models.kv_dtypes import parse
 from tokenspeed.sampling.params import SamplingParams
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("programs_run_often")]
 CONTEXT = 448
 BEGINNING = list(range(3, 3 + 300))
 """Longer than the chunks that a prefix is found in."""

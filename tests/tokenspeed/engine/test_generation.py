@@ -24,6 +24,8 @@ from tokenspeed.sampling.state import make_state
 from tokenspeed.text.stream import TextStream
 from tokenspeed.weights.tiny import TINY
 
+pytestmark = pytest.mark.usefixtures("programs_run_often")
+
 PROMPT = "Once upon a time"
 GREEDY = SamplingParams(temperature=0.0, max_tokens=60, ignore_eos=True)
 

@@ -97,6 +97,7 @@ def test_every_k_and_p(vocab_size, kind):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("programs_run_often")
 @pytest.mark.parametrize("kind", LOGITS)
 @pytest.mark.parametrize("vocab_size", [4_097, 128_256])
 def test_large_vocabularies(vocab_size, kind):

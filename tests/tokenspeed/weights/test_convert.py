@@ -303,6 +303,7 @@ def test_weights_that_are_not_finite(source, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("programs_run_often")
 def test_the_small_model_says_the_same_in_int8(tmp_path):
     """Its most likely tokens along its own text."""
     plain = LLM.from_pretrained("tiny", dtype="float32", max_context=128, implementation="xla")
