@@ -12,7 +12,12 @@ import pallas_kernels
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("pallas_kernels", "tokenspeed", "experiments")
-HOOKS = (ROOT / "pallas_kernels/common/hooks.py", ROOT / "tokenspeed/models/flash_attention.py")
+HOOKS = tuple(
+    ROOT / path
+    for path in (
+        "pallas_kernels/common/hooks.py", "tokenspeed/models/flash_attention.py", "experiments/persistent/polls.py",
+    )
+)  # fmt: skip
 """The files that may reach into JAX, one for each package that must."""
 INTERNALS = ("jax._src", "jax.extend", "jaxlib")
 USERS = ("tokenspeed", "experiments", "configs", "tests/tokenspeed", "tests/experiments", "tests/notebooks")

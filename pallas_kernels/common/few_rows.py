@@ -82,10 +82,12 @@ def _integer_default(shape: StreamShape, device: Device) -> Tiles:
 
 def default_of_runs(shape: StreamShape) -> Tiles:
     """The heuristic for integer weights whose result is to come in whole runs of fixed point, as their activations
-    mostly do: 128 bytes a thread, for each of which there is then the least to do without spilling."""
-    block_k = min(512 // shape.groups, pl.next_power_of_2(shape.stored_inputs))
-    num_warps = max(1, shape.groups * RUN * block_k // (128 * 32))
-    return Tiles(block_n=RUN, block_k=block_k, num_warps=num_warps, num_stages=3)
+    mostly do: 128 bytes a thread, or 64 where there would be fewer than four steps."""
+    least, most = 512 // shape.groups, 1024 // shape.groups
+    block_k = max(least, min(most, pl.next_power_of_2(shape.stored_inputs) // 4))
+    block_k = min(block_k, pl.next_power_of_2(shape.stored_inputs))
+    num_warps = max(1, min(4, shape.groups * RUN * block_k // (64 * 32)))
+    return Tiles(block_n=RUN, block_k=block_k, num_warps=num_warps, num_stages=5 - shape.groups)
 
 
 def _unpacking_space(shape: StreamShape) -> list[Tiles]:
