@@ -14,8 +14,8 @@ from jax.experimental.compilation_cache import compilation_cache
 
 # To compile programs for the CPU takes most of the time of the tests. Half of it would go into XLA's newer emitters of
 # fusions, and more into optimisations; a program in parts would be for cores that the workers leave none of. Before
-# anything asks jax for a device; what tests start as processes compiles alike. The last two are not of
-# the CPU alone, so they stay away where there is a GPU.
+# anything asks jax for a device; what tests start as processes compiles alike. The last two are not of the CPU alone,
+# so they stay away where there is a GPU.
 QUICK_TO_COMPILE = [
     "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters",
     "--xla_cpu_parallel_codegen_split_count=1",

@@ -1,10 +1,8 @@
 """Variants lowered for a GPU that is not there."""
 
 import jax
-import jax.numpy as jnp
 
 from experiments.bench.device import reason_of
-from experiments.persistent.consumer import RESULTS
 from experiments.persistent.variants import VARIANTS
 from experiments.persistent.workloads import Workload
 from pallas_kernels import DEVICES
@@ -16,10 +14,8 @@ def lower(name: str, workload: Workload):
     """The variant's launch as JAX lowers it: Pallas's Mosaic GPU module is made and verified."""
     variant, device = VARIANTS[name], DEVICES[DEVICE]
     described = jax.sharding.AbstractDevice(device_kind=device.name, num_cores=device.num_sms, platform="gpu")
-    given = jax.ShapeDtypeStruct((variant.design.programs, RESULTS), jnp.int32)
-    weights = jax.ShapeDtypeStruct(workload.shape(variant), jnp.int32)
     with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((1,), ("x",), abstract_device=described)):
-        return workload.launch(variant).trace(given, weights).lower(lowering_platforms=("cuda",))
+        return workload.launch(variant).trace(*workload.arguments(variant)).lower(lowering_platforms=("cuda",))
 
 
 def show(name: str, workload: Workload) -> bool:

@@ -68,9 +68,7 @@ def lower(variant: Variant, workload: Workload) -> jax.stages.Lowered:
             given, trace = launch(given, weights)
         return given, trace
 
-    given = jax.ShapeDtypeStruct((variant.design.programs, RESULTS), jnp.int32)
-    weights = jax.ShapeDtypeStruct(workload.shape(variant), jnp.int32)
-    return jax.jit(chain).lower(given, weights)
+    return jax.jit(chain).lower(*workload.arguments(variant))
 
 
 def measure(program: Callable, variant: Variant, workload: Workload, weights: jax.Array, samples: int) -> Measured:

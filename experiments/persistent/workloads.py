@@ -2,8 +2,12 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
+
 from experiments.bench.models import config_of
 from experiments.persistent import kernel
+from experiments.persistent.consumer import RESULTS
 from experiments.persistent.stages import STRUCTURES, Stage, chunk_counts, weight_bytes
 from experiments.persistent.variants import Variant
 
@@ -34,6 +38,11 @@ class Workload:
     def shape(self, variant: Variant) -> tuple[int, ...]:
         """Of the weights as that variant streams them: int32 [chunks of all programs, rows, words]."""
         return kernel.weights_shape(variant.design, self.stages(variant), self.layers)
+
+    def arguments(self, variant: Variant) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+        """Of a launch: what it adds its results to, and the weights."""
+        given = jax.ShapeDtypeStruct((variant.design.programs, RESULTS), jnp.int32)
+        return given, jax.ShapeDtypeStruct(self.shape(variant), jnp.int32)
 
     def launch(self, variant: Variant):
         """As `kernel.build` has it."""

@@ -65,7 +65,7 @@ def started(
 def _running(name: str, command: str, logs: Path) -> Iterator[tuple[subprocess.Popen, Path]]:
     log = logs / f"{name}.log"
     with contextlib.ExitStack() as ending:
-        with open(log, "wb") as file:
+        with open(log, "ab") as file:
             try:
                 server = subprocess.Popen(
                     shlex.split(command), stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True

@@ -83,9 +83,8 @@ def _integer_default(shape: StreamShape, device: Device) -> Tiles:
 def default_of_runs(shape: StreamShape) -> Tiles:
     """The heuristic for integer weights whose result is to come in whole runs of fixed point, as their activations
     mostly do: 128 bytes a thread, or 64 where there would be fewer than four steps."""
-    least, most = 512 // shape.groups, 1024 // shape.groups
-    block_k = max(least, min(most, pl.next_power_of_2(shape.stored_inputs) // 4))
-    block_k = min(block_k, pl.next_power_of_2(shape.stored_inputs))
+    inputs = pl.next_power_of_2(shape.stored_inputs)
+    block_k = min(inputs, max(512 // shape.groups, min(1024 // shape.groups, inputs // 4)))
     num_warps = max(1, min(4, shape.groups * RUN * block_k // (64 * 32)))
     return Tiles(block_n=RUN, block_k=block_k, num_warps=num_warps, num_stages=5 - shape.groups)
 

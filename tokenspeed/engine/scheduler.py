@@ -254,7 +254,7 @@ class Scheduler:
             if long and left <= budget - self._most:
                 break  # it fits beside the chunk of a long one, and need not go before it
             length = self._chunk_length(left, room)
-            if self._may_wait(left, room, chunks) and not long and length < left:
+            if not long and length < left and self._fits_the_next(left, room, chunks):
                 break
             if length and not (over and length < left) and self._admit(s, left, length):
                 chunks.append(Chunk(s, s.computed, length))
@@ -267,10 +267,10 @@ class Scheduler:
                 break
         return budget
 
-    def _may_wait(self, left: int, room: int, chunks: list[Chunk]) -> bool:
-        """Whether `room` is too little to begin a prompt with, and the next step surely has enough for all of it."""
-        ahead = [chunk for chunk in chunks if not chunk.final]
-        return room <= self._budget // 2 and left <= min(self._most, self._budget) and bool(chunks) and not ahead
+    def _fits_the_next(self, left: int, room: int, chunks: list[Chunk]) -> bool:
+        """Whether `room` is little to begin a prompt with, and the next step, in which it is first, takes all of it."""
+        little, whole = room <= self._budget // 2, left <= min(self._most, self._budget)
+        return little and whole and bool(chunks) and all(chunk.final for chunk in chunks)
 
     def _admit(self, s: Sequence, left: int, length: int) -> bool:
         """Whether it is: it takes what is known of its tokens, and pages for `length` of the `left` others."""

@@ -16,7 +16,7 @@ from experiments.serve_bench import __main__ as serve_bench
 from experiments.serve_bench.servers import started
 
 STUB = textwrap.dedent("""
-    import http.server, os, subprocess, sys
+    import http.server, subprocess, sys
 
     class Handler(http.server.BaseHTTPRequestHandler):
         answers = [int(one) for one in sys.argv[2].split()]

@@ -34,7 +34,7 @@ def test_a_program_takes_the_time_of_the_next_size():
 
 
 def test_a_load_takes_what_its_programs_do(capsys):
-    """Two requests of 64 tokens: a chunk and a draw each, then 15 steps, in which the device is never idle for long."""
+    """Two requests of 64 tokens, at least: a chunk for both, then 15 steps."""
     arguments = ["--concurrency=2", "--max_batched_tokens=0", "--input_tokens=64", "--output_tokens=16", "--rounds=1"]
     assert simulation.main([*arguments, "--max_batch=4"]) == 0
     heading, _, _, line = capsys.readouterr().out.rstrip().split("\n")
